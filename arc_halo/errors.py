@@ -1,0 +1,165 @@
+"""The whole error tree: what went wrong, where, and how to put it right.
+
+    ArcHaloError
+    ├── ConfigurationError (ValueError)         a setting or URL that cannot be used
+    ├── DatabaseError                           the server said no, or nothing at all
+    │   ├── DatabaseUnavailable (ConnectionError)
+    │   ├── EmbeddedServerError (RuntimeError)  the server on this machine does not start
+    │   ├── PoolExhausted (TimeoutError)        every pooled connection is in use
+    │   ├── LockTimeout (TimeoutError)          somebody holds what we wait for
+    │   ├── StatementTimeout (TimeoutError)
+    │   ├── TransactionConflict                 serialization failure or deadlock: run the unit again
+    │   ├── ReadOnlyDatabase (PermissionError)
+    │   ├── PermissionDenied (PermissionError)  the role lacks a privilege
+    │   ├── DiskFull (OSError)
+    │   ├── ConstraintViolation (ValueError)    a named constraint refused a row
+    │   └── SchemaNotAtHead                     code and database are at different revisions
+    │       └── DataLossRefused                 a downgrade that would drop rows
+    ├── FormatError (ValueError)                a file is not what it says
+    │   ├── SafetensorsError
+    │   ├── ModelFolderError                    a model folder's parts do not fit together
+    │   └── PickleRefused                       a format that runs code when read
+    ├── CodecError (ValueError)                 bytes that a codec cannot take or give
+    ├── CorruptionError                         stored bytes are not the bytes once written
+    │   ├── CorruptChunk
+    │   ├── DigestMismatch
+    │   └── MissingChunk (LookupError)
+    ├── TensorError (ValueError)                an array that cannot be stored as it is
+    │   └── SliceError (IndexError)             rows outside the tensor
+    ├── NotFound (LookupError)
+    │   ├── ModelNotFound
+    │   ├── TensorNotFound
+    │   └── TokenNotFound
+    └── ModelExists (ValueError)                name and version are taken
+"""
+
+from __future__ import annotations
+
+
+class ArcHaloError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigurationError(ArcHaloError, ValueError):
+    """A setting or URL that cannot be used."""
+
+
+class DatabaseError(ArcHaloError):
+    """The database refused or failed; ``sqlstate`` is PostgreSQL's five-character code where there is one."""
+
+    def __init__(self, message: str, *, sqlstate: str | None = None, constraint: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+
+
+class DatabaseUnavailable(DatabaseError, ConnectionError):
+    """No connection could be made, or the one in use was lost."""
+
+
+class EmbeddedServerError(DatabaseError, RuntimeError):
+    """The PostgreSQL server on this machine does not start."""
+
+
+class PoolExhausted(DatabaseError, TimeoutError):
+    """Every pooled connection stayed in use for the whole pool timeout."""
+
+
+class LockTimeout(DatabaseError, TimeoutError):
+    """A lock was not granted within ``lock_timeout``."""
+
+
+class StatementTimeout(DatabaseError, TimeoutError):
+    """A statement was cancelled, by ``statement_timeout`` or by somebody."""
+
+
+class TransactionConflict(DatabaseError):
+    """Serialization failure or deadlock: the whole unit may be run again."""
+
+
+class ReadOnlyDatabase(DatabaseError, PermissionError):
+    """A write was sent to a read-only replica or transaction."""
+
+
+class PermissionDenied(DatabaseError, PermissionError):
+    """The connected role lacks a privilege."""
+
+
+class DiskFull(DatabaseError, OSError):
+    """The server has no space left."""
+
+
+class ConstraintViolation(DatabaseError, ValueError):
+    """A named constraint refused a row; ``constraint`` is its name."""
+
+
+class SchemaNotAtHead(DatabaseError):
+    """Code and database are at different schema revisions."""
+
+
+class DataLossRefused(SchemaNotAtHead):
+    """A downgrade would drop rows and nobody said that it may."""
+
+
+class FormatError(ArcHaloError, ValueError):
+    """A file is not what it says it is."""
+
+
+class SafetensorsError(FormatError):
+    """A safetensors file breaks the format."""
+
+
+class ModelFolderError(FormatError):
+    """The parts of a model folder do not fit together."""
+
+
+class PickleRefused(FormatError):
+    """The file is a pickle, which runs code when it is read."""
+
+
+class CodecError(ArcHaloError, ValueError):
+    """Bytes that a codec cannot take or give."""
+
+
+class CorruptionError(ArcHaloError):
+    """Stored bytes are not the bytes that were written."""
+
+
+class CorruptChunk(CorruptionError):
+    """A chunk's payload, checksum or length was changed."""
+
+
+class DigestMismatch(CorruptionError):
+    """Bytes decode, but to something other than their digest names."""
+
+
+class MissingChunk(CorruptionError, LookupError):
+    """A tensor refers to a chunk that is not there."""
+
+
+class TensorError(ArcHaloError, ValueError):
+    """An array that cannot be stored as it is."""
+
+
+class SliceError(TensorError, IndexError):
+    """Rows outside the tensor, or a selection that is no slice."""
+
+
+class NotFound(ArcHaloError, LookupError):
+    """Nothing has that name."""
+
+
+class ModelNotFound(NotFound):
+    """No model has that name, version or alias."""
+
+
+class TensorNotFound(NotFound):
+    """The model has no tensor of that name."""
+
+
+class TokenNotFound(NotFound):
+    """The model's vocabulary has no such token."""
+
+
+class ModelExists(ArcHaloError, ValueError):
+    """A model of that name and version is already there."""

@@ -1,0 +1,48 @@
+"""Frozen settings, read from the environment and from a ``.env`` file in the working directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from platformdirs import user_data_path
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from arc_halo.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """What may be set from outside; each field is ``ARC_HALO_<FIELD>`` in the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ARC_HALO_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    # The password in a URL is a secret: SecretStr keeps it out of reprs and tracebacks.
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("ARC_HALO_DATABASE_URL", "DATABASE_URL")
+    )
+    home: Path = Field(default_factory=lambda: user_data_path("arc-halo", appauthor=False))
+    pool_size: PositiveInt = 5
+    max_overflow: int = Field(default=5, ge=0)
+    pool_timeout_seconds: PositiveFloat = 30.0
+    connect_timeout_seconds: PositiveInt = 10
+    connect_attempts: PositiveInt = 6
+    statement_timeout_seconds: float = Field(default=0.0, ge=0)  # 0: none; imports run long
+    lock_timeout_seconds: float = Field(default=5.0, ge=0)  # of migrations
+    upload_workers: PositiveInt = 2
+
+
+def load_settings() -> Settings:
+    """Read the settings as they stand now.
+
+    Raises
+    ------
+    ConfigurationError
+        A variable has a value of the wrong kind; the message names the variable, never its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, problem["loc"])) + ": " + problem["msg"] for problem in error.errors())
+        raise ConfigurationError(f"settings cannot be used: {fields}; correct the environment or .env") from None
