@@ -24,6 +24,11 @@ class DType:
     numpy: np.dtype | None
     is_float: bool
 
+    @property
+    def component_nbytes(self) -> int:
+        """Bytes of one number: half of a complex element, 1 where elements are packed."""
+        return 4 if self.name == "C64" else max(self.bits // 8, 1)
+
     def nbytes(self, element_count: int) -> int | None:
         """Bytes of that many elements; None if they do not fill whole bytes."""
         bits = element_count * self.bits
@@ -56,6 +61,8 @@ DTYPES = MappingProxyType(
             _dtype("C64", "<c8", is_float=False),
             _dtype("F8_E4M3", ml_dtypes.float8_e4m3fn, is_float=True),
             _dtype("F8_E5M2", ml_dtypes.float8_e5m2, is_float=True),
+            _dtype("F8_E4M3FNUZ", ml_dtypes.float8_e4m3fnuz, is_float=True),
+            _dtype("F8_E5M2FNUZ", ml_dtypes.float8_e5m2fnuz, is_float=True),
             _dtype("F8_E8M0", ml_dtypes.float8_e8m0fnu, is_float=True),
             DType("F4", 4, None, is_float=True),
             DType("F6_E2M3", 6, None, is_float=True),

@@ -1,0 +1,109 @@
+"""Numbers through pcodec: dense, at a tenth of the speed of byte planes to write and half of it to read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
+
+from arc_halo.codecs.abc import Codec
+from arc_halo.errors import CodecError
+
+if TYPE_CHECKING:
+    from arc_halo.dtypes import DType
+
+Bits: TypeAlias = np.ndarray[tuple[int], np.dtype[Any]]
+
+
+class Pco(Codec):
+    """The bits of each number as an unsigned integer that sorts as the number does, compressed by pcodec.
+
+    Sorting makes neighbours of numbers alike, which is what pcodec's bins are made of, and a bijection of bits keeps
+    the payload of every NaN. Reference: https://github.com/pcodec/pcodec, standalone format.
+
+    Parameters
+    ----------
+    level
+        pcodec's compression level, 0 to 12: at most ``2 ** level`` bins a chunk.
+    search
+        Whether pcodec looks for common multiples and for deltas, or takes numbers as they come: at level 8, 90
+        against 111 MB/s on bf16 weights, where it finds nothing.
+
+    Payloads of all settings decode alike.
+    """
+
+    id = "pco"
+
+    def __init__(self, level: int = 8, *, search: bool = True) -> None:
+        self._config = ChunkConfig(
+            compression_level=level,
+            mode_spec=ModeSpec.auto() if search else ModeSpec.classic(),
+            delta_spec=DeltaSpec.auto() if search else DeltaSpec.no_op(),
+            enable_8_bit=True,
+        )
+
+    def encode(self, raw: memoryview, dtype: DType) -> bytes | None:
+        """A standalone pcodec file; None for no bytes and for bytes that are not whole numbers."""
+        if not raw.nbytes or raw.nbytes % dtype.component_nbytes:
+            return None
+        bits = np.frombuffer(raw, _unsigned(dtype))
+        payload: bytes = standalone.simple_compress(_ordered(bits, dtype), self._config)
+        return payload
+
+    def _check(self, payload: memoryview, dtype: DType, raw_nbytes: int) -> None:
+        if not payload.nbytes or not raw_nbytes or raw_nbytes % dtype.component_nbytes:
+            raise CodecError(f"{self.id}: {payload.nbytes} bytes cannot stand for {raw_nbytes} bytes of {dtype.name}")
+
+    def _decode_into(self, payload: memoryview, dtype: DType, out: memoryview) -> None:
+        """Decode into an array of its own: pcodec wants it aligned, and ``out`` may not be."""
+        bits = np.empty(out.nbytes // dtype.component_nbytes, _unsigned(dtype))
+        try:
+            progress = standalone.simple_decompress_into(bytes(payload), bits)
+        except (RuntimeError, TypeError) as error:
+            raise CodecError(f"{self.id}: payload does not decode: {error}") from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # pyo3's has no importable name and is no Exception
+                raise
+            raise CodecError(f"{self.id}: payload made the decoder panic: {error}") from error
+        if progress.n_processed != bits.size or not progress.finished:
+            raise CodecError(f"{self.id}: payload does not hold the {bits.size} numbers expected")
+        np.copyto(np.frombuffer(out, bits.dtype), _unordered(bits, dtype))
+
+
+def _unsigned(dtype: DType) -> np.dtype[Any]:
+    return np.dtype(f"<u{dtype.component_nbytes}")
+
+
+def _ordered(bits: Bits, dtype: DType) -> Bits:
+    """Bits that sort, as unsigned integers, the way the numbers do.
+
+    Two's complement: the sign bit turned over. Floats: the sign bit, and in negative ones all others too.
+    """
+    ordered: Bits = bits ^ (_negative(bits) | _sign(bits) if _is_float(dtype) else _sign_of_integer(bits, dtype))
+    return ordered
+
+
+def _unordered(bits: Bits, dtype: DType) -> Bits:
+    """The inverse of `_ordered`, which leaves the sign bit of floats upside down."""
+    plain: Bits = bits ^ (~_negative(bits) | _sign(bits) if _is_float(dtype) else _sign_of_integer(bits, dtype))
+    return plain
+
+
+def _is_float(dtype: DType) -> bool:
+    return dtype.is_float or dtype.name == "C64"
+
+
+def _sign_of_integer(bits: Bits, dtype: DType) -> Any:
+    return _sign(bits) if dtype.name.startswith("I") else bits.dtype.type(0)
+
+
+def _sign(bits: Bits) -> Any:
+    return bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
+
+
+def _negative(bits: Bits) -> Bits:
+    """All ones where the top bit is set, all zeros elsewhere."""
+    signed = bits.view(f"<i{bits.dtype.itemsize}")
+    negative: Bits = (signed >> (bits.dtype.itemsize * 8 - 1)).view(bits.dtype)
+    return negative

@@ -1,0 +1,110 @@
+"""Which codecs a chunk is offered to: from nothing at all to the smallest of everything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from arc_halo.codecs.pco import Pco
+from arc_halo.codecs.raw import Raw
+from arc_halo.codecs.zstd import BloscZstd
+from arc_halo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from arc_halo.codecs.abc import BytesLike, Codec
+    from arc_halo.dtypes import DType
+
+PolicyName = Literal["none", "fast", "balanced", "dense"]
+POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
+
+_RAW = Raw()
+_ZSTD = BloscZstd()
+_PCO = Pco(level=8)
+_PCO_PLAIN = Pco(level=8, search=False)
+_PCO_DENSE = Pco(level=9)
+
+_INTEGERS = frozenset({"U16", "I16", "U32", "I32", "U64", "I64"})
+
+_PROBE_PIECES, _PROBE_PIECE_NBYTES = 8, 4096
+_PROBE_NBYTES = _PROBE_PIECES * _PROBE_PIECE_NBYTES
+_INCOMPRESSIBLE = 0.98
+_REPETITIVE = 0.6
+
+
+def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName) -> tuple[str, BytesLike]:
+    """The smallest payload under a policy, and the id of its codec; ``raw`` itself where nothing is smaller.
+
+    Parameters
+    ----------
+    raw
+        Contiguous bytes of the chunk.
+    dtype
+        Type of its elements.
+    policy
+        - ``none``: bytes as they are.
+        - ``fast``: byte planes through zstd.
+        - ``balanced``: what reads and writes at least as fast as the database does.
+        - ``dense``: the smallest of all, patiently.
+
+    Raises
+    ------
+    ConfigurationError
+        No such policy.
+    """
+    if policy not in POLICIES:
+        raise ConfigurationError(f"unknown compression policy {policy!r}; choose one of {', '.join(POLICIES)}")
+    best_id: str = _RAW.id
+    best: BytesLike = raw
+    for codec in _candidates(raw, dtype, policy):
+        payload = codec.encode(raw, dtype)
+        if payload is not None and len(payload) < len(best):
+            best_id, best = codec.id, payload
+    return best_id, best
+
+
+def _candidates(raw: memoryview, dtype: DType, policy: PolicyName) -> Sequence[Codec]:
+    """The codecs worth trying.
+
+    Measured on MiniLM in chunks of 1 MiB, one thread, as ratio, MB/s in, MB/s out::
+
+                     byte planes         pcodec 8, plain     pcodec 8, searching
+        BF16         0.688   475  1200   0.662   110   850   0.662    88   850
+        F32          0.838   673  1975   0.831   221  1090   0.823   176  1055
+        F16          0.848  1150  1780   0.849   107   850   0.849    84   840
+        F8_E4M3      0.760   261   600   0.756    76   520
+        I8           0.618   524   730   0.609    81   500
+    """
+    if policy == "none" or not raw.nbytes:
+        return ()
+    if policy == "fast":  # noise goes through at 1 to 2 GB/s: a probe would cost more than it saves
+        return (_ZSTD,)
+    probed = _probe(raw, dtype)
+    if probed > _INCOMPRESSIBLE:
+        return ()
+    return (_ZSTD, _PCO_DENSE) if policy == "dense" else _balanced(dtype, probed)
+
+
+def _balanced(dtype: DType, probed: float) -> Sequence[Codec]:
+    """Pcodec where it saves three per cent or more: integers, whose ramps its search finds, and plainly BF16."""
+    if dtype.name in _INTEGERS:
+        return (_ZSTD, _PCO)
+    if dtype.name != "BF16":
+        return (_ZSTD,)
+    # Repeated rows are for zstd alone to find; trying it on every chunk would cost a fifth of the speed.
+    return (_ZSTD, _PCO_PLAIN) if probed < _REPETITIVE else (_PCO_PLAIN,)
+
+
+def _probe(raw: memoryview, dtype: DType) -> float:
+    """The ratio to which byte planes compress a few pieces from all over the chunk; 0 if it is small enough to try all.
+
+    Noise, such as packed quantised weights, is told in 0.1 ms from what is worth 10 ms of a dense codec.
+    """
+    if raw.nbytes <= 2 * _PROBE_NBYTES:
+        return 0.0
+    width = dtype.component_nbytes
+    stride = (raw.nbytes - _PROBE_PIECE_NBYTES) // (_PROBE_PIECES - 1) // width * width
+    pieces = (raw[i * stride : i * stride + _PROBE_PIECE_NBYTES] for i in range(_PROBE_PIECES))
+    payload = _ZSTD.encode(memoryview(b"".join(pieces)), dtype)
+    assert payload is not None
+    return len(payload) / _PROBE_NBYTES
