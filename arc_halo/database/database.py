@@ -1,0 +1,149 @@
+"""A connected database: what a notebook, the command line and a service hold on to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from html import escape
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy.orm import Session
+
+from arc_halo.database import migrate as migrations
+from arc_halo.database.embedded import EmbeddedServer, embedded_server
+from arc_halo.database.engine import application_engine
+from arc_halo.database.transaction import DEFAULT_ATTEMPTS, run_transaction
+from arc_halo.database.url import configured_url, parse_url, printable
+from arc_halo.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from sqlalchemy import URL, Engine
+    from sqlalchemy.engine.interfaces import IsolationLevel
+
+Result = TypeVar("Result")
+
+
+class Database:
+    """An engine, and the server behind it where that is ours; made by `connect`.
+
+    Examples
+    --------
+    >>> with connect() as database, database.session() as session:  # doctest: +SKIP
+    ...     session.scalars(select(Model)).all()
+    """
+
+    def __init__(self, engine: Engine, server: EmbeddedServer | None = None) -> None:
+        self.engine = engine
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        """Where it is, with secrets hidden."""
+        return printable(self.engine.url)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the server is the one on this machine that Arc-Halo runs."""
+        return self._server is not None
+
+    def session(self, **options: Any) -> Session:
+        """A new SQLAlchemy session; ``options`` are Session's own.
+
+        Objects keep their loaded values after a commit, so a notebook may show them once the session is closed.
+        """
+        return Session(self.engine, **({"expire_on_commit": False} | options))
+
+    def transaction(
+        self,
+        unit: Callable[[Session], Result],
+        *,
+        attempts: int = DEFAULT_ATTEMPTS,
+        isolation_level: IsolationLevel | None = None,
+    ) -> Result:
+        """Run ``unit(session)`` and commit, again after a conflict or a lost connection; see `run_transaction`."""
+        return run_transaction(self.session, unit, attempts=attempts, isolation_level=isolation_level)
+
+    def close(self) -> None:
+        """Close every connection; the embedded server stops when nobody else uses it. Closing twice does nothing."""
+        self.engine.dispose()
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Database({self.url!r})"
+
+    def _repr_html_(self) -> str:
+        kind = "embedded PostgreSQL" if self.is_embedded else "PostgreSQL"
+        return f"<b>Arc-Halo database</b> on {kind}: <code>{escape(self.url)}</code>"
+
+
+def connect(url: str | URL | None = None, *, migrate: bool | None = None) -> Database:
+    """Connect to the database at ``url``, to the configured one, or to the embedded server.
+
+    Parameters
+    ----------
+    url
+        Else ``ARC_HALO_DATABASE_URL``, then ``DATABASE_URL``, then the embedded server under ``ARC_HALO_HOME``.
+    migrate
+        Bring the schema to the code's revision. By default only the embedded database is, after a dump into
+        ``ARC_HALO_HOME/backups`` if it holds an older one.
+
+    Raises
+    ------
+    ConfigurationError
+        The URL or a setting cannot be used.
+    DatabaseUnavailable, EmbeddedServerError
+        There is no server, or it does not answer.
+    SchemaNotAtHead
+        The schema is not at the code's revision, and ``migrate`` does not say that it may be brought there.
+    """
+    settings = load_settings()
+    target = parse_url(url) if url is not None else configured_url(settings)
+    server = None
+    if target is None:
+        server = embedded_server(settings.home)
+        target = server.acquire()
+    database = Database(application_engine(target, settings), server)
+    try:
+        if server is not None if migrate is None else migrate:
+            _bring_to_head(database.engine, target, server)
+        else:
+            migrations.ensure_at_head(database.engine)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _bring_to_head(engine: Engine, url: URL, server: EmbeddedServer | None) -> None:
+    """Migrate if need be; of several processes one does it, and the others find it done."""
+    if migrations.is_at_head(engine):
+        return
+    with migrations.migration_lock(migrations.migration_engine(url)):
+        found = migrations.current(engine)
+        if server is not None and found and not migrations.unknown_revisions(found):
+            _dump(server, found)
+        migrations.upgrade(url)
+        migrations.ensure_at_head(engine)
+
+
+def _dump(server: EmbeddedServer, found: tuple[str, ...]) -> None:
+    """Keep the database as it was before a migration, for `pg_restore`."""
+    folder = server.home / "backups"
+    folder.mkdir(exist_ok=True)
+    whole = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{'-'.join(found)}.dump"
+    partial = whole.with_suffix(".partial")
+    server.run_tool("pg_dump", "--format=custom", f"--file={partial}")
+    partial.rename(whole)
