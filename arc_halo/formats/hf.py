@@ -1,0 +1,235 @@
+"""Model folders as Hugging Face lays them out: which files belong to the model, and do they fit together."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Self
+
+from arc_halo.errors import ModelFolderError, PickleRefused
+from arc_halo.formats import vocabulary
+from arc_halo.formats.folder import (
+    INDEX_SUFFIX,
+    PICKLE_SUFFIXES,
+    SUFFIX,
+    FolderFile,
+    is_portable,
+    kind_of,
+    list_files,
+    read_file,
+    read_parsed,
+    relative_path,
+)
+from arc_halo.formats.safetensors import SafetensorsFile, refuse_pickle
+from arc_halo.formats.strict_json import parse_object
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from arc_halo.formats.safetensors import TensorEntry
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """An opened model: its weights files stay open until it is closed.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    files
+        Weights files in the order of their names, then the other files in that of theirs.
+    ignored
+        What lies in the folder and is left out: hidden files, linked folders, weights of other frameworks, pickles.
+    config
+        config.json; empty when there is none.
+    weights
+        The opened weights files by name, in order.
+    """
+
+    path: Path
+    files: tuple[FolderFile, ...]
+    ignored: tuple[str, ...]
+    config: Mapping[str, Any]
+    weights: Mapping[str, SafetensorsFile]
+    _opened: ExitStack = field(repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the weights files."""
+        self._opened.close()
+
+    @property
+    def side_files(self) -> tuple[FolderFile, ...]:
+        """All files but the weights."""
+        return tuple(file for file in self.files if file.kind != "weights")
+
+    def tensors(self) -> dict[str, TensorEntry]:
+        """Every tensor of every weights file by name, in the order of the files and of their headers."""
+        return {name: entry for file in self.weights.values() for name, entry in file.tensors.items()}
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read a whole side file, at most 256 MiB.
+
+        Raises
+        ------
+        ModelFolderError
+            No side file has that name, or it is not as long as it was when the folder was opened.
+        """
+        file = next((file for file in self.side_files if file.name == name), None)
+        if file is None:
+            raise ModelFolderError(f"{self.path} has no side file {name!r}; its files are in `files`")
+        return read_file(self.path / relative_path(name), file.nbytes)
+
+    def token_texts(self) -> dict[int, str]:
+        """Token id -> text, from tokenizer.json, else vocab.json or vocab.txt; empty when there is none of them.
+
+        Raises
+        ------
+        ModelFolderError
+            The file is not what its name says.
+        """
+        names = {file.name: file.nbytes for file in self.side_files}
+        parsers = {
+            "tokenizer.json": vocabulary.from_tokenizer_json,
+            "vocab.json": vocabulary.from_vocab_json,
+            "vocab.txt": vocabulary.from_vocab_txt,
+        }
+        name = next((name for name in parsers if name in names), None)
+        if name is None:
+            return {}
+        texts = parsers[name](read_parsed(self.path, name))
+        if name != "tokenizer.json" and "added_tokens.json" in names:
+            texts |= vocabulary.from_vocab_json(read_parsed(self.path, "added_tokens.json"), "added_tokens.json")
+        return texts
+
+
+def open_model(path: str | os.PathLike[str]) -> ModelFolder:
+    """Open a folder with a model in safetensors files, or one ``.safetensors`` file.
+
+    Folders of the hub's cache, whose files are links into its ``blobs``, are taken as they are.
+
+    Raises
+    ------
+    ModelFolderError
+        No weights; an index that names a missing shard or one outside of the folder, or that disagrees with the
+        shards' headers; a tensor in two shards; a config that is no JSON object; a side file over 256 MiB, or one
+        that links to a place outside of the folder.
+    PickleRefused
+        The weights are pickles.
+    SafetensorsError
+        A weights file breaks its format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path.resolve())
+    if not path.is_file():
+        raise ModelFolderError(f"{path} is no folder and no file; give a model's folder or one {SUFFIX} file")
+    refuse_pickle(path)
+    if path.suffix != SUFFIX:
+        raise ModelFolderError(f"{path} is no {SUFFIX} file; convert its weights with the safetensors library")
+    folder = path.parent.resolve()
+    return _assemble(folder, {path.name: path.stat().st_size}, [path.name], (), {})
+
+
+def _open_folder(folder: Path) -> ModelFolder:
+    sizes, ignored = list_files(folder)
+    index = _find_index(folder, sizes)
+    weight_map = _read_index(folder, index, sizes) if index else {}
+    shards = sorted(set(weight_map.values())) if index else [_find_single(folder, sizes, ignored)]
+    if index and "model.safetensors" in sizes and "model.safetensors" not in shards:
+        raise ModelFolderError(f"{folder} holds model.safetensors and {index}, two models; move one of them away")
+    left_out = [name for name in sizes if name.endswith(SUFFIX) and name not in shards]
+    kept = {name: size for name, size in sizes.items() if name not in left_out}
+    return _assemble(folder, kept, shards, tuple(sorted([*ignored, *left_out])), weight_map)
+
+
+def _find_index(folder: Path, sizes: Mapping[str, int]) -> str | None:
+    indexes = [name for name in sizes if name.endswith(INDEX_SUFFIX) and "/" not in name]
+    if len(indexes) > 1:
+        raise ModelFolderError(f"{folder} holds {len(indexes)} indexes, {', '.join(indexes)}; move all but one away")
+    return indexes[0] if indexes else None
+
+
+def _find_single(folder: Path, sizes: Mapping[str, int], ignored: list[str]) -> str:
+    found = [name for name in sizes if name.endswith(SUFFIX)]
+    if "model.safetensors" in found:
+        return "model.safetensors"
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelFolderError(
+            f"{folder} holds {len(found)} weights files ({found[0]}, ...), no model.safetensors and no index; "
+            "give one of the files, or restore model.safetensors.index.json"
+        )
+    pickles = [name for name in ignored if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES]
+    if pickles:
+        raise PickleRefused(
+            f"{folder} holds its weights as pickles only ({pickles[0]}), which run code when they are read; "
+            "where you trust them, convert them with the safetensors library"
+        )
+    raise ModelFolderError(f"{folder} holds no {SUFFIX} file; give the folder that has the weights")
+
+
+def _read_index(folder: Path, index: str, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Tensor name -> shard, every shard a file of this folder."""
+    weight_map = parse_object(read_parsed(folder, index), index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFolderError(f"{folder / index} has no weight_map; restore the file")
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or "/" in shard or not is_portable(shard) or not shard.endswith(SUFFIX):
+            raise ModelFolderError(
+                f"{folder / index} puts tensor {tensor!r:.80} into {shard!r:.80}; a shard is a {SUFFIX} file beside it"
+            )
+        if shard not in sizes:
+            raise ModelFolderError(f"{folder / index} names {shard}, which is not there; download the missing shard")
+    return weight_map
+
+
+def _assemble(
+    folder: Path, sizes: Mapping[str, int], shards: list[str], ignored: tuple[str, ...], weight_map: Mapping[str, str]
+) -> ModelFolder:
+    """Open the weights and read the config."""
+    side = [name for name in sizes if name not in shards]
+    files = [FolderFile(name, "weights", sizes[name]) for name in shards]
+    files += [FolderFile(name, kind_of(name), sizes[name]) for name in side]
+    config = parse_object(read_parsed(folder, "config.json"), "config.json") if "config.json" in side else {}
+    with ExitStack() as stack:
+        weights = {name: stack.enter_context(SafetensorsFile(folder / name)) for name in shards}
+        holders = _holders(weights)
+        if weight_map:
+            _compare(weight_map, holders)
+        return ModelFolder(folder, tuple(files), ignored, config, weights, stack.pop_all())
+
+
+def _holders(weights: Mapping[str, SafetensorsFile]) -> dict[str, str]:
+    """Tensor name -> the one shard whose header has it."""
+    holders: dict[str, str] = {}
+    for shard, file in weights.items():
+        for tensor in file.tensors:
+            if tensor in holders:
+                raise ModelFolderError(
+                    f"tensor {tensor!r:.80} is in {holders[tensor]} and in {shard}; keep it in one shard only"
+                )
+            holders[tensor] = shard
+    return holders
+
+
+def _compare(weight_map: Mapping[str, str], holders: Mapping[str, str]) -> None:
+    for tensor in weight_map.keys() | holders.keys():
+        said, held = weight_map.get(tensor, "no shard"), holders.get(tensor, "no shard")
+        if said != held:
+            raise ModelFolderError(
+                f"the index puts tensor {tensor!r:.80} into {said}, but {held} holds it; mend the index, "
+                "or download the shards again"
+            )

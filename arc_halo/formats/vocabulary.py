@@ -1,0 +1,96 @@
+"""Token texts out of tokenizer files, read as data: no tokenizer is built, no code of the model runs."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from arc_halo.errors import ModelFolderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_TOKEN_ID = 2**31 - 1
+
+
+def from_tokenizer_json(raw: bytes) -> dict[int, str]:
+    """Read the ``tokenizer.json`` of Hugging Face tokenizers: BPE, WordPiece, WordLevel or Unigram.
+
+    Texts are spelt as the vocabulary spells them (``##ing``, ``Ġking``, ``▁king``).
+
+    Raises
+    ------
+    ModelFolderError
+        Not JSON, or the vocabulary is not made as that format makes it.
+    """
+    parsed = _parse(raw, "tokenizer.json")
+    model = parsed.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    added = parsed.get("added_tokens", [])
+    if isinstance(vocabulary, dict):
+        pairs = [(token, text) for text, token in vocabulary.items()]
+    elif isinstance(vocabulary, list):  # Unigram: [text, score], the position is the id
+        pairs = [(token, piece[0]) for token, piece in enumerate(vocabulary) if isinstance(piece, list) and piece]
+    else:
+        raise ModelFolderError("tokenizer.json has no model.vocab; restore the file, or import without embeddings")
+    pairs += [
+        (token.get("id"), token.get("content"))
+        for token in (added if isinstance(added, list) else [])
+        if isinstance(token, dict)
+    ]
+    return _texts(pairs, "tokenizer.json")
+
+
+def from_vocab_json(raw: bytes, name: str = "vocab.json") -> dict[int, str]:
+    """Read a JSON object of text -> id: ``vocab.json`` and ``added_tokens.json``.
+
+    Raises
+    ------
+    ModelFolderError
+        Not such an object.
+    """
+    return _texts([(token, text) for text, token in _parse(raw, name).items()], name)
+
+
+def from_vocab_txt(raw: bytes) -> dict[int, str]:
+    """Read WordPiece's ``vocab.txt``: one token a line, the line's number from 0 is the id.
+
+    Raises
+    ------
+    ModelFolderError
+        Not UTF-8.
+    """
+    try:
+        lines = io.StringIO(raw.decode("utf-8"), newline=None)  # all line ends are newlines, as in transformers
+    except UnicodeDecodeError as error:
+        raise ModelFolderError(f"vocab.txt is not UTF-8: {error}; restore the file") from None
+    return {token: _storable(line.rstrip("\n")) for token, line in enumerate(lines)}
+
+
+def _parse(raw: bytes, name: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelFolderError(f"{name} is not JSON: {error}; restore the file") from None
+    if not isinstance(parsed, dict):
+        raise ModelFolderError(f"{name} holds {type(parsed).__name__}, not a JSON object; restore the file")
+    return parsed
+
+
+def _texts(pairs: Iterable[tuple[object, object]], name: str) -> dict[int, str]:
+    texts: dict[int, str] = {}
+    for token, text in pairs:
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= MAX_TOKEN_ID:
+            raise ModelFolderError(
+                f"{name} gives {text!r:.40} the id {token!r:.40}, no integer from 0; restore the file"
+            )
+        if not isinstance(text, str):
+            raise ModelFolderError(f"{name} gives id {token} no text; restore the file")
+        texts[token] = _storable(text)
+    return texts
+
+
+def _storable(text: str) -> str:
+    """Spell what no text column holds, NUL and halves of surrogate pairs, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
