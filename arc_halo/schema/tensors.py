@@ -55,7 +55,7 @@ class Tensor(Base):
     __table_args__ = (
         UniqueConstraint("tenant_id", "digest"),
         UniqueConstraint("tenant_id", "id"),
-        *digest_length("digest"),
+        *digest_length("digest", "seal"),
         *not_negative("nbytes", "element_count"),
         CheckConstraint("chunk_nbytes > 0", name="chunk_nbytes_positive"),
         closed_set("compression", "none", "fast", "balanced", "dense"),
@@ -72,6 +72,9 @@ class Tensor(Base):
     element_count: Mapped[int]
     chunk_nbytes: Mapped[int] = mapped_column(comment="raw bytes of every chunk but the last")
     compression: Mapped[str] = mapped_column(comment="the policy its first writer asked for")
+    seal: Mapped[Digest] = mapped_column(
+        comment="BLAKE3-256 over this row's digest, dtype, shape, chunk size and its chunks' digests in order"
+    )
     min_value: Mapped[float | None] = mapped_column(comment="over finite elements, as the other statistics")
     max_value: Mapped[float | None]
     mean: Mapped[float | None]
@@ -121,6 +124,9 @@ class Chunk(Base):
     raw_nbytes: Mapped[Int]
     stored_nbytes: Mapped[Int]
     codec: Mapped[str] = mapped_column(comment="id of the codec that made the payload")
+    dtype: Mapped[str] = mapped_column(
+        comment="element type it was encoded as; tensors of another type may share the bytes"
+    )
     payload_checksum: Mapped[int] = mapped_column(comment="of the stored bytes, checked before they are decoded")
     base_digest: Mapped[Digest | None] = mapped_column(comment="the chunk this one is a delta of")
     base_depth: Mapped[SmallInt | None]
@@ -189,7 +195,7 @@ class ModelWeight(Timestamped, Base):
     )
     tensor_id: Mapped[uuid.UUID] = mapped_column(reference("tensor_metadata", ondelete="RESTRICT"), index=True)
     gradient_tensor_id: Mapped[uuid.UUID | None] = mapped_column(
-        reference("tensor_metadata", ondelete="SET NULL"), index=True
+        reference("tensor_metadata", ondelete="RESTRICT"), index=True
     )
     tied_to_id: Mapped[uuid.UUID | None] = mapped_column(
         reference("model_weights", ondelete="SET NULL"),

@@ -1,0 +1,60 @@
+"""Are the stored bytes those that were written? Every chunk, every tensor, every manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from sqlalchemy.orm import Session
+
+from arc_halo.codecs.digest import TensorHasher
+from arc_halo.errors import CorruptionError
+from arc_halo.store.connections import reading
+from arc_halo.store.get import Manifest, Wanted, grouped, iter_results, load_manifests
+from arc_halo.store.progress import Meter, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something stored that is not what was written."""
+
+    tensor: str
+    message: str
+    chunk_index: int | None = None
+
+
+def check_tensors(session: Session, wanted: Iterable[Wanted], progress: Progress | None = None) -> Iterator[Fault]:
+    """Read every chunk of the tensors and compare checksums, digests and seals; yields what does not agree."""
+    asked = list(wanted)
+    meter = Meter(progress, "verify", sum(each.nbytes for each in asked))
+    with reading(session) as connection:
+        for group in grouped(asked):
+            for each in group:
+                yield from _check_tensor(connection, each, meter)
+
+
+def _check_tensor(connection: psycopg.Connection[Any], wanted: Wanted, meter: Meter) -> Iterator[Fault]:
+    try:
+        (manifest,) = load_manifests(connection, [wanted])
+    except CorruptionError as error:
+        yield Fault(wanted.name, str(error))
+        return
+    yield from _check_chunks(connection, manifest, meter)
+
+
+def _check_chunks(connection: psycopg.Connection[Any], manifest: Manifest, meter: Meter) -> Iterator[Fault]:
+    hasher = TensorHasher(manifest.layout.dtype, manifest.layout.shape)
+    whole = True
+    for index, result in enumerate(iter_results(connection, [(manifest, range(len(manifest.layout)))])):
+        meter.add(manifest.layout[index].nbytes)
+        if isinstance(result, CorruptionError):
+            whole = False
+            yield Fault(manifest.name, str(result), index)
+        else:
+            hasher.update(result.raw)
+    if whole and hasher.digest() != manifest.digest:
+        yield Fault(manifest.name, f"tensor {manifest.name!r}: its chunks are sound, its digest names other bytes")
+
+

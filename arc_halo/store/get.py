@@ -1,0 +1,279 @@
+"""Tensors out of the database: whole or by rows, every byte checked before anybody sees it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+from sqlalchemy.orm import Session
+
+from arc_halo.codecs import codec
+from arc_halo.codecs.chunking import ChunkLayout
+from arc_halo.codecs.digest import chunk_digest, payload_checksum
+from arc_halo.dtypes import DType, by_name
+from arc_halo.errors import CodecError, CorruptChunk, CorruptionError, DigestMismatch, MissingChunk, SliceError
+from arc_halo.store.connections import reading
+from arc_halo.store.manifest import seal
+
+WINDOW_NBYTES = 4 << 20
+WORKERS = 2
+
+_CHUNKS = """
+SELECT t.id, t.digest, t.dtype, t.shape, t.nbytes, t.chunk_nbytes, t.seal, t.tenant_id,
+       array_agg(c.digest ORDER BY c.chunk_index) FILTER (WHERE c.digest IS NOT NULL),
+       array_agg(c.raw_nbytes ORDER BY c.chunk_index) FILTER (WHERE c.digest IS NOT NULL)
+  FROM arc_halo.tensor_metadata AS t LEFT JOIN arc_halo.tensor_chunks AS c ON c.tensor_id = t.id
+ WHERE t.id = ANY(%b::uuid[]) GROUP BY t.id
+"""
+_PAYLOADS = """
+SELECT digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, payload
+  FROM arc_halo.tensor_data WHERE tenant_id = %s AND digest = ANY(%b::bytea[])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A tensor to be read under the name that errors call it by."""
+
+    name: str
+    tensor_id: uuid.UUID
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A tensor's chunks, proven by its seal to be the right ones in the right order."""
+
+    name: str
+    digest: bytes
+    layout: ChunkLayout
+    chunk_digests: tuple[bytes, ...]
+    tenant_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Raw bytes of one chunk and their place in the tensor."""
+
+    manifest: Manifest
+    index: int
+    offset: int
+    raw: memoryview
+
+
+def load_manifests(connection: psycopg.Connection[Any], wanted: Sequence[Wanted]) -> list[Manifest]:
+    """Manifests in the order asked, from one statement.
+
+    Raises
+    ------
+    CorruptionError
+        A tensor's row or its list of chunks was changed since it was written.
+    """
+    with connection.cursor(binary=True) as cursor:
+        cursor.execute(_CHUNKS, ([each.tensor_id for each in wanted],))
+        found = {row[0]: row[1:] for row in cursor}
+    return [_manifest(each.name, *found[each.tensor_id]) for each in wanted]
+
+
+def _manifest(
+    name: str,
+    digest: bytes,
+    dtype: str,
+    shape: list[int],
+    nbytes: int,
+    chunk_nbytes: int,
+    stored_seal: bytes,
+    tenant_id: int,
+    chunk_digests: list[bytes] | None,
+    raw_nbytes: list[int] | None,
+) -> Manifest:
+    digests = tuple(chunk_digests or ())
+    if seal(digest, dtype, shape, chunk_nbytes, digests) != stored_seal:
+        raise DigestMismatch(
+            f"tensor {name!r}: its row in tensor_metadata or its list of chunks was changed; restore it from a copy"
+        )
+    layout = ChunkLayout(by_name(dtype), tuple(shape), chunk_nbytes)
+    if layout.nbytes != nbytes or (raw_nbytes or []) != [span.nbytes for span in layout]:
+        raise CorruptChunk(f"tensor {name!r}: the sizes of its chunks do not add up; restore it from a copy")
+    return Manifest(name, digest, layout, digests, tenant_id)
+
+
+def iter_pieces(
+    connection: psycopg.Connection[Any], parts: Iterable[tuple[Manifest, range]]
+) -> Iterator[Piece]:
+    """Chunks of tensors in order, decoded and checked in threads while the next ones are fetched.
+
+    No cursor stays open between pieces, so the connection may be used by others in between. Peak memory is a few
+    windows of ``WINDOW_NBYTES``, whatever the size of the tensors.
+
+    Raises
+    ------
+    MissingChunk, CorruptChunk, DigestMismatch
+        What is stored is not what was written; the message names tensor and chunk.
+    """
+    for result in iter_results(connection, parts):
+        if isinstance(result, CorruptionError):
+            raise result
+        yield result
+
+
+def iter_results(
+    connection: psycopg.Connection[Any], parts: Iterable[tuple[Manifest, range]]
+) -> Iterator[Piece | CorruptionError]:
+    """As `iter_pieces`, with the error in the place of each piece that is not what was written."""
+    with ThreadPoolExecutor(WORKERS, "arc-halo-get") as pool:
+        decoding: list[Future[Piece | CorruptionError]] = []
+        for window in _windows(parts):
+            started = _start(pool, connection, window)
+            yield from _results(decoding)
+            decoding = started
+        yield from _results(decoding)
+
+
+def _results(futures: list[Future[Piece | CorruptionError]]) -> Iterator[Piece | CorruptionError]:
+    futures.reverse()
+    while futures:
+        yield futures.pop().result()  # popped, so that the bytes go when the caller is done with them
+
+
+def _windows(parts: Iterable[tuple[Manifest, range]]) -> Iterator[list[tuple[Manifest, int]]]:
+    window: list[tuple[Manifest, int]] = []
+    nbytes = 0
+    for manifest, indexes in parts:
+        for index in indexes:
+            window.append((manifest, index))
+            nbytes += manifest.layout[index].nbytes
+            if nbytes >= WINDOW_NBYTES:
+                yield window
+                window, nbytes = [], 0
+    if window:
+        yield window
+
+
+def _start(
+    pool: ThreadPoolExecutor, connection: psycopg.Connection[Any], window: list[tuple[Manifest, int]]
+) -> list[Future[Piece | CorruptionError]]:
+    asked = sorted({manifest.chunk_digests[index] for manifest, index in window})
+    with connection.cursor(binary=True) as cursor:
+        cursor.execute(_PAYLOADS, (window[0][0].tenant_id, asked))
+        stored = {row[0]: row[1:] for row in cursor}
+    return [
+        pool.submit(_checked, manifest, index, stored.get(manifest.chunk_digests[index])) for manifest, index in window
+    ]
+
+
+def _checked(manifest: Manifest, index: int, stored: tuple[Any, ...] | None) -> Piece | CorruptionError:
+    try:
+        return _decode(manifest, index, stored)
+    except CorruptionError as error:
+        return error
+
+
+def _decode(manifest: Manifest, index: int, stored: tuple[Any, ...] | None) -> Piece:
+    span = manifest.layout[index]
+    digest = manifest.chunk_digests[index]
+    where = f"tensor {manifest.name!r}, chunk {index} ({digest.hex()})"
+    if stored is None:
+        raise MissingChunk(f"{where}: not in tensor_data; restore it from a copy")
+    raw_nbytes, stored_nbytes, codec_id, dtype, checksum, payload = stored
+    if payload is None or len(payload) != stored_nbytes or payload_checksum(payload) != checksum:
+        raise CorruptChunk(f"{where}: the payload's checksum does not match; restore it from a copy")
+    if raw_nbytes != span.nbytes:
+        raise CorruptChunk(f"{where}: holds {raw_nbytes} bytes where {span.nbytes} belong; restore it from a copy")
+    try:
+        raw = codec(codec_id).decode(payload, by_name(dtype), raw_nbytes)
+    except (CodecError, ValueError) as error:
+        raise CorruptChunk(f"{where}: {error}; restore it from a copy") from error
+    if chunk_digest(raw) != digest:
+        raise DigestMismatch(f"{where}: decodes to other bytes than its digest names; restore it from a copy")
+    return Piece(manifest, index, span.offset, raw)
+
+
+def grouped(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+    """Neighbours that fit into one window, so that many small tensors take few statements."""
+    group: list[Wanted] = []
+    nbytes = 0
+    for each in wanted:
+        if group and nbytes + each.nbytes > WINDOW_NBYTES:
+            yield group
+            group, nbytes = [], 0
+        group.append(each)
+        nbytes += each.nbytes
+    if group:
+        yield group
+
+
+def read_pieces(session: Session, wanted: Iterable[Wanted]) -> Iterator[Piece]:
+    """All bytes of tensors in the order asked, chunk by chunk; see `iter_pieces`."""
+    with reading(session) as connection:
+        yield from iter_pieces(connection, _whole(connection, wanted))
+
+
+def _whole(connection: psycopg.Connection[Any], wanted: Iterable[Wanted]) -> Iterator[tuple[Manifest, range]]:
+    for group in grouped(wanted):
+        for manifest in load_manifests(connection, group):
+            yield manifest, range(len(manifest.layout))
+
+
+def get_arrays(session: Session, wanted: Iterable[Wanted]) -> Iterator[np.ndarray]:
+    """Arrays of whole tensors, in the order asked.
+
+    Tensors of packed types (F4, F6) come as one-dimensional arrays of bytes.
+    """
+    with reading(session) as connection:
+        for group in grouped(wanted):
+            manifests = load_manifests(connection, group)
+            buffers = [np.empty(manifest.layout.nbytes, np.uint8) for manifest in manifests]
+            targets = {id(manifest): buffer for manifest, buffer in zip(manifests, buffers, strict=True)}
+            for piece in iter_pieces(connection, ((m, range(len(m.layout))) for m in manifests)):
+                targets[id(piece.manifest)][piece.offset : piece.offset + len(piece.raw)] = piece.raw
+            for manifest, buffer in zip(manifests, buffers, strict=True):
+                yield _as_array(buffer, manifest.layout.dtype, manifest.layout.shape)
+
+
+def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
+    """Rows of the first axis, as numpy would select them, from the chunks that hold them and no others.
+
+    Raises
+    ------
+    SliceError
+        The tensor is a scalar, an index is outside it, or ``rows`` is neither an int nor a slice.
+    """
+    with reading(session) as connection:
+        (manifest,) = load_manifests(connection, [wanted])
+        layout = manifest.layout
+        selected = _selection(rows, layout.shape, wanted.name)
+        first, last = (min(selected), max(selected) + 1) if selected else (0, 0)
+        start, stop = layout.row_bytes(first, last)
+        buffer = np.empty(stop - start, np.uint8)
+        for piece in iter_pieces(connection, [(manifest, layout.chunks_for(start, stop))]):
+            begin, end = max(start, piece.offset), min(stop, piece.offset + len(piece.raw))
+            buffer[begin - start : end - start] = piece.raw[begin - piece.offset : end - piece.offset]
+    array = _as_array(buffer, layout.dtype, (last - first, *layout.shape[1:]))
+    if isinstance(rows, slice):
+        picked = array[:: selected.step] if selected else array
+        return np.ascontiguousarray(picked) if selected.step != 1 else picked
+    return array[0]
+
+
+def _selection(rows: int | slice, shape: tuple[int, ...], name: str) -> range:
+    if not shape:
+        raise SliceError(f"tensor {name!r} is a scalar and has no rows; read it whole")
+    if isinstance(rows, slice):
+        return range(*rows.indices(shape[0]))
+    if not isinstance(rows, int | np.integer):
+        raise SliceError(f"rows must be an int or a slice, not {type(rows).__name__}; read a slice and index that")
+    index = int(rows) + shape[0] if rows < 0 else int(rows)
+    if not 0 <= index < shape[0]:
+        raise SliceError(f"row {rows} of tensor {name!r}, which has {shape[0]} rows")
+    return range(index, index + 1)
+
+
+def _as_array(buffer: np.ndarray, dtype: DType, shape: Sequence[int]) -> np.ndarray:
+    return buffer if dtype.numpy is None else buffer.view(dtype.numpy).reshape(shape)
+

@@ -1,0 +1,50 @@
+"""What binds rows together: the seal of a tensor over its chunks, the root of a model over its tensors."""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections.abc import Iterable, Sequence
+
+from blake3 import blake3
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from arc_halo.codecs.digest import manifest_root
+from arc_halo.dtypes import by_name
+from arc_halo.schema import Model, ModelWeight, Tensor
+
+_SEAL_CONTEXT = "arc-halo 2026-11 tensor seal"
+
+
+def seal(
+    digest: bytes, dtype: str, shape: Sequence[int], chunk_nbytes: int, chunk_digests: Iterable[bytes]
+) -> bytes:
+    """BLAKE3-256 that binds a tensor's digest and layout to the digests of its chunks, in order.
+
+    A read that touches two chunks can so be sure that these are the right two, without reading the others.
+    """
+    hasher = blake3(derive_key_context=_SEAL_CONTEXT)
+    hasher.update(digest)
+    hasher.update(dtype.encode() + b"\0")
+    hasher.update(struct.pack(f"<{len(shape) + 2}Q", len(shape), *shape, chunk_nbytes))
+    for chunk_digest in chunk_digests:
+        hasher.update(chunk_digest)
+    return hasher.digest()
+
+
+def compute_weights_digest(session: Session, model_id: uuid.UUID) -> bytes:
+    """The Merkle root over the model's manifest as it stands in the database."""
+    rows = session.execute(
+        select(ModelWeight.name, Tensor.dtype, Tensor.shape, Tensor.digest)
+        .join(Tensor, Tensor.id == ModelWeight.tensor_id)
+        .where(ModelWeight.model_id == model_id)
+    )
+    return manifest_root((name, by_name(dtype), shape, digest) for name, dtype, shape, digest in rows)
+
+
+def set_weights_digest(session: Session, model_id: uuid.UUID) -> bytes:
+    """Compute the model's ``weights_digest`` and store it; it stays until a weight changes."""
+    root = compute_weights_digest(session, model_id)
+    session.execute(update(Model).where(Model.id == model_id).values(weights_digest=root))
+    return root

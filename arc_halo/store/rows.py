@@ -1,0 +1,128 @@
+"""The statements of the store: which content is there, and new rows in the order that cannot deadlock."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from arc_halo.codecs.chunking import ChunkSpan
+from arc_halo.dtypes import DType
+from arc_halo.schema.columns import uuid7
+from arc_halo.store.bulk import TENSOR_CHUNKS, TENSOR_DATA, TENSOR_METADATA
+from arc_halo.store.manifest import seal
+from arc_halo.store.statistics import Statistics
+
+if TYPE_CHECKING:
+    from arc_halo.codecs.abc import BytesLike
+
+TENANT_ID = 0
+"""Content of everybody who has not divided the database by tenants."""
+
+GRACE_SECONDS = 24 * 3600
+"""Content that nothing refers to lives this long before ``prune`` takes it."""
+
+_FIND_TENSORS = """
+SELECT digest, id FROM arc_halo.tensor_metadata WHERE tenant_id = %s AND digest = ANY(%b::bytea[])
+"""
+_FIND_CHUNKS = """
+SELECT digest FROM arc_halo.tensor_data WHERE tenant_id = %s AND digest = ANY(%b::bytea[])
+"""
+# Touched only when half the grace is over, so that importing the same content again and again writes nothing. A row
+# that somebody has locked is being touched or pruned: in the one case there is nothing to do, in the other the
+# foreign key will tell.
+_TOUCH = """
+WITH old AS (
+    SELECT tenant_id, digest FROM arc_halo.{table}
+     WHERE tenant_id = %s AND digest = ANY(%b::bytea[]) AND touched_at < now() - make_interval(secs => %s)
+     ORDER BY digest FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE arc_halo.{table} AS t SET touched_at = now() FROM old WHERE t.tenant_id = old.tenant_id AND t.digest = old.digest
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """A row of ``tensor_data`` about to be written."""
+
+    digest: bytes
+    raw_nbytes: int
+    codec: str
+    dtype: str
+    payload_checksum: int
+    payload: BytesLike
+
+
+@dataclass(slots=True)
+class TensorRow:
+    """A row of ``tensor_metadata`` and its chunks, filled while the bytes stream by."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    nbytes: int
+    chunk_nbytes: int
+    compression: str
+    id: uuid.UUID = field(default_factory=uuid7)
+    digest: bytes = b""
+    statistics: Statistics = field(default_factory=Statistics)
+    chunks: list[tuple[ChunkSpan, bytes]] = field(default_factory=list)
+
+    def values(self) -> tuple[Any, ...]:
+        """Columns in the order of ``TENSOR_METADATA``."""
+        sealed = seal(self.digest, self.dtype.name, self.shape, self.chunk_nbytes, (d for _, d in self.chunks))
+        sizes = (self.nbytes, prod(self.shape), self.chunk_nbytes)
+        statistics = self.statistics.row().values()
+        return (
+            *(self.id, TENANT_ID, self.digest, self.dtype.name, self.shape, *sizes, self.compression, sealed),
+            *statistics,
+        )
+
+
+def find_tensors(
+    connection: psycopg.Connection[Any], digests: Iterable[bytes], *, touch: bool
+) -> dict[bytes, uuid.UUID]:
+    """Ids of the tensors that are there; ``touch`` keeps them from ``prune`` for half the grace at least."""
+    asked = sorted(set(digests))
+    with connection.cursor(binary=True) as cursor:
+        if touch:
+            cursor.execute(_TOUCH.format(table="tensor_metadata"), (TENANT_ID, asked, GRACE_SECONDS / 2))
+        return dict(cursor.execute(_FIND_TENSORS, (TENANT_ID, asked)).fetchall())
+
+
+def find_chunks(connection: psycopg.Connection[Any], digests: Iterable[bytes], *, touch: bool) -> set[bytes]:
+    """Digests of the chunks that are there; ``touch`` as in `find_tensors`."""
+    asked = sorted(set(digests))
+    with connection.cursor(binary=True) as cursor:
+        if touch:
+            cursor.execute(_TOUCH.format(table="tensor_data"), (TENANT_ID, asked, GRACE_SECONDS / 2))
+        return {digest for (digest,) in cursor.execute(_FIND_CHUNKS, (TENANT_ID, asked))}
+
+
+def insert(connection: psycopg.Connection[Any], chunks: Sequence[ChunkRow], tensors: Sequence[TensorRow]) -> None:
+    """Insert chunks, then the tensors they complete: everybody locks in the same order, so nobody deadlocks.
+
+    A chunk that is there by now raises a unique violation, one that was pruned a foreign key violation. A tensor
+    that is there by now is left as it is.
+    """
+    if chunks:
+        ordered = sorted(chunks, key=lambda chunk: chunk.digest)
+        TENSOR_DATA.insert(connection, [_chunk_values(chunk) for chunk in ordered])
+    ordered_tensors = sorted(tensors, key=lambda tensor: tensor.digest)
+    values = [tensor.values() for tensor in ordered_tensors]
+    inserted = set(TENSOR_METADATA.insert_new(connection, values, conflict=("tenant_id", "digest")))
+    spans = [
+        (TENANT_ID, tensor.id, span.index, digest, span.first_row, span.offset, span.nbytes)
+        for tensor in ordered_tensors
+        if tensor.id in inserted
+        for span, digest in tensor.chunks
+    ]
+    if spans:
+        TENSOR_CHUNKS.insert(connection, spans)
+
+
+def _chunk_values(chunk: ChunkRow) -> tuple[Any, ...]:
+    sizes = (chunk.raw_nbytes, len(chunk.payload))
+    return (TENANT_ID, chunk.digest, *sizes, chunk.codec, chunk.dtype, chunk.payload_checksum, chunk.payload)

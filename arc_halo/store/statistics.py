@@ -1,0 +1,145 @@
+"""Statistics of a tensor, computed chunk by chunk while it streams by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import ml_dtypes
+import numpy as np
+
+from arc_halo.dtypes import DType
+
+SKETCH_DIMENSION = 64
+_PERIOD = 4096
+# Fixed for ever: sketches of two databases must be comparable.
+_SIGNS = np.where(np.random.Generator(np.random.PCG64(20)).integers(0, 2, _PERIOD), 1.0, -1.0)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What is known of the elements seen so far; ``mean`` and ``squares`` are over finite elements.
+
+    ``squares`` is the sum of squared deviations from the mean. Two parts merge without loss of precision by the
+    pairwise formulas of Chan, Golub and LeVeque (1979). ``sketch`` is a count sketch (Charikar, Chen and
+    Farach-Colton, 2002): tensors that differ little have sketches with a cosine near 1.
+    """
+
+    count: int = 0
+    finite_count: int = 0
+    nan_count: int = 0
+    zero_count: int = 0
+    min_value: float | None = None
+    max_value: float | None = None
+    mean: float = 0.0
+    squares: float = 0.0
+    sketch: np.ndarray = field(default_factory=lambda: np.zeros(SKETCH_DIMENSION))
+
+    def merge(self, other: Statistics) -> None:
+        """Take in what another part of the same tensor holds."""
+        total = self.finite_count + other.finite_count
+        if other.finite_count:
+            with np.errstate(over="ignore", invalid="ignore"):
+                delta = np.float64(other.mean) - self.mean
+                self.squares += float(other.squares + delta * delta * self.finite_count * other.finite_count / total)
+                self.mean += float(delta * other.finite_count / total)
+                self.sketch += other.sketch
+            self.min_value = min(v for v in (self.min_value, other.min_value) if v is not None)
+            self.max_value = max(v for v in (self.max_value, other.max_value) if v is not None)
+        self.finite_count = total
+        for name in ("count", "nan_count", "zero_count"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def inf_count(self) -> int:
+        """Infinite elements of either sign."""
+        return self.count - self.finite_count - self.nan_count
+
+    def row(self) -> dict[str, object]:
+        """Columns of ``tensor_metadata``; all null where the dtype has no numbers."""
+        names = ("min_value", "max_value", "mean", "std", "l2_norm", "zero_fraction", "nan_count", "inf_count", "sketch")
+        if not self.count:
+            return dict.fromkeys(names)
+        values = (self.zero_count / self.count, self.nan_count, self.inf_count, self._unit_sketch())
+        if not self.finite_count:
+            return dict(zip(names, (None,) * 5 + values, strict=True))
+        with np.errstate(over="ignore"):
+            std = float(np.sqrt(self.squares / self.finite_count))
+            norm = float(np.sqrt(self.squares + np.float64(self.mean) ** 2 * self.finite_count))
+        return dict(zip(names, (self.min_value, self.max_value, self.mean, std, norm, *values), strict=True))
+
+    def _unit_sketch(self) -> np.ndarray | None:
+        norm = np.linalg.norm(self.sketch)
+        return (self.sketch / norm).astype(np.float32) if 0 < norm < np.inf else None
+
+
+STATISTICS_COLUMNS = tuple(Statistics(count=1).row())
+
+
+def measure(raw: memoryview, dtype: DType, first_element: int) -> Statistics:
+    """Statistics of one chunk; ``first_element`` is its place in the tensor, which the sketch depends on.
+
+    Complex and packed element types have none: the result counts no elements.
+    """
+    values = _as_float(raw, dtype)
+    if values is None or not values.size:
+        return Statistics()
+    measured = Statistics(count=values.size, zero_count=values.size - int(np.count_nonzero(values)))
+    low, high = float(values.min()), float(values.max())  # a NaN anywhere makes both NaN
+    if not (np.isfinite(low) and np.isfinite(high)):
+        measured.nan_count = int(np.isnan(values).sum())
+        finite = np.isfinite(values)
+        if not finite.any():
+            return measured
+        low, high = float(values[finite].min()), float(values[finite].max())
+        measured.finite_count = int(finite.sum())
+        values = np.where(finite, values, values.dtype.type(0))
+    else:
+        measured.finite_count = values.size
+    measured.min_value, measured.max_value = low, high
+    with np.errstate(over="ignore", invalid="ignore"):
+        measured.mean = float(values.sum(dtype=np.float64) / measured.finite_count)
+        deviations = values.astype(np.float64)
+        measured.sketch = _sketch(deviations, first_element)
+        deviations -= measured.mean
+        np.square(deviations, out=deviations)
+        # Elements that are not finite stand as zero above; their share of the sum is taken out again.
+        absent = measured.count - measured.finite_count
+        measured.squares = max(0.0, float(deviations.sum()) - absent * measured.mean**2)
+    return measured
+
+
+def _as_float(raw: memoryview, dtype: DType) -> np.ndarray | None:
+    if dtype.numpy is None or dtype.name == "C64":
+        return None
+    if dtype.name == "BF16":  # the upper half of a float32
+        return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    values = np.frombuffer(raw, dtype.numpy)
+    if dtype.bits == 8 and dtype.is_float:
+        return _F8_TABLES[dtype.name][np.frombuffer(raw, np.uint8)]
+    if dtype.name in ("F32", "F64"):
+        return values
+    return values.astype(np.float32 if dtype.bits <= 16 else np.float64)
+
+
+def _f8_table(dtype: type) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+
+
+_F8_TABLES = {
+    "F8_E4M3": _f8_table(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": _f8_table(ml_dtypes.float8_e5m2),
+    "F8_E8M0": _f8_table(ml_dtypes.float8_e8m0fnu),
+}
+
+
+def _sketch(values: np.ndarray, first_element: int) -> np.ndarray:
+    """Signed sums of the elements by position; ``values`` is float64."""
+    phase = first_element % _PERIOD
+    columns = np.zeros(_PERIOD)
+    head = min((-phase) % _PERIOD, values.size)
+    columns[phase : phase + head] += values[:head]
+    whole = head + (values.size - head) // _PERIOD * _PERIOD
+    columns += values[head:whole].reshape(-1, _PERIOD).sum(axis=0)
+    columns[: values.size - whole] += values[whole:]
+    return (columns * _SIGNS).reshape(-1, SKETCH_DIMENSION).sum(axis=0)
