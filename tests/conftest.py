@@ -1,0 +1,3 @@
+"""The plugins of this test suite."""
+
+pytest_plugins = ["arc_halo.testing.databases"]
