@@ -1,11 +1,23 @@
 """Core: models, their layers and heads, aliases, files and lineage."""
 
+# ruff: noqa: TC003  (SQLAlchemy evaluates the annotations of mapped classes)
+
 from __future__ import annotations
 
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint, Index, UniqueConstraint, func, select, text, tuple_
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKeyConstraint,
+    Index,
+    UniqueConstraint,
+    func,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column, object_session, relationship
@@ -26,7 +38,7 @@ from arc_halo.schema.columns import (
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, SQLColumnExpression
     from sqlalchemy.orm import InstrumentedAttribute
 
     from arc_halo.schema.tensors import ModelWeight
@@ -127,7 +139,7 @@ class Model(Timestamped, Tenanted, Base):
         return stored.where(tuple_(Chunk.tenant_id, Chunk.digest).in_(used)).correlate(cls).scalar_subquery()
 
     @classmethod
-    def _total(cls, column: InstrumentedAttribute[int], *counted: ColumnElement[bool]) -> ColumnElement[int]:
+    def _total(cls, column: InstrumentedAttribute[int], *counted: SQLColumnExpression[bool]) -> ColumnElement[int]:
         from arc_halo.schema.tensors import ModelWeight, Tensor  # noqa: PLC0415  # tensors refers to models
 
         return (
@@ -220,9 +232,7 @@ class TransformerLayer(Base):
             ["arc_halo.transformer_layers.model_id", "arc_halo.transformer_layers.id"],
             ondelete="CASCADE",
         ),
-        closed_set(
-            "layer_type", "block", "embedding", "attention", "feedforward", "normalization", "output", "other"
-        ),
+        closed_set("layer_type", "block", "embedding", "attention", "feedforward", "normalization", "output", "other"),
         Index("ix_transformer_layers_parent_id", "parent_id"),
         *not_negative("position", "layer_index", "input_dim", "output_dim"),
     )
@@ -242,12 +252,15 @@ class TransformerLayer(Base):
 
     model: Mapped[Model] = relationship(back_populates="layers", foreign_keys=model_id)
     parent: Mapped[TransformerLayer | None] = relationship(
-        back_populates="children", remote_side=id, primaryjoin="TransformerLayer.parent_id == TransformerLayer.id",
-        foreign_keys=parent_id,
+        back_populates="children",
+        remote_side="TransformerLayer.id",
+        primaryjoin="foreign(TransformerLayer.parent_id) == TransformerLayer.id",
     )
     children: Mapped[list[TransformerLayer]] = relationship(
-        back_populates="parent", primaryjoin="TransformerLayer.id == foreign(TransformerLayer.parent_id)",
-        passive_deletes=True, order_by="TransformerLayer.position",
+        back_populates="parent",
+        primaryjoin="TransformerLayer.id == foreign(TransformerLayer.parent_id)",
+        passive_deletes=True,
+        order_by="TransformerLayer.position",
     )
     heads: Mapped[list[AttentionHead]] = relationship(
         back_populates="layer", passive_deletes=True, order_by="AttentionHead.head_index"
@@ -275,7 +288,9 @@ class AttentionHead(Base):
     head_index: Mapped[Int]
     head_dim: Mapped[Int]
     kv_group: Mapped[Int] = mapped_column(comment="heads of one group share keys and values (GQA, MQA)")
-    query_weight_id: Mapped[uuid.UUID | None] = mapped_column(reference("model_weights", ondelete="SET NULL"), index=True)
+    query_weight_id: Mapped[uuid.UUID | None] = mapped_column(
+        reference("model_weights", ondelete="SET NULL"), index=True
+    )
     query_axis: Mapped[SmallInt | None] = mapped_column(comment="0: rows start..stop are this head's; 1: columns")
     query_start: Mapped[int | None]
     query_stop: Mapped[int | None]
@@ -283,7 +298,9 @@ class AttentionHead(Base):
     key_axis: Mapped[SmallInt | None]
     key_start: Mapped[int | None]
     key_stop: Mapped[int | None]
-    value_weight_id: Mapped[uuid.UUID | None] = mapped_column(reference("model_weights", ondelete="SET NULL"), index=True)
+    value_weight_id: Mapped[uuid.UUID | None] = mapped_column(
+        reference("model_weights", ondelete="SET NULL"), index=True
+    )
     value_axis: Mapped[SmallInt | None]
     value_start: Mapped[int | None]
     value_stop: Mapped[int | None]

@@ -1,11 +1,13 @@
 """Tensors: content-addressed chunks, the tensors made of them, the weights that use those, and embeddings."""
 
+# ruff: noqa: TC001, TC002, TC003  (SQLAlchemy evaluates the annotations of mapped classes)
+
 from __future__ import annotations
 
-import datetime as dt
 import uuid
 from typing import TYPE_CHECKING
 
+import numpy as np
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -40,7 +42,6 @@ from arc_halo.schema.core import Model, TransformerLayer
 from arc_halo.schema.types import Vector
 
 if TYPE_CHECKING:
-    import numpy as np
     from sqlalchemy import ColumnElement
 
 SKETCH_DIMENSION = 64
@@ -115,7 +116,9 @@ class Chunk(Base):
         CheckConstraint("(payload IS NULL) <> (blob_location IS NULL)", name="payload_or_blob"),
         CheckConstraint("payload IS NULL OR octet_length(payload) = stored_nbytes", name="payload_length"),
         *not_negative("stored_nbytes"),
-        Index("ix_tensor_data_base_digest", "tenant_id", "base_digest", postgresql_where=text("base_digest IS NOT NULL")),
+        Index(
+            "ix_tensor_data_base_digest", "tenant_id", "base_digest", postgresql_where=text("base_digest IS NOT NULL")
+        ),
         Index("ix_tensor_data_touched_at", "touched_at"),
     )
 
@@ -169,11 +172,13 @@ class TensorChunk(Base):
     raw_offset: Mapped[int] = mapped_column(comment="its first byte, from the tensor's start")
     raw_nbytes: Mapped[Int]
 
-    tensor: Mapped[Tensor] = relationship(back_populates="chunks", foreign_keys=[tenant_id, tensor_id])
+    tensor: Mapped[Tensor] = relationship(
+        back_populates="chunks",
+        primaryjoin="and_(TensorChunk.tenant_id == Tensor.tenant_id, foreign(TensorChunk.tensor_id) == Tensor.id)",
+    )
     data: Mapped[Chunk] = relationship(
         viewonly=True,
-        foreign_keys=[tenant_id, digest],
-        primaryjoin=lambda: and_(TensorChunk.tenant_id == Chunk.tenant_id, TensorChunk.digest == Chunk.digest),
+        primaryjoin="and_(TensorChunk.tenant_id == Chunk.tenant_id, foreign(TensorChunk.digest) == Chunk.digest)",
     )
 
 
@@ -190,9 +195,7 @@ class ModelWeight(Timestamped, Base):
 
     id: Mapped[Key]
     model_id: Mapped[uuid.UUID] = mapped_column(reference("models"))
-    layer_id: Mapped[uuid.UUID | None] = mapped_column(
-        reference("transformer_layers", ondelete="SET NULL"), index=True
-    )
+    layer_id: Mapped[uuid.UUID | None] = mapped_column(reference("transformer_layers", ondelete="SET NULL"), index=True)
     tensor_id: Mapped[uuid.UUID] = mapped_column(reference("tensor_metadata", ondelete="RESTRICT"), index=True)
     gradient_tensor_id: Mapped[uuid.UUID | None] = mapped_column(
         reference("tensor_metadata", ondelete="RESTRICT"), index=True
@@ -211,7 +214,7 @@ class ModelWeight(Timestamped, Base):
     layer: Mapped[TransformerLayer | None] = relationship(back_populates="weights")
     tensor: Mapped[Tensor] = relationship(foreign_keys=tensor_id, lazy="joined", innerjoin=True)
     gradient: Mapped[Tensor | None] = relationship(foreign_keys=gradient_tensor_id)
-    tied_to: Mapped[ModelWeight | None] = relationship(remote_side=id)
+    tied_to: Mapped[ModelWeight | None] = relationship(remote_side="ModelWeight.id")
 
     @hybrid_property
     def is_parameter(self) -> bool:
