@@ -1,0 +1,58 @@
+"""Alembic autogenerate for every SQL object of one PostgreSQL schema.
+
+Object        anything PostgreSQL keeps beside tables: function, procedure, view, materialised view and its indexes,
+              trigger, policy, row-level security flag, column storage.
+Part          what belongs to a table and Alembic creates and drops itself, but does not compare by its whole
+              definition: index, constraint, default, generated column.
+Declaration   the SQL that creates one object, kept in ``metadata.info`` by ``declare``; views are SQLAlchemy's own
+              ``CreateView(..., metadata=...)``.
+Catalog text  PostgreSQL's own description of an object or part, with every name qualified.
+Setting aside renaming the schema within a savepoint, so that the declarations can be built anew under its name.
+Fingerprint   the catalog text of a whole schema: equal for two databases that hold the same things.
+
+PostgreSQL is the only parser: nothing here understands SQL. Everything declared must live in ``MetaData(schema=...)``
+and name what it uses with its schema.
+
+Alembic loads this module while it is itself being imported (entry point group ``alembic.plugins``), so whatever needs
+Alembic stands in ``compare`` and ``scope`` and is imported late.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from arc_halo.autogenerate.build import create_all
+from arc_halo.autogenerate.fingerprint import difference, fingerprint
+from arc_halo.autogenerate.objects import declare
+from arc_halo.autogenerate.partitions import declare_partitions
+
+if TYPE_CHECKING:
+    from alembic.runtime.plugins import Plugin
+    from alembic.util import PriorityDispatchResult
+
+__all__ = ["PLUGIN", "create_all", "declare", "declare_partitions", "difference", "fingerprint", "setup"]
+
+PLUGIN = "arc_halo"
+"""What to name in ``context.configure(autogenerate_plugins=[...])``; also the entry point's name."""
+
+
+def setup(plugin: Plugin) -> None:
+    """Register the comparators; Alembic calls this once per process."""
+    from alembic.util import DispatchPriority  # noqa: PLC0415  (see the package's docstring)
+
+    plugin.add_autogenerate_comparator(_schema, "schema", qualifier="postgresql", priority=DispatchPriority.LAST)
+    plugin.add_autogenerate_comparator(
+        _server_default, "column", "server_default", qualifier="postgresql", priority=DispatchPriority.FIRST
+    )
+
+
+def _schema(*arguments: Any) -> PriorityDispatchResult:
+    from arc_halo.autogenerate.compare import compare_schema  # noqa: PLC0415  (see the package's docstring)
+
+    return compare_schema(*arguments)
+
+
+def _server_default(*arguments: Any) -> PriorityDispatchResult:
+    from arc_halo.autogenerate.compare import compare_server_default  # noqa: PLC0415  (see the package's docstring)
+
+    return compare_server_default(*arguments)

@@ -1,0 +1,103 @@
+"""The catalog text of one schema: PostgreSQL's own description of its objects and of its tables' parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import text
+
+from arc_halo.autogenerate.objects import Key, Statements
+from arc_halo.autogenerate.savepoints import rolled_back
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection, Row
+
+
+def _sql(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+_OBJECTS = _sql("objects.sql")
+_PARTS = _sql("parts.sql")
+_DEPENDENCIES = _sql("dependencies.sql")
+
+
+class Address(NamedTuple):
+    """Where pg_depend finds it: oid of the catalog, oid of the row, number of the column or 0."""
+
+    catalog: int
+    oid: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object or part as the catalogs describe it; ``removal`` is the statement that drops it."""
+
+    address: Address
+    is_part: bool
+    relation: str | None
+    member: str | None
+    definition: Statements
+    removal: str
+    comments: Mapping[str, str]
+
+    @property
+    def statements(self) -> Statements:
+        """What creates it as it is, comments included."""
+        return (*self.definition, *(comment_on(target, said) for target, said in self.comments.items()))
+
+
+def comment_on(target: str, said: str | None) -> str:
+    """Say something about an object, or with None nothing any more."""
+    literal = "NULL" if said is None else "'" + said.replace("'", "''") + "'"
+    return f"COMMENT ON {target} IS {literal}"
+
+
+def qualified(connection: Connection, query: str, schema: str) -> Sequence[Row[tuple[object, ...]]]:
+    """Rows of a catalog query whose texts qualify every name, whatever path the connection has."""
+    with rolled_back(connection):
+        connection.execute(text("SELECT set_config('search_path', '', true)"))
+        return connection.execute(text(query), {"schema": schema}).all()
+
+
+def read(connection: Connection, schema: str) -> dict[Key, Found]:
+    """All objects and parts of the schema."""
+    rows = qualified(connection, f"{_OBJECTS} UNION ALL {_PARTS}", schema)
+    return {
+        Key(row.kind, row.name): Found(
+            Address(row.catalog, row.oid, row.column_number),
+            row.is_part,
+            row.relation,
+            row.member,
+            tuple(statement for statement in row.definition if statement),
+            row.removal,
+            row.comments,
+        )
+        for row in rows
+    }
+
+
+def object_keys(connection: Connection, schema: str) -> set[Key]:
+    """The objects' identities only: PostgreSQL then skips their texts."""
+    rows = qualified(connection, f"SELECT kind, name FROM ({_OBJECTS}) AS objects", schema)  # noqa: S608  (our own text)
+    return {Key(row.kind, row.name) for row in rows}
+
+
+def dependencies(connection: Connection) -> list[tuple[Address, Address]]:
+    """Pairs of user and used, all over the database."""
+    return [(Address(*row[:3]), Address(*row[3:])) for row in connection.execute(text(_DEPENDENCIES))]
+
+
+def columns(connection: Connection, schema: str) -> dict[tuple[str, str], Address]:
+    """Addresses of the columns of the schema's tables by (table, column); partitions are left out."""
+    query = """
+        SELECT t.relname, a.attname, t.tableoid, t.oid, a.attnum
+          FROM pg_catalog.pg_class AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
+         WHERE t.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema))
+           AND t.relkind IN ('r', 'p') AND NOT t.relispartition AND a.attnum > 0 AND NOT a.attisdropped"""
+    return {(row[0], row[1]): Address(*row[2:]) for row in connection.execute(text(query), {"schema": schema})}

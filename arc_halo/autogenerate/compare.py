@@ -1,0 +1,179 @@
+"""Comparators: what Alembic does not see, found by building the declarations beside the schema as it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from alembic.operations import ops
+from alembic.util import PriorityDispatchResult
+from sqlalchemy import Computed, DefaultClause, MetaData
+
+from arc_halo.autogenerate.build import create_all
+from arc_halo.autogenerate.catalog import columns, read
+from arc_halo.autogenerate.objects import or_replace
+from arc_halo.autogenerate.order import arrange, flat
+from arc_halo.autogenerate.savepoints import rolled_back, run, succeeds
+from arc_halo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from alembic.autogenerate.api import AutogenContext
+    from alembic.operations import MigrateOperation
+    from sqlalchemy import Column, Connection
+
+    from arc_halo.autogenerate.build import Built
+    from arc_halo.autogenerate.catalog import Address, Found
+    from arc_halo.autogenerate.objects import Key, Statements
+
+_NO_CASCADE = {"rls", "storage", "default"}
+
+
+@dataclass
+class Changes:
+    """What differs between the schema as it stands and as it is declared."""
+
+    gone: set[Key] = field(default_factory=set)
+    renewed: set[Key] = field(default_factory=set)
+    replaced: set[Key] = field(default_factory=set)
+    comments: set[Key] = field(default_factory=set)
+    new_defaults: set[Key] = field(default_factory=set)
+
+
+@dataclass
+class Comparison:
+    """The schema as it stands, as it is declared, and what Alembic has already decided to do about its tables."""
+
+    columns: Mapping[tuple[str, str], Address]
+    current: dict[Key, Found]
+    built: dict[Key, Built]
+    wanted: dict[Key, Found]
+    claimed: set[Key]
+    changes: Changes = field(default_factory=Changes)
+
+
+def compare_schema(
+    context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: set[str | None]
+) -> PriorityDispatchResult:
+    """Add what is to be done around Alembic's own table operations; runs after them."""
+    connection, metadata = context.connection, context.metadata
+    assert connection is not None
+    if not isinstance(metadata, MetaData) or metadata.schema is None or metadata.schema not in schemas:
+        raise ConfigurationError(
+            f"Autogenerate does not see the schema of {metadata!r}: give it MetaData(schema=...), pass scope(...) to"
+            " context.configure(), and keep that schema from being the first of the search_path."
+        )
+    comparison = _comparison(connection, metadata, upgrade_ops.ops)
+    upgrade_ops.ops[:] = arrange(connection, comparison, metadata.schema, upgrade_ops.ops)
+    return PriorityDispatchResult.CONTINUE
+
+
+def compare_server_default(
+    context: AutogenContext,
+    _operation: ops.AlterColumnOp,
+    schema: str | None,
+    _table: str,
+    _name: str,
+    current: Column[Any],
+    wanted: Column[Any],
+) -> PriorityDispatchResult:
+    """Keep plain and computed defaults from Alembic's comparison; their catalog text is compared instead.
+
+    Alembic runs both defaults and compares the values, which calls functions that may not exist yet or never give the
+    same value twice, and it can only warn of a changed computed column.
+    """
+    if not isinstance(context.metadata, MetaData) or schema != context.metadata.schema:
+        return PriorityDispatchResult.CONTINUE
+    defaults = (current.server_default, wanted.server_default)
+    plain = all(default is None or isinstance(default, DefaultClause) for default in defaults)
+    computed = all(isinstance(default, Computed) for default in defaults)
+    return PriorityDispatchResult.STOP if plain or computed else PriorityDispatchResult.CONTINUE
+
+
+def _comparison(connection: Connection, metadata: MetaData, table_ops: Iterable[MigrateOperation]) -> Comparison:
+    schema = str(metadata.schema)
+    before, current = columns(connection, schema), read(connection, schema)
+    with rolled_back(connection):
+        _put_aside(connection, schema)
+        built = create_all(connection, metadata)
+        wanted = read(connection, schema)
+        comparison = Comparison(before, current, built, wanted, _claimed(current, table_ops))
+        standing = before.keys() & columns(connection, schema).keys()
+        comparison.changes = _changes(connection, schema, comparison, standing)
+    return comparison
+
+
+def _put_aside(connection: Connection, schema: str) -> None:
+    """Rename the schema: only its row in the catalog changes, no table is locked, nobody waits."""
+    name = connection.dialect.identifier_preparer.quote_schema(schema)
+    run(connection, [f"ALTER SCHEMA {name} RENAME TO autogenerate_set_aside"])
+
+
+def _claimed(current: dict[Key, Found], table_ops: Iterable[MigrateOperation]) -> set[Key]:
+    """Indexes and constraints that Alembic itself creates or drops."""
+    names: set[tuple[str, str | None, str | None]] = set()
+    for op in flat(table_ops):
+        if isinstance(op, ops.CreateIndexOp | ops.DropIndexOp):
+            names.add(("index", op.table_name, op.index_name))
+        elif isinstance(op, ops.CreateForeignKeyOp):
+            names.add(("constraint", op.source_table, op.constraint_name))
+        elif isinstance(op, ops.AddConstraintOp | ops.DropConstraintOp):
+            names.add(("constraint", getattr(op, "table_name", None), op.constraint_name))
+    return {
+        key for key, found in current.items() if found.is_part and (key.kind, found.relation, found.member) in names
+    }
+
+
+def _changes(
+    connection: Connection, schema: str, comparison: Comparison, standing: Iterable[tuple[str, str]]
+) -> Changes:
+    current, wanted = comparison.current, comparison.wanted
+    changes = Changes()
+    for key in sorted(current.keys() | wanted.keys()):
+        found = current.get(key) or wanted[key]
+        if key in current and key in wanted:
+            if key not in comparison.claimed:
+                _compare_one(connection, schema, comparison, key, changes)
+        elif found.is_part and (key.kind != "default" or (found.relation, found.member) not in standing):
+            continue  # Alembic creates and drops parts; only a default on a column that stays is left to us
+        elif key in current:
+            changes.gone.add(key)
+        elif found.is_part:
+            changes.new_defaults.add(key)
+    return changes
+
+
+def _compare_one(connection: Connection, schema: str, comparison: Comparison, key: Key, changes: Changes) -> None:
+    current, wanted = comparison.current[key], comparison.wanted[key]
+    if not _differs(connection, schema, key, wanted, current):
+        if key.kind != "generated" and wanted.comments != current.comments:  # Alembic compares columns' comments
+            changes.comments.add(key)
+    elif key in comparison.built and _replaceable(connection, key, current.statements, comparison.built[key].source):
+        changes.replaced.add(key)
+    else:
+        changes.renewed.add(key)
+
+
+def _text(key: Key, found: Found) -> Statements:
+    return found.definition[:1] if key.kind == "generated" else found.definition  # NOT NULL is Alembic's there
+
+
+def _differs(connection: Connection, schema: str, key: Key, wanted: Found, current: Found) -> bool:
+    """Does the text differ, also from what it becomes when parsed once more, as after a downgrade or a dump?"""
+    if _text(key, wanted) == _text(key, current):
+        return False
+    removal = wanted.removal if key.kind in _NO_CASCADE else f"{wanted.removal} CASCADE"
+    with rolled_back(connection):
+        if not succeeds(connection, (removal, *wanted.definition)):
+            return True
+        return _text(key, read(connection, schema)[key]) != _text(key, current)
+
+
+def _replaceable(connection: Connection, key: Key, old: Statements, new: Statements) -> bool:
+    """Would OR REPLACE do, upwards and downwards? The new object stands there: try the old over it, then the new."""
+    if key.kind not in ("function", "procedure", "view", "trigger"):
+        return False
+    with rolled_back(connection):
+        return succeeds(connection, or_replace(old)) and succeeds(connection, or_replace(new))

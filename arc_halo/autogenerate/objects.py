@@ -1,0 +1,97 @@
+"""What can be declared, and the SQL of what was."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import create_mock_engine
+from sqlalchemy.dialects import postgresql
+
+from arc_halo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import MetaData, Table
+    from sqlalchemy.schema import ExecutableDDLElement
+
+Statements = tuple[str, ...]
+
+_INFO = "arc_halo.autogenerate.objects"
+_REPLACEABLE = re.compile(
+    r"\A((?:\s+|--[^\n]*\n|/\*.*?\*/)*)CREATE\s+(?=(?:FUNCTION|PROCEDURE|VIEW|TRIGGER)\b)", re.IGNORECASE | re.DOTALL
+)
+
+
+class Key(NamedTuple):
+    """Identity of an object or part; ``name`` is qualified, e.g. ``touch ON arc_halo.models``."""
+
+    kind: str
+    name: str
+
+
+def declare(metadata: MetaData, *objects: str | Statements) -> None:
+    """Declare objects by the SQL that creates them, in any order.
+
+    Parameters
+    ----------
+    metadata
+        Where the tables they belong to live; it must have a schema.
+    objects
+        One string, or one tuple of strings, per object: a function and its COMMENT are one tuple. Kind and name are
+        not asked for: PostgreSQL knows them.
+
+    Examples
+    --------
+    >>> from sqlalchemy import MetaData
+    >>> metadata = MetaData(schema="app")
+    >>> declare(metadata, "CREATE FUNCTION app.one() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 1")
+    """
+    sources = [(item,) if isinstance(item, str) else item for item in objects]
+    metadata.info.setdefault(_INFO, []).extend(
+        tuple(statement.strip().removesuffix(";") for statement in source) for source in sources
+    )
+
+
+def declared(metadata: MetaData) -> list[Statements]:
+    """Everything that was declared as SQL, in the order of declaration."""
+    return list(metadata.info.get(_INFO, ()))
+
+
+def tables_and_views(metadata: MetaData) -> tuple[list[Table], list[Table]]:
+    """The tables of the metadata's schema, and its views.
+
+    Raises
+    ------
+    ConfigurationError
+        If the metadata has no schema.
+    """
+    if metadata.schema is None:
+        raise ConfigurationError("The metadata has no schema of its own: declare it as MetaData(schema='...').")
+    ours = [table for table in metadata.tables.values() if table.schema == metadata.schema]
+    return [table for table in ours if not table.is_view], [table for table in ours if table.is_view]
+
+
+def view_sources(view: Table) -> Iterator[Statements]:
+    """The view with its comments, then each of its indexes: what SQLAlchemy would send, corrected.
+
+    SQLAlchemy 2.1.9 sends COMMENT ON TABLE for a view's comment, which PostgreSQL refuses.
+    """
+    sent: list[str] = []
+    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]  # pyformat would double each %
+
+    def collect(ddl: ExecutableDDLElement, *_: object, **__: object) -> None:
+        sent.append(str(ddl.compile(dialect=dialect)).strip())
+
+    view.create(create_mock_engine("postgresql+psycopg://", collect), checkfirst=False)
+    kind = "MATERIALIZED VIEW" if sent[0].startswith("CREATE MATERIALIZED") else "VIEW"
+    comments = [re.sub(r"\ACOMMENT ON TABLE", f"COMMENT ON {kind}", sql) for sql in sent if sql.startswith("COMMENT")]
+    yield (sent[0], *comments)
+    for sql in sorted(sql for sql in sent[1:] if not sql.startswith("COMMENT")):
+        yield (sql,)
+
+
+def or_replace(statements: Statements) -> Statements:
+    """The same statements with CREATE OR REPLACE where PostgreSQL has it."""
+    return tuple(_REPLACEABLE.sub(r"\1CREATE OR REPLACE ", statement) for statement in statements)

@@ -1,0 +1,62 @@
+"""Autogenerate operations: statements, and the statements that take them back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alembic.operations import MigrateOperation
+
+from arc_halo.autogenerate.catalog import comment_on
+from arc_halo.autogenerate.objects import or_replace
+
+if TYPE_CHECKING:
+    from arc_halo.autogenerate.catalog import Found
+    from arc_halo.autogenerate.objects import Key, Statements
+
+_REVERSED = {"create": "drop", "drop": "create", "replace": "replace", "comment": "comment", "partition": "partition"}
+
+
+class SqlOperation(MigrateOperation):
+    """SQL in both directions; a revision holds it as text and does not need this package."""
+
+    def __init__(self, action: str, key: Key, up: Statements, down: Statements) -> None:
+        self.action, self.key, self.up, self.down = action, key, up, down
+
+    def reverse(self) -> SqlOperation:
+        """The operation of the downgrade."""
+        return SqlOperation(_REVERSED[self.action], self.key, self.down, self.up)
+
+    def to_diff_tuple(self) -> tuple[str, str, str]:
+        """What ``alembic check`` prints."""
+        return (self.action, *self.key)
+
+
+def create(key: Key, source: Statements, wanted: Found) -> SqlOperation:
+    """Create what is new."""
+    return SqlOperation("create", key, source, (wanted.removal,))
+
+
+def drop(key: Key, current: Found) -> SqlOperation:
+    """Drop what is there."""
+    return SqlOperation("drop", key, (current.removal,), current.statements)
+
+
+def replace(key: Key, source: Statements, wanted: Found, current: Found) -> SqlOperation:
+    """Put the new definition over the old one, in place; a comment nobody declares any more is taken away."""
+    up = (*or_replace(source), *_silenced(current, wanted))
+    down = (*or_replace(current.statements), *_silenced(wanted, current))
+    return SqlOperation("replace", key, up, down)
+
+
+def comment(key: Key, wanted: Found, current: Found) -> SqlOperation:
+    """Change comments alone."""
+    return SqlOperation("comment", key, _said(current, wanted), _said(wanted, current))
+
+
+def _said(before: Found, after: Found) -> Statements:
+    new = sorted(after.comments.items() - before.comments.items())
+    return (*(comment_on(target, said) for target, said in new), *_silenced(before, after))
+
+
+def _silenced(before: Found, after: Found) -> Statements:
+    return tuple(comment_on(target, None) for target in before.comments if target not in after.comments)

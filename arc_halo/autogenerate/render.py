@@ -1,0 +1,55 @@
+"""How operations and column types are written into revisions: plain SQL, plain types, no import of the project."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+from alembic.autogenerate.render import _repr_type, renderers
+from sqlalchemy import TypeDecorator
+
+from arc_halo.autogenerate.operations import SqlOperation
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from alembic.autogenerate.api import AutogenContext
+
+
+@renderers.dispatch_for(SqlOperation)
+def render_sql(_context: AutogenContext, operation: SqlOperation) -> list[str]:
+    """One ``op.execute`` per statement."""
+    return [_execute(statement) for statement in operation.up]
+
+
+def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[False]:
+    """Types for ``context.configure(render_item=...)``: pgvector's with their import, decorators as what they wrap."""
+    if kind != "type":
+        return False
+    for base in type(item).__mro__:
+        if base.__module__.startswith("pgvector."):
+            context.imports.add(f"from pgvector.sqlalchemy import {base.__name__}")
+            return f"{base.__name__}({repr(item).partition('(')[2]}"
+    if isinstance(item, TypeDecorator) and not type(item).__module__.startswith("sqlalchemy."):
+        assert context.dialect is not None
+        return _repr_type(item.load_dialect_impl(context.dialect), context)
+    return False
+
+
+def _execute(sql: str) -> str:
+    if "\t" not in sql:
+        return f"op.execute({_literal(sql)})"
+    # Offline, Alembic writes tabs as spaces on the ordinary way: that would change the body of a function.
+    return (
+        "op.get_context().impl.static_output("
+        f"str(sa.text({_literal(sql)}).compile(dialect=op.get_context().dialect)) + ';')"
+        f" if op.get_context().as_sql else op.execute({_literal(sql)})"
+    )
+
+
+def _literal(sql: str) -> str:
+    """One literal per line, so that re-indentation cannot change it; what ``text()`` takes for a parameter is escaped."""
+    sql = re.sub(r"\\(:\w*)(?![:\w])", r"\\\\\1", sql)
+    sql = re.sub(r"(?<![:\w\\]):(\w+)(?![:\w])", r"\\:\1", sql)
+    lines = [repr(line) for line in sql.splitlines(keepends=True)]
+    return "".join(f"\n    {line}" for line in lines) + "\n"

@@ -1,0 +1,113 @@
+"""What Alembic may see of a shared database: one schema, no partitions, no views taken for tables."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from alembic.runtime.plugins import Plugin
+from sqlalchemy import Index, Table, text
+
+import arc_halo.autogenerate
+from arc_halo.autogenerate.partitions import partition_names
+from arc_halo.autogenerate.render import render_item
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from sqlalchemy import Connection, MetaData
+
+# The entry point has registered it if this distribution is installed; a bare source folder has no entry points.
+with suppress(ValueError):
+    Plugin.setup_plugin_from_module(arc_halo.autogenerate, arc_halo.autogenerate.PLUGIN)
+
+
+def scope(metadata: MetaData, connection: Connection | None = None) -> dict[str, Any]:
+    """Arguments for ``context.configure``.
+
+    Without all of them Alembic proposes to drop other applications' tables, or reads their revision as ours.
+
+    Parameters
+    ----------
+    metadata
+        The target metadata; it must have a schema.
+    connection
+        The connection of the migration, None offline.
+    """
+    seen = _Scope(metadata, connection)
+    return {
+        "target_metadata": metadata,
+        "version_table_schema": metadata.schema,
+        "include_schemas": True,
+        "include_name": seen.include_name,
+        "include_object": seen.include_object,
+        "render_item": render_item,
+        "compare_server_default": True,
+        "autogenerate_plugins": [
+            "alembic.autogenerate.*",
+            "alembic.ext.checkconstraint_byname",
+            arc_halo.autogenerate.PLUGIN,
+        ],
+    }
+
+
+class _Scope:
+    """The filters; what they know of the database is asked late, when Alembic's transaction has begun."""
+
+    def __init__(self, metadata: MetaData, connection: Connection | None) -> None:
+        self.metadata, self.connection = metadata, connection
+
+    @cached_property
+    def partitions(self) -> set[str]:
+        return set() if self.connection is None else partition_names(self.connection, str(self.metadata.schema))
+
+    @cached_property
+    def cloned_constraints(self) -> set[tuple[str, str]]:
+        """(table, constraint) that PostgreSQL keeps for each partition of a table that a foreign key points to."""
+        query = """SELECT t.relname, c.conname
+                     FROM pg_catalog.pg_constraint AS c JOIN pg_catalog.pg_class AS t ON t.oid = c.conrelid
+                    WHERE c.conparentid <> 0
+                      AND t.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema))"""
+        return self._pairs(query)
+
+    @cached_property
+    def indexes(self) -> set[tuple[str, str]]:
+        """(table, index) of the schema as it stands."""
+        query = """SELECT t.relname, x.relname
+                     FROM pg_catalog.pg_index AS i
+                     JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+                     JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid
+                    WHERE t.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema))"""
+        return self._pairs(query)
+
+    def _pairs(self, query: str) -> set[tuple[str, str]]:
+        if self.connection is None:
+            return set()
+        return {(row[0], row[1]) for row in self.connection.execute(text(query), {"schema": self.metadata.schema})}
+
+    def include_name(self, name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
+        if kind == "schema":
+            return name == self.metadata.schema
+        if kind == "table":
+            return name not in self.partitions
+        place = (str(parents.get("table_name")), str(name))
+        if kind == "foreign_key_constraint":
+            return place not in self.cloned_constraints
+        if kind == "index":
+            return place not in self._declared_indexes  # on both sides: compared by catalog text
+        return True
+
+    def include_object(self, item: Any, _name: str | None, kind: str, reflected: bool, _other: Any) -> bool:
+        if kind == "table":
+            return not item.is_view
+        if kind == "index" and not reflected:
+            return (item.table.name, str(item.name)) not in self.indexes  # on both sides: compared by catalog text
+        return True
+
+    @cached_property
+    def _declared_indexes(self) -> set[tuple[str, str]]:
+        tables: list[Table] = [table for table in self.metadata.tables.values() if table.schema == self.metadata.schema]
+        indexes: list[Index] = [index for table in tables for index in table.indexes]
+        return {(str(index.table.name), str(index.name)) for index in indexes if index.table is not None}
