@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from arc_halo.errors import ModelFolderError
+from arc_halo.formats.safetensors import PICKLE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,6 @@ TOKENIZER_NAMES = frozenset(
         "chat_template.jinja", "chat_template.json",
     }
 )  # fmt: skip
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})
 FOREIGN_SUFFIXES = PICKLE_SUFFIXES | {
     ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".ggml", ".tflite", ".ot", ".pdparams", ".npz", ".mlpackage",
 }  # fmt: skip

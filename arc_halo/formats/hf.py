@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from arc_halo.errors import ModelFolderError, PickleRefused
+from arc_halo.errors import ModelFolderError
 from arc_halo.formats import vocabulary
 from arc_halo.formats.folder import (
     INDEX_SUFFIX,
-    PICKLE_SUFFIXES,
     SUFFIX,
     FolderFile,
     is_portable,
@@ -172,12 +171,8 @@ def _find_single(folder: Path, sizes: Mapping[str, int], ignored: list[str]) -> 
             f"{folder} holds {len(found)} weights files ({found[0]}, ...), no model.safetensors and no index; "
             "give one of the files, or restore model.safetensors.index.json"
         )
-    pickles = [name for name in ignored if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES]
-    if pickles:
-        raise PickleRefused(
-            f"{folder} holds its weights as pickles only ({pickles[0]}), which run code when they are read; "
-            "where you trust them, convert them with the safetensors library"
-        )
+    for name in ignored:
+        refuse_pickle(folder / name)
     raise ModelFolderError(f"{folder} holds no {SUFFIX} file; give the folder that has the weights")
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from arc_halo.dtypes import DType
+
 LayerType = Literal["block", "embedding", "attention", "feedforward", "normalization", "output", "other"]
 WeightCategory = Literal["weight", "bias", "embedding", "norm", "buffer", "other"]
 EmbeddingKind = Literal["token", "position", "segment"]
@@ -21,8 +23,8 @@ class Shaped(Protocol):
         """Name in the file."""
 
     @property
-    def dtype(self) -> str:
-        """Element type in the safetensors spelling."""
+    def dtype(self) -> DType:
+        """Element type."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,7 +36,7 @@ class TensorShape:
     """A tensor without its bytes."""
 
     name: str
-    dtype: str
+    dtype: DType
     shape: tuple[int, ...]
 
 

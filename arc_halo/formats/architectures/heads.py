@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from arc_halo.errors import ModelFolderError
 from arc_halo.formats.architectures.description import HeadSlice, HeadSpec
 
 if TYPE_CHECKING:
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
 
 # Above any model there is; a config that asks for 2**40 heads must not be believed before memory is spent on them.
 MAX_HEADS = 4096
-
-
-class NoHeads(Exception):
-    """Config and shapes give no heads; the message is a note for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +32,15 @@ def read_counts(family: Family, config: Mapping[str, object]) -> HeadCounts:
 
     Raises
     ------
-    NoHeads
+    ModelFolderError
         A count is missing, is no integer from 1 to 4,096, or the counts do not divide.
     """
     query = _count(config, family.heads)
     if query is None:
-        raise NoHeads(f"config has no {family.heads}")
+        raise ModelFolderError(f"config has no {family.heads}")
     key_value = _count(config, family.kv_heads) or query
     if query % key_value:
-        raise NoHeads(f"{family.heads} {query} is no multiple of {family.kv_heads} {key_value}")
+        raise ModelFolderError(f"{family.heads} {query} is no multiple of {family.kv_heads} {key_value}")
     return HeadCounts(query, key_value, _count(config, family.head_dim))
 
 
@@ -52,7 +49,7 @@ def _count(config: Mapping[str, object], field: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_HEADS:
-        raise NoHeads(f"{field} is no integer from 1 to {MAX_HEADS}")
+        raise ModelFolderError(f"{field} is no integer from 1 to {MAX_HEADS}")
     return value
 
 
@@ -75,17 +72,19 @@ def cut_heads(
 
     Raises
     ------
-    NoHeads
+    ModelFolderError
         A shape contradicts the counts.
     """
     output_axis, input_axis = (1, 0) if transposed else (0, 1)
     query, key, value = (weights[path] for path in (projections.query, projections.key, projections.value))
     output = weights[projections.output]
     if any(len(tensor.shape) != 2 for tensor in (query, key, value, output)):  # noqa: PLR2004  # matrices
-        raise NoHeads(f"{layer_key}: projections are not matrices")
+        raise ModelFolderError(f"{layer_key}: projections are not matrices")
     head_dim = output.shape[input_axis] // counts.query
     if counts.head_dim not in {None, head_dim}:
-        raise NoHeads(f"{layer_key}: head_dim {counts.head_dim} contradicts {output.name} {list(output.shape)}")
+        raise ModelFolderError(
+            f"{layer_key}: head_dim {counts.head_dim} contradicts {output.name} {list(output.shape)}"
+        )
     lengths = (counts.query * head_dim, counts.key_value * head_dim, counts.key_value * head_dim)
     begins: list[int] = []
     ends: dict[str, int] = {}
@@ -94,7 +93,9 @@ def cut_heads(
         ends[tensor.name] = begins[-1] + length
     sizes = {tensor.name: tensor.shape[output_axis] for tensor in (query, key, value)}
     if not head_dim or sizes != ends or output.shape[input_axis] != lengths[0]:
-        raise NoHeads(f"{layer_key}: {counts.query} heads and {counts.key_value} key/value heads do not fit its shapes")
+        raise ModelFolderError(
+            f"{layer_key}: {counts.query} heads and {counts.key_value} key/value heads do not fit its shapes"
+        )
 
     def cut(tensor: Shaped, axis: int, begin: int, index: int) -> HeadSlice:
         start = begin + index * head_dim

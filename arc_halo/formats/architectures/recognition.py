@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from arc_halo.errors import ModelFolderError
 from arc_halo.formats.architectures.bert import BERT
 from arc_halo.formats.architectures.description import Architecture, EmbeddingSpec
 from arc_halo.formats.architectures.distilbert import DISTILBERT
 from arc_halo.formats.architectures.gpt2 import GPT2
-from arc_halo.formats.architectures.heads import NoHeads, cut_heads, read_counts
+from arc_halo.formats.architectures.heads import cut_heads, read_counts
 from arc_halo.formats.architectures.layer_config import layer_config
 from arc_halo.formats.architectures.llama import LLAMA
 from arc_halo.formats.architectures.mixture import MIXTURE
@@ -27,6 +28,12 @@ FAMILIES = (BERT, DISTILBERT, GPT2, LLAMA, MIXTURE)
 UNKNOWN = "unknown"
 
 
+class _Recognised(NamedTuple):
+    family: Family
+    prefix: str
+    matches: dict[str, Match]
+
+
 def describe(config: Mapping[str, Any], tensors: Mapping[str, Shaped]) -> Architecture:
     """Describe a model from its config.json and the names, element types and shapes of its tensors.
 
@@ -42,18 +49,20 @@ def describe(config: Mapping[str, Any], tensors: Mapping[str, Shaped]) -> Archit
     """
     model_type = config.get("model_type")
     config = _language_config(config)
-    family, matches = _recognise(tensors)
-    tree, embeddings = _grow(tensors, matches)
+    recognised = _recognise(tensors)
+    tree, embeddings = _grow(tensors, recognised.matches if recognised else {})
     for layer in tree.layers.values():
         layer.config.update(layer_config(layer, config))
-    heads, notes = _heads(family, config, tree) if family else ([], [])
-    if family:
-        notes += _count_blocks(family, config, tree)
-        for name, source in _ties(family, config, tensors, matches):
+    heads: list[HeadSpec] = []
+    notes: list[str] = []
+    if recognised:
+        heads, notes = _heads(recognised.family, config, tree)
+        notes += _count_blocks(recognised.family, config, tree)
+        for name, source in _ties(recognised, config, tensors):
             tree.weights[name] = replace(tree.weights[name], tied_to=source)
     return Architecture(
         model_type=model_type if isinstance(model_type, str) else "",
-        family=family.name if family else UNKNOWN,
+        family=recognised.family.name if recognised else UNKNOWN,
         layers=tuple(tree.specs()),
         weights=tuple(tree.weights[name] for name in tensors),
         heads=tuple(heads),
@@ -69,17 +78,17 @@ def _language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**config, **inner} if isinstance(inner, dict) else config
 
 
-def _recognise(tensors: Mapping[str, Shaped]) -> tuple[Family | None, dict[str, Match]]:
+def _recognise(tensors: Mapping[str, Shaped]) -> _Recognised | None:
     """Find the family that knows most of the names, if it knows at least half of those with its prefix."""
-    best: tuple[Family | None, dict[str, Match]] = (None, {})
+    best: _Recognised | None = None
     for family in FAMILIES:
         prefix = family.prefix(tensors)
         if prefix is None:
             continue
         found = {name: match for name in tensors if (match := family.find(name, prefix))}
         prefixed = sum(name.startswith(prefix) for name in tensors)
-        if 2 * len(found) >= prefixed and len(found) > len(best[1]):
-            best = family, found
+        if 2 * len(found) >= prefixed and (best is None or len(found) > len(best.matches)):
+            best = _Recognised(family, prefix, found)
     return best
 
 
@@ -88,7 +97,8 @@ def _grow(tensors: Mapping[str, Shaped], matches: Mapping[str, Match]) -> tuple[
     for name, match in matches.items():
         tree.hang(tensors[name], match)
         kind = match.place.modules[-1].embedding
-        if kind and match.parameter == "weight" and len(tensors[name].shape) == 2:  # noqa: PLR2004  # a matrix
+        is_matrix = len(tensors[name].shape) == 2 and tensors[name].dtype.is_float  # noqa: PLR2004  # rows, columns
+        if kind and match.parameter == "weight" and is_matrix:
             embeddings.append(EmbeddingSpec(name, kind))
     for name, tensor in tensors.items():  # after all others: they lie below the nearest layer that is known
         if name not in matches:
@@ -103,7 +113,7 @@ def _heads(family: Family, config: Mapping[str, Any], tree: LayerTree) -> tuple[
     for layer in attentions:
         try:
             cut = _cut(family, config, layer)
-        except NoHeads as reason:
+        except ModelFolderError as reason:
             failures.append(str(reason))
             continue
         heads += cut
@@ -120,7 +130,7 @@ def _cut(family: Family, config: Mapping[str, Any], layer: Layer) -> list[HeadSp
     for projections in layer.module.projections:
         if layer.weights.keys() >= {projections.query, projections.key, projections.value, projections.output}:
             return cut_heads(layer.key, counts, projections, layer.weights, transposed=layer.module.transposed)
-    raise NoHeads(f"{layer.key} does not have all of query, key, value and output")
+    raise ModelFolderError(f"{layer.key} does not have all of query, key, value and output")
 
 
 def _count_blocks(family: Family, config: Mapping[str, Any], tree: LayerTree) -> list[str]:
@@ -132,14 +142,17 @@ def _count_blocks(family: Family, config: Mapping[str, Any], tree: LayerTree) ->
 
 
 def _ties(
-    family: Family, config: Mapping[str, Any], tensors: Mapping[str, Shaped], matches: Mapping[str, Match]
+    recognised: _Recognised, config: Mapping[str, Any], tensors: Mapping[str, Shaped]
 ) -> Iterator[tuple[str, str]]:
     """Pairs of stored tensors that the config ties; equal bytes alone do not make a tie."""
-    by_default = family.tied_model_types is None or config.get("model_type") in family.tied_model_types
+    family, prefix, matches = recognised
+    model_type = config.get("model_type")
+    by_default = family.tied_model_types is None or (
+        isinstance(model_type, str) and model_type in family.tied_model_types
+    )
     if config.get("tie_word_embeddings", by_default) is not True:
         return
-    prefix = next((match.prefix for match in matches.values() if match.prefix), "")
-    for tied, source in family.ties:
-        name = source.replace("~", prefix)
-        if tied in matches and name in matches and tensors[tied].shape == tensors[name].shape:
-            yield tied, name
+    for tied, untied in family.ties:
+        source = untied.replace("~", prefix)
+        if {tied, source} <= matches.keys() and tensors[tied].shape == tensors[source].shape:
+            yield tied, source

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from arc_halo.dtypes import DTYPES
 from arc_halo.formats.architectures.abc import NUMBER, QUANTIZED, module_number
 from arc_halo.formats.architectures.description import LayerSpec, WeightSpec
 
@@ -70,7 +69,7 @@ class LayerTree:
             layer = Layer(key, parent, key.rpartition(".")[2], index, "other", None, order)
             self.layers[key] = layer
         self.unrecognised += 1
-        is_buffer = parts[-1] in BUFFER_NAMES or not _is_float(tensor)
+        is_buffer = parts[-1] in BUFFER_NAMES or not tensor.dtype.is_float
         self._add_weight(tensor, layer, "buffer" if is_buffer else "other", may_train=True)
 
     def specs(self) -> Iterator[LayerSpec]:
@@ -91,7 +90,7 @@ class LayerTree:
             )
 
     def _add_weight(self, tensor: Shaped, layer: Layer, category: WeightCategory, *, may_train: bool) -> None:
-        is_trainable = may_train and category != "buffer" and _is_float(tensor)
+        is_trainable = may_train and category != "buffer" and tensor.dtype.is_float
         self.weights[tensor.name] = WeightSpec(tensor.name, layer.key, category, None, is_trainable)
 
     def _declared_layer(self, match: Match) -> Layer:
@@ -118,11 +117,6 @@ class LayerTree:
             if layer is not None and layer.module is not None:
                 return layer, depth
         return None, 0
-
-
-def _is_float(tensor: Shaped) -> bool:
-    dtype = DTYPES.get(tensor.dtype)
-    return dtype is not None and dtype.is_float
 
 
 def _category(match: Match) -> WeightCategory:
