@@ -1,1 +1,57 @@
-"""Arc-Halo."""
+"""Arc-Halo: the whole life of transformer models in one PostgreSQL database.
+
+Model
+    A transformer at one version; its weights, layers and heads are rows.
+Tensor
+    A distinct content of a given type and shape; models that agree share it.
+Chunk
+    About a mebibyte of a tensor, named by its digest, stored once.
+Digest
+    BLAKE3-256 of raw bytes: the name of content.
+Checksum
+    64 bits over stored bytes, compared before they are decoded.
+Embedding
+    A vector with an owner and a label, searched by pgvector.
+Database
+    What `connect` gives: sessions and transactions on a configured PostgreSQL, or on one started for you.
+
+Functions take a SQLAlchemy ``Session`` and never commit: what they do becomes visible together with the caller's own
+rows. Mapped classes are in `arc_halo.schema`, errors in `arc_halo.errors`.
+"""
+
+from arc_halo.database import Database, connect
+from arc_halo.errors import ArcHaloError
+from arc_halo.registry import (
+    add_embeddings,
+    create_model,
+    export_model,
+    find_model,
+    find_similar_tokens,
+    import_model,
+    iter_tensors,
+    read_tensor,
+    search_embeddings,
+    set_alias,
+    set_trainable,
+)
+from arc_halo.schema import Model
+
+__all__ = [
+    "ArcHaloError",
+    "Database",
+    "Model",
+    "add_embeddings",
+    "connect",
+    "create_model",
+    "export_model",
+    "find_model",
+    "find_similar_tokens",
+    "import_model",
+    "iter_tensors",
+    "read_tensor",
+    "search_embeddings",
+    "set_alias",
+    "set_trainable",
+]
+
+__version__ = "0.1.0"

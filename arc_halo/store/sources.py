@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from arc_halo.dtypes import DType, by_name, of_array
-from arc_halo.formats.safetensors import SafetensorsFile, TensorEntry
+from arc_halo.dtypes import of_array
+
+if TYPE_CHECKING:
+    from arc_halo.dtypes import DType
+    from arc_halo.formats.safetensors import SafetensorsFile, TensorEntry
 
 
 class TensorSource(Protocol):
-    """A named tensor whose bytes can be read more than once, any span of them."""
+    """A named tensor whose bytes can be read more than once, any span of them, by several threads."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> DType: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def nbytes(self) -> int: ...
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    nbytes: int
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill the buffer with the bytes from ``start``, little-endian and in C order."""
 
 
-@dataclass(frozen=True)
 class FileSource:
     """A tensor in a safetensors file."""
 
-    file: SafetensorsFile
-    entry: TensorEntry
-    name: str = field(init=False)
-    dtype: DType = field(init=False)
-    shape: tuple[int, ...] = field(init=False)
-    nbytes: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        for attribute in ("name", "shape", "nbytes"):
-            object.__setattr__(self, attribute, getattr(self.entry, attribute))
-        object.__setattr__(self, "dtype", by_name(self.entry.dtype))
+    def __init__(self, file: SafetensorsFile, entry: TensorEntry) -> None:
+        self._file = file
+        self._entry = entry
+        self.name, self.dtype, self.shape, _, self.nbytes = entry
 
     def read_into(self, start: int, buffer: memoryview) -> None:
-        self.file.read_into(self.entry, start, buffer)
+        """Read from the file; see `SafetensorsFile.read_into` for what may be wrong with it."""
+        self._file.read_into(self._entry, start, buffer)
 
 
 class ArraySource:
@@ -65,4 +56,5 @@ class ArraySource:
         self._bytes = memoryview(stored.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
 
     def read_into(self, start: int, buffer: memoryview) -> None:
+        """Copy from the array."""
         buffer[:] = self._bytes[start : start + len(buffer)]

@@ -1,0 +1,49 @@
+"""Whole models: into the database and out of it, found by name, compared, searched.
+
+Reference
+    ``name``, ``name@version`` or ``name@alias``; also a `Model` or its id. A name alone is the newest version.
+Import
+    A folder or file becomes a model; `create_model` does the same from arrays.
+Publication
+    The one moment at which a model exists: its rows, written after its tensors, in the caller's transaction.
+Export
+    The files of a model, byte for byte those that were imported.
+Match
+    A vector that a search found.
+"""
+
+from arc_halo.registry.comparing import (
+    Comparison,
+    Storage,
+    TensorDifference,
+    compare_models,
+    delete_model,
+    measure_storage,
+)
+from arc_halo.registry.embeddings import Match, add_embeddings, find_similar_tokens, search_embeddings
+from arc_halo.registry.exporting import export_model
+from arc_halo.registry.importing import create_model, import_model
+from arc_halo.registry.naming import find_model, set_alias
+from arc_halo.registry.reading import check_model, iter_tensors, read_tensor, set_trainable
+
+__all__ = [
+    "Comparison",
+    "Match",
+    "Storage",
+    "TensorDifference",
+    "add_embeddings",
+    "check_model",
+    "compare_models",
+    "create_model",
+    "delete_model",
+    "export_model",
+    "find_model",
+    "find_similar_tokens",
+    "import_model",
+    "iter_tensors",
+    "measure_storage",
+    "read_tensor",
+    "search_embeddings",
+    "set_alias",
+    "set_trainable",
+]

@@ -1,0 +1,239 @@
+"""Nearest vectors: tokens of a model, and vectors of any kind."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import ColumnElement, Double, Integer, bindparam, func, literal, literal_column, select, text
+from sqlalchemy.orm import Session, aliased
+
+from arc_halo.errors import TensorError, TensorNotFound, TokenNotFound
+from arc_halo.registry.naming import find_model
+from arc_halo.schema import Embedding, Model, ModelWeight
+from arc_halo.schema.columns import uuid7
+from arc_halo.schema.tensors import (
+    ACROSS_OWNERS_KINDS,
+    BIT_DIMENSIONS,
+    HALFVEC_DIMENSIONS,
+    VECTOR_DIMENSIONS,
+    WEIGHT_KINDS,
+)
+from arc_halo.schema.types import Vector
+from arc_halo.store.embeddings import put_vectors
+
+COSINE = "OPERATOR(public.<=>)"
+HAMMING = "OPERATOR(public.<~>)"
+CANDIDATES_PER_RESULT = 10
+"""How many rows of an approximate index are ranked again by their exact distance, for each row asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A vector that was found; ``similarity`` is the cosine, 1 for the same direction."""
+
+    label: str | None
+    row_index: int
+    similarity: float
+    owner_id: uuid.UUID
+
+
+def find_similar_tokens(session: Session, model: Model | uuid.UUID | str, token: str, k: int = 10) -> list[Match]:
+    """The tokens whose embeddings point most nearly where the given one's does.
+
+    Exact: every row of the model's token embedding is compared, in the database.
+
+    Parameters
+    ----------
+    token
+        As the vocabulary has it; a word that the tokenizer stores with a leading space is found without it.
+
+    Raises
+    ------
+    TokenNotFound
+        The vocabulary has no such token; the message lists some that begin alike.
+    TensorNotFound
+        The model's token embeddings were not made searchable when it was imported.
+    """
+    found = find_model(session, model)
+    tensor_id = _token_embedding(session, found)
+    row = session.execute(
+        select(Embedding.row_index, Embedding.label)
+        .where(Embedding.tensor_id == tensor_id, Embedding.kind == "token")
+        .where(Embedding.label.in_(spelled := _spellings(token)))
+        .order_by(func.array_position(spelled, Embedding.label))
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        raise _unknown_token(session, found, tensor_id, token)
+    given = aliased(Embedding)
+    distance = Embedding.vector.op(COSINE, return_type=Double())(given.vector)
+    nearest = (
+        select(Embedding.label, Embedding.row_index, 1 - distance, Embedding.owner_id)
+        .join(given, (given.owner_id == Embedding.owner_id) & (given.kind == "token"))
+        .where(given.row_index == row.row_index, Embedding.row_index != row.row_index)
+        .where(Embedding.owner_id == tensor_id, Embedding.kind == "token", given.owner_id == tensor_id)
+        .order_by(distance, Embedding.row_index)
+        .limit(k)
+    )
+    return [Match(*each) for each in session.execute(nearest)]
+
+
+def _token_embedding(session: Session, model: Model) -> uuid.UUID:
+    statement = (
+        select(ModelWeight.tensor_id)
+        .where(ModelWeight.model_id == model.id, ModelWeight.category == "embedding")
+        .where(
+            select(Embedding.row_index)
+            .where(Embedding.owner_id == ModelWeight.tensor_id, Embedding.kind == "token")
+            .exists()
+        )
+        .order_by(ModelWeight.position)
+        .limit(1)
+    )
+    tensor_id = session.scalar(statement)
+    if tensor_id is None:
+        raise TensorNotFound(
+            f"{model.name}@{model.version} has no searchable token embeddings; "
+            "import it again with embeddings, with its tokenizer files beside it"
+        )
+    return tensor_id
+
+
+def _spellings(token: str) -> list[str]:
+    """As it is, with a space, and as byte-level BPE and SentencePiece write a space."""
+    return [token, f" {token}", f"\u0120{token}", f"\u2581{token}"]
+
+
+def _unknown_token(session: Session, model: Model, tensor_id: uuid.UUID, token: str) -> TokenNotFound:
+    alike = session.scalars(
+        select(Embedding.label)
+        .where(Embedding.tensor_id == tensor_id, Embedding.kind == "token")
+        .where(func.ltrim(Embedding.label, " \u0120\u2581").istartswith(token[:3], autoescape=True))
+        .order_by(func.length(Embedding.label), Embedding.label)
+        .limit(8)
+    ).all()
+    hint = f"tokens that begin alike: {', '.join(map(repr, alike))}" if alike else "try a shorter or more common word"
+    return TokenNotFound(f"the vocabulary of {model.name}@{model.version} has no token {token!r}; {hint}")
+
+
+def add_embeddings(
+    session: Session,
+    kind: str,
+    vectors: np.ndarray | Sequence[Sequence[float]],
+    *,
+    labels: Sequence[str | None] | None = None,
+    owner_id: uuid.UUID | None = None,
+) -> uuid.UUID:
+    """Store vectors under an owner, in the caller's transaction.
+
+    Parameters
+    ----------
+    kind
+        ``text``, ``run`` or ``tensor``. Token, position and segment embeddings come with a model's import.
+    vectors
+        Shape (n, dimension), finite, dimension at most 16,000.
+    labels
+        What each vector stands for.
+    owner_id
+        The row they belong to, such as a model or run; vectors are added after those it has. A new id by default.
+
+    Returns
+    -------
+    UUID
+        The owner.
+
+    Raises
+    ------
+    TensorError
+        The vectors have the wrong shape or kind, or elements that are not finite.
+    """
+    matrix = np.asarray(vectors, dtype=np.float32)
+    if kind not in ACROSS_OWNERS_KINDS:
+        raise TensorError(f"kind {kind!r} cannot be added by hand; choose one of {', '.join(ACROSS_OWNERS_KINDS)}")
+    if matrix.ndim != 2 or not 0 < matrix.shape[1] <= 16_000 or not np.isfinite(matrix).all():  # noqa: PLR2004  # a matrix; pgvector's limit
+        raise TensorError(f"vectors of shape {matrix.shape} must be (n, 1 to 16,000) and finite")
+    names = [None] * len(matrix) if labels is None else list(labels)
+    if len(names) != len(matrix):
+        raise TensorError(f"{len(names)} labels for {len(matrix)} vectors; give one each")
+    owner = uuid7() if owner_id is None else owner_id
+    last = select(func.max(Embedding.row_index)).where(Embedding.kind == kind, Embedding.owner_id == owner)
+    first_row = -1 if (highest := session.scalar(last)) is None else highest
+    put_vectors(session, kind, owner, matrix, names, first_row + 1)
+    return owner
+
+
+def search_embeddings(
+    session: Session,
+    kind: str,
+    vector: np.ndarray | Sequence[float],
+    k: int = 10,
+    *,
+    owner_id: uuid.UUID | None = None,
+    where: ColumnElement[bool] | None = None,
+) -> list[Match]:
+    """The stored vectors of a kind nearest to the given one, by cosine.
+
+    Within one owner, and for kinds that belong to weights, every vector is compared. Across owners an HNSW index
+    finds candidates where there is one for the dimension, which are then ranked by their exact distance.
+
+    Parameters
+    ----------
+    vector
+        Shape (dimension,); vectors of other dimensions are not compared.
+    owner_id
+        Only vectors of this owner.
+    where
+        A condition on columns of `Embedding`.
+
+    Raises
+    ------
+    TensorError
+        There is no such kind, or the vector is not one.
+    """
+    asked = np.asarray(vector, dtype=np.float32)
+    if kind not in (*WEIGHT_KINDS, *ACROSS_OWNERS_KINDS):
+        raise TensorError(f"no embeddings of kind {kind!r}; kinds are {', '.join(WEIGHT_KINDS + ACROSS_OWNERS_KINDS)}")
+    if asked.ndim != 1 or not asked.size or not np.isfinite(asked).all():
+        raise TensorError(f"a vector of shape {asked.shape} must have one axis and finite elements")
+    # Literal, so that the planner can prove a partial index's predicate whatever the plan.
+    conditions = [
+        Embedding.kind == bindparam("kind", kind, literal_execute=True),
+        Embedding.dimension == bindparam("dimension", asked.size, Integer, literal_execute=True),
+    ]
+    conditions += [Embedding.owner_id == owner_id] if owner_id is not None else []
+    conditions += [where] if where is not None else []
+    target = literal(asked, Vector)
+    exact = Embedding.vector.op(COSINE, return_type=Double())(target)
+    columns = (Embedding.label, Embedding.row_index, (1 - exact).label("similarity"), Embedding.owner_id)
+    statement = select(*columns).where(*conditions)
+    approximate = _index_distance(asked) if owner_id is None and kind in ACROSS_OWNERS_KINDS else None
+    if approximate is None:
+        ranked = statement.order_by(exact, Embedding.owner_id, Embedding.row_index).limit(k)
+    else:
+        # Filters must not starve the index: it goes on until enough rows pass them.
+        session.execute(text("SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true)"))
+        near = statement.order_by(approximate).limit(k * CANDIDATES_PER_RESULT).subquery()
+        ranked = select(near).order_by(near.c.similarity.desc(), near.c.owner_id, near.c.row_index).limit(k)
+    return [Match(*each) for each in session.execute(ranked)]
+
+
+def _index_distance(vector: np.ndarray) -> ColumnElement[float] | None:
+    """The distance an HNSW index of `Embedding` orders by, for vectors of this dimension."""
+    dimension = vector.size
+    column = "arc_halo.embeddings.vector"
+    if dimension in VECTOR_DIMENSIONS or dimension in HALFVEC_DIMENSIONS:
+        type_ = f"public.{'vector' if dimension in VECTOR_DIMENSIONS else 'halfvec'}({dimension})"
+        given = literal_column(f"{_vector_literal(vector)}::{type_}")
+        return literal_column(f"({column}::{type_})").op(COSINE, return_type=Double())(given)
+    if dimension in BIT_DIMENSIONS:
+        bits = "".join("1" if element > 0 else "0" for element in vector.tolist())
+        expression = literal_column(f"((public.binary_quantize({column}))::bit({dimension}))")
+        return expression.op(HAMMING, return_type=Double())(literal_column(f"B'{bits}'"))
+    return None
+
+
+def _vector_literal(vector: np.ndarray) -> str:
+    return "'[" + ",".join(map(repr, vector.tolist())) + "]'"

@@ -1,0 +1,148 @@
+"""Models out of the database: the files they were imported from, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from blake3 import blake3
+from sqlalchemy import select
+from sqlalchemy.orm import Session, undefer
+
+from arc_halo.dtypes import by_name
+from arc_halo.errors import DigestMismatch
+from arc_halo.formats.hf import relative_path
+from arc_halo.formats.safetensors_header import TensorEntry, aligned_order, build_header, parse_header
+from arc_halo.registry.naming import find_model
+from arc_halo.registry.reading import weights_of
+from arc_halo.schema import Model, ModelFile, ModelWeight
+from arc_halo.store import Meter, Progress, Wanted, read_pieces
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+
+
+def export_model(
+    session: Session,
+    model: Model | uuid.UUID | str,
+    folder: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write a model as safetensors, with its config and tokenizer files.
+
+    Each file of an imported model is byte for byte the one that was imported. If weights changed since, tensors are
+    laid out anew in one file. Files take their names when they are complete, and replace those of the same name.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no such model.
+    CorruptionError
+        Stored bytes are not those that were written; the file they belong to is not made.
+    """
+    found = find_model(session, model)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    weights = {weight.name: weight for weight in weights_of(session, found)}
+    headers: dict[str, bytes] = {}
+    written = []
+    for file in _files(session, found):
+        if file.kind == "weights":
+            headers[file.path] = file.content
+        else:
+            written.append(_write_side_file(target, file.path, file.content))
+    if not any(path.name == CONFIG_NAME for path in written) and found.architecture_config:
+        config = json.dumps(found.architecture_config, indent=2).encode() + b"\n"
+        written.append(_write_side_file(target, CONFIG_NAME, config))
+    layouts = {path: _entries(header, path) for path, header in headers.items()}
+    if not _fit(layouts, weights):
+        headers = {WEIGHTS_NAME: _new_header(weights)}
+        layouts = {path: _entries(header, path) for path, header in headers.items()}
+    meter = Meter(progress, "write", sum(entry.nbytes for layout in layouts.values() for entry in layout.values()))
+    for path, layout in layouts.items():
+        written.append(_write_weights(session, target, path, headers[path], layout, weights, meter))
+    return written
+
+
+def _files(session: Session, model: Model) -> Iterator[ModelFile]:
+    """The model's files, one content in memory at a time."""
+    ids = session.scalars(select(ModelFile.id).where(ModelFile.model_id == model.id).order_by(ModelFile.position)).all()
+    for file_id in ids:
+        file = session.scalars(select(ModelFile).where(ModelFile.id == file_id).options(undefer(ModelFile.content))).one()
+        if blake3(file.content).digest() != file.digest:
+            raise DigestMismatch(
+                f"file {file.path!r} of {model.name}@{model.version} was changed in the database; restore it from a copy"
+            )
+        yield file
+        session.expire(file, ["content"])
+
+
+def _entries(header: bytes, path: str) -> dict[str, TensorEntry]:
+    """Tensors of a stored header, which was checked against its file on import."""
+    stops = [span["data_offsets"][1] for name, span in json.loads(header[8:]).items() if name != "__metadata__"]
+    return parse_header(header, max(stops, default=0), path)[1]
+
+
+def _fit(layouts: Mapping[str, Mapping[str, TensorEntry]], weights: Mapping[str, ModelWeight]) -> bool:
+    """Whether the files as imported hold the weights as they are now, each with its type and shape."""
+    imported = {
+        name: (entry.dtype.name, list(entry.shape)) for layout in layouts.values() for name, entry in layout.items()
+    }
+    return bool(layouts) and imported == {name: (w.tensor.dtype, list(w.tensor.shape)) for name, w in weights.items()}
+
+
+def _new_header(weights: Mapping[str, ModelWeight]) -> bytes:
+    tensors = ((name, by_name(weight.tensor.dtype), weight.tensor.shape) for name, weight in weights.items())
+    return build_header(aligned_order(tensors), {"format": "pt"})  # transformers asks for the key
+
+
+def _write_side_file(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / relative_path(name)
+    with _replacing(path) as file:
+        file.write(content)
+    return path
+
+
+def _write_weights(
+    session: Session,
+    folder: Path,
+    name: str,
+    header: bytes,
+    layout: Mapping[str, TensorEntry],
+    weights: Mapping[str, ModelWeight],
+    meter: Meter,
+) -> Path:
+    path = folder / relative_path(name)
+    in_order = sorted(layout.values(), key=lambda entry: entry.offset)
+    wanted = [Wanted(entry.name, weights[entry.name].tensor_id, entry.nbytes) for entry in in_order]
+    with _replacing(path) as file:
+        file.write(header)
+        # Without gaps and in the order of the file, so every piece follows the one before.
+        for piece in read_pieces(session, wanted):
+            file.write(piece.raw)
+            meter.add(len(piece.raw))
+    return path
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when it is complete, and leaves nothing behind when it is not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,216 @@
+"""Models into the database: folders and files of safetensors, or arrays."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from arc_halo.codecs.policy import PolicyName
+from arc_halo.errors import ConstraintViolation, ModelFolderError, TransactionConflict
+from arc_halo.formats.architectures import Architecture, TensorShape, describe
+from arc_halo.formats.hf import ModelFolder, open_model
+from arc_halo.registry.publishing import StoredFile, publish_model, refuse_taken
+from arc_halo.schema import Model
+from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, put_tensors
+from arc_halo.store.embeddings import put_matrix_rows
+
+EMBEDDINGS_NBYTES = 256 << 20
+"""Up to this size, as float32, ``embeddings=True`` makes rows of embedding matrices searchable."""
+MAX_DIMENSION = 16_000  # pgvector's
+ATTEMPTS = 3
+FOREIGN_KEY_VIOLATION = "23503"
+
+
+def import_model(
+    session: Session,
+    path: str | os.PathLike[str],
+    *,
+    name: str,
+    version: str | None = None,
+    compression: PolicyName = "balanced",
+    embeddings: bool = True,
+    progress: Progress | None = None,
+) -> Model:
+    """Import a Hugging Face folder, or one ``.safetensors`` file, as a new version of a model.
+
+    The model exists when the caller commits. Content that is there already is not stored again.
+
+    Parameters
+    ----------
+    path
+        A folder with one or more safetensors files, ``config.json`` and tokenizer files; the hub's cache is one, too.
+    version
+        Any text; by default the number after the highest there is.
+    compression
+        ``none``, ``fast``, ``balanced`` or ``dense``.
+    embeddings
+        Make the rows of token, position and segment embeddings searchable, up to 256 MiB of them.
+    progress
+        Called with a phase, bytes done and bytes in all.
+
+    Raises
+    ------
+    FormatError
+        A file is damaged, or a pickle; nothing is stored.
+    ModelExists
+        The version is taken.
+
+    Examples
+    --------
+    >>> with connect() as db, db.session() as session:  # doctest: +SKIP
+    ...     model = import_model(session, "all-MiniLM-L6-v2", name="minilm")
+    ...     session.commit()
+    """
+    _check_name(name, version)
+    with open_model(path) as folder, session.begin_nested():
+        sources = [
+            FileSource(file, entry) for file in folder.weights.values() for entry in file.tensors.values()
+        ]
+        architecture = describe(folder.config, folder.tensors())
+        return _import(
+            session,
+            name,
+            version,
+            sources=sources,
+            config=folder.config,
+            status="trained",
+            architecture=architecture,
+            labels=folder.token_texts if embeddings else None,
+            files=lambda: _files(folder),
+            compression=compression,
+            progress=progress,
+        )
+
+
+def create_model(
+    session: Session,
+    name: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    version: str | None = None,
+    compression: PolicyName = "balanced",
+    progress: Progress | None = None,
+) -> Model:
+    """Make a new version of a model from arrays.
+
+    Parameters
+    ----------
+    config
+        What ``config.json`` would hold; ``model_type`` and the dimensions decide how layers and heads are told.
+    tensors
+        Arrays by the names they have in ``transformers``; any strides and byte order, bfloat16 and float8 by
+        ``ml_dtypes``.
+
+    Raises
+    ------
+    TensorError
+        An array has a dtype that cannot be stored.
+    ModelExists
+        The version is taken.
+    """
+    _check_name(name, version)
+    sources = [ArraySource(tensor_name, array) for tensor_name, array in tensors.items()]
+    shapes = {source.name: TensorShape(source.name, source.dtype.name, source.shape) for source in sources}
+    with session.begin_nested():
+        return _import(
+            session,
+            name,
+            version,
+            sources=sources,
+            config=config,
+            status="initialized",
+            architecture=describe(config, shapes),
+            labels=None,
+            files=lambda: iter(()),
+            compression=compression,
+            progress=progress,
+        )
+
+
+def _import(
+    session: Session,
+    name: str,
+    version: str | None,
+    *,
+    sources: Sequence[TensorSource],
+    config: Mapping[str, Any],
+    status: str,
+    architecture: Architecture,
+    labels: Callable[[], Mapping[int, str]] | None,
+    files: Callable[[], Iterator[StoredFile]],
+    compression: PolicyName,
+    progress: Progress | None,
+) -> Model:
+    refuse_taken(session, name, version)
+    for _attempt in range(ATTEMPTS):
+        ids = put_tensors(session, sources, compression=compression, progress=progress)
+        tensor_ids = dict(zip((source.name for source in sources), ids, strict=True))
+        try:
+            with session.begin_nested():
+                if labels is not None:
+                    _put_embeddings(session, architecture, sources, tensor_ids, labels, progress)
+                return publish_model(
+                    session,
+                    name,
+                    version,
+                    config=config,
+                    status=status,
+                    architecture=architecture,
+                    tensor_ids=tensor_ids,
+                    files=files(),
+                )
+        except ConstraintViolation as error:
+            if error.sqlstate != FOREIGN_KEY_VIOLATION:
+                raise  # else a tensor was pruned between upload and publication: upload it again
+    raise TransactionConflict(f"tensors of {name!r} were pruned before they were published; prune with a longer grace")
+
+
+def _put_embeddings(
+    session: Session,
+    architecture: Architecture,
+    sources: Sequence[TensorSource],
+    tensor_ids: Mapping[str, uuid.UUID],
+    labels: Callable[[], Mapping[int, str]],
+    progress: Progress | None,
+) -> None:
+    by_name = {source.name: source for source in sources}
+    matrices = [(by_name[spec.tensor], spec.kind) for spec in architecture.embeddings]
+    matrices = [(source, kind) for source, kind in matrices if _is_searchable(source)]
+    if sum(source.shape[0] * source.shape[1] * 4 for source, _ in matrices) > EMBEDDINGS_NBYTES:
+        return
+    upload_nbytes = sum(source.nbytes for source in sources)
+    meter = Meter(progress, "embed", sum(source.nbytes for source, _ in matrices))
+    for source, kind in matrices:
+        put_matrix_rows(
+            session,
+            source,
+            tensor_ids[source.name],
+            kind,
+            labels() if kind == "token" else {},
+            upload_nbytes=upload_nbytes,
+            meter=meter,
+        )
+
+
+def _is_searchable(source: TensorSource) -> bool:
+    numeric = source.dtype.numpy is not None and source.dtype.is_float
+    return numeric and len(source.shape) == 2 and source.shape[0] > 0 and 0 < source.shape[1] <= MAX_DIMENSION  # noqa: PLR2004  # a matrix
+
+
+def _files(folder: ModelFolder) -> Iterator[StoredFile]:
+    for file in folder.files:
+        weights = folder.weights.get(file.name)
+        content = folder.read_bytes(file.name) if weights is None else weights.header_bytes
+        yield StoredFile(file.name, file.kind, file.nbytes, content)
+
+
+def _check_name(name: str, version: str | None) -> None:
+    for what, text in (("name", name), ("version", version)):
+        if text is not None and (not text.strip() or "@" in text or "\0" in text or len(text) > 200):  # noqa: PLR2004  # fits an index
+            raise ModelFolderError(f"{what} {text!r} must be 1 to 200 characters without '@'")

@@ -1,0 +1,92 @@
+"""Which model is meant: a name, ``name@version`` or ``name@alias``."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from arc_halo.errors import ModelNotFound
+from arc_halo.schema import Model, ModelAlias
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def find_model(session: Session, reference: Model | uuid.UUID | str) -> Model:
+    """The model of a reference.
+
+    A name alone is its newest version. After ``@`` stands a version or, where there is no such version, an alias.
+
+    Raises
+    ------
+    ModelNotFound
+        Nothing has that name, version or alias; the message lists what there is.
+
+    Examples
+    --------
+    >>> find_model(session, "minilm@production").version  # doctest: +SKIP
+    '2'
+    """
+    if isinstance(reference, Model):
+        return reference
+    if isinstance(reference, uuid.UUID):
+        model = session.get(Model, reference)
+    else:
+        name, at, selector = reference.rpartition("@") if "@" in reference else (reference, "", "")
+        model = _by_selector(session, name, selector) if at else _newest(session, name)
+    if model is None:
+        raise ModelNotFound(f"no model {str(reference)!r}; {_known(session, reference)}")
+    return model
+
+
+def _newest(session: Session, name: str) -> Model | None:
+    newest = select(Model).where(Model.name == name).order_by(Model.created_at.desc(), Model.id.desc()).limit(1)
+    return session.scalars(newest).one_or_none()
+
+
+def _by_selector(session: Session, name: str, selector: str) -> Model | None:
+    by_version = select(Model).where(Model.name == name, Model.version == selector)
+    by_alias = select(Model).join(ModelAlias).where(ModelAlias.name == name, ModelAlias.alias == selector)
+    return session.scalars(by_version).one_or_none() or session.scalars(by_alias).one_or_none()
+
+
+def _known(session: Session, reference: object) -> str:
+    name = str(reference).rpartition("@")[0] or str(reference)
+    versions = session.scalars(select(Model.version).where(Model.name == name).order_by(Model.created_at)).all()
+    if versions:
+        return f"versions of {name!r} are {', '.join(versions)}"
+    names = session.scalars(select(Model.name).distinct().order_by(Model.name).limit(10)).all()
+    return f"there are {', '.join(names)}" if names else "the database holds no model; import one first"
+
+
+def next_version(session: Session, name: str) -> str:
+    """The number after the highest version that is one."""
+    versions = session.scalars(select(Model.version).where(Model.name == name))
+    return str(max((int(v) for v in versions if _NUMBER.fullmatch(v)), default=0) + 1)
+
+
+def set_alias(session: Session, model: Model | uuid.UUID | str, alias: str) -> ModelAlias:
+    """Point ``name@alias`` at a version, wherever it pointed before.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no such model.
+    ValueError
+        The alias is empty, contains ``@``, or is the name of a version.
+    """
+    target = find_model(session, model)
+    if not alias or "@" in alias:
+        raise ValueError(f"alias {alias!r} must not be empty nor contain '@'")
+    if session.scalar(select(func.count()).where(Model.name == target.name, Model.version == alias)):
+        raise ValueError(f"{target.name!r} has a version {alias!r}, which that alias would hide; choose another")
+    values = {"tenant_id": target.tenant_id, "name": target.name, "alias": alias, "model_id": target.id}
+    upsert = insert(ModelAlias).values(values)
+    upsert = upsert.on_conflict_do_update(
+        index_elements=["tenant_id", "name", "alias"], set_={"model_id": upsert.excluded.model_id}
+    )
+    statement = select(ModelAlias).from_statement(upsert.returning(ModelAlias))
+    return session.scalars(statement, execution_options={"populate_existing": True}).one()

@@ -1,0 +1,171 @@
+"""The rows of a model, written when its tensors are there: from this commit on it exists."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from blake3 import blake3
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from arc_halo.errors import ConstraintViolation, ModelExists
+from arc_halo.formats.architectures import Architecture, HeadSpec
+from arc_halo.registry.naming import next_version
+from arc_halo.schema import AttentionHead, Model, ModelFile, ModelWeight, TransformerLayer
+from arc_halo.schema.columns import uuid7
+from arc_halo.store.manifest import set_weights_digest
+
+UNIQUE_VIOLATION = "23505"
+ATTEMPTS = 10
+PROJECTIONS = ("query", "key", "value", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A row of ``model_files`` about to be written."""
+
+    path: str
+    kind: str
+    nbytes: int
+    content: bytes
+
+
+def publish_model(
+    session: Session,
+    name: str,
+    version: str | None,
+    *,
+    config: Mapping[str, Any],
+    status: str,
+    architecture: Architecture,
+    tensor_ids: Mapping[str, uuid.UUID],
+    files: Iterable[StoredFile] = (),
+) -> Model:
+    """Insert a model and everything that hangs on it, in the caller's transaction.
+
+    Raises
+    ------
+    ModelExists
+        The version is taken.
+    """
+    model = _insert_model(session, name, version, config=config, status=status, architecture=architecture)
+    layer_ids = _insert_layers(session, model, architecture)
+    weight_ids = _insert_weights(session, model, architecture, tensor_ids, layer_ids)
+    heads = [_head_row(head, layer_ids, weight_ids) for head in architecture.heads]
+    if heads:
+        session.execute(insert(AttentionHead), heads)
+    _insert_files(session, model, files)
+    set_weights_digest(session, model.id)
+    session.refresh(model)
+    return model
+
+
+def refuse_taken(session: Session, name: str, version: str | None) -> None:
+    """Raise `ModelExists` before any work is done, where it is certain already."""
+    if version is not None and session.scalar(select(Model.id).where(Model.name == name, Model.version == version)):
+        raise ModelExists(f"model {name!r} has a version {version!r}; give another, or none to number it")
+
+
+def _insert_model(
+    session: Session,
+    name: str,
+    version: str | None,
+    *,
+    config: Mapping[str, Any],
+    status: str,
+    architecture: Architecture,
+) -> Model:
+    for _attempt in range(ATTEMPTS):
+        model = Model(
+            name=name,
+            version=next_version(session, name) if version is None else version,
+            model_type=architecture.model_type or architecture.family,
+            architecture_config=dict(config),
+            status=status,
+        )
+        try:
+            with session.begin_nested():
+                session.add(model)
+        except ConstraintViolation as error:
+            if error.sqlstate != UNIQUE_VIOLATION:
+                raise
+            refuse_taken(session, name, version)  # else somebody took the number: the next one
+        else:
+            return model
+    raise ModelExists(f"other imports of {name!r} keep taking the next version; give one by name")
+
+
+def _insert_layers(session: Session, model: Model, architecture: Architecture) -> dict[str, uuid.UUID]:
+    ids = {layer.key: uuid7() for layer in architecture.layers}
+    rows = [
+        {
+            "id": ids[layer.key],
+            "model_id": model.id,
+            "parent_id": ids[layer.parent_key] if layer.parent_key is not None else None,
+            "position": position,
+            "path": layer.key,
+            "config": dict(layer.config),
+        }
+        | {each: getattr(layer, each) for each in ("name", "layer_index", "layer_type", "input_dim", "output_dim")}
+        for position, layer in enumerate(architecture.layers)
+    ]
+    if rows:
+        session.execute(insert(TransformerLayer), rows)
+    return ids
+
+
+def _insert_weights(
+    session: Session,
+    model: Model,
+    architecture: Architecture,
+    tensor_ids: Mapping[str, uuid.UUID],
+    layer_ids: Mapping[str, uuid.UUID],
+) -> dict[str, uuid.UUID]:
+    specs = {weight.name: weight for weight in architecture.weights}
+    ids = {name: uuid7() for name in tensor_ids}
+    rows = [
+        {
+            "id": ids[name],
+            "model_id": model.id,
+            "layer_id": layer_ids[specs[name].layer_key],
+            "tensor_id": tensor_id,
+            "tied_to_id": ids[tied] if (tied := specs[name].tied_to) is not None else None,
+            "position": position,
+            "name": name,
+            "category": specs[name].category,
+            "is_trainable": specs[name].is_trainable,
+        }
+        for position, (name, tensor_id) in enumerate(tensor_ids.items())
+    ]
+    rows.sort(key=lambda row: row["tied_to_id"] is not None)  # what is tied comes after what it is tied to
+    if rows:
+        session.execute(insert(ModelWeight), rows)
+    return ids
+
+
+def _head_row(
+    head: HeadSpec, layer_ids: Mapping[str, uuid.UUID], weight_ids: Mapping[str, uuid.UUID]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": uuid7(), "layer_id": layer_ids[head.layer_key]}
+    for projection in PROJECTIONS:
+        part = getattr(head, projection)
+        row[f"{projection}_weight_id"] = weight_ids[part.tensor]
+        row |= {f"{projection}_{each}": getattr(part, each) for each in ("axis", "start", "stop")}
+    return row | {each: getattr(head, each) for each in ("head_index", "head_dim", "kv_group")}
+
+
+def _insert_files(session: Session, model: Model, files: Iterable[StoredFile]) -> None:
+    tokenizer = blake3()
+    for position, file in enumerate(files):
+        digest = blake3(file.content).digest()
+        row = {each.name: getattr(file, each.name) for each in fields(file)}
+        session.execute(insert(ModelFile).values(model_id=model.id, position=position, digest=digest, **row))
+        if file.path == "config.json":
+            model.config_digest = digest
+        if file.kind == "tokenizer":
+            tokenizer.update(file.path.encode() + b"\0" + digest)
+            model.tokenizer_digest = tokenizer.digest()
+    session.flush()
