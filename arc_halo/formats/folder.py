@@ -127,7 +127,8 @@ def _size(folder: Path, entry: os.DirEntry[str], name: str) -> int | None:
 
 def _is_own(folder: Path, target: Path) -> bool:
     # The hub's cache: models--x/snapshots/<revision>/config.json -> models--x/blobs/<digest>
-    return target.is_relative_to(folder) or target.is_relative_to(folder.parent.parent / "blobs")
+    in_cache = folder.parent.name == "snapshots" and target.is_relative_to(folder.parent.parent / "blobs")
+    return in_cache or target.is_relative_to(folder)
 
 
 def kind_of(name: str) -> FileKind:
@@ -159,10 +160,13 @@ def read_file(path: Path, nbytes: int) -> bytes:
     Raises
     ------
     ModelFolderError
-        It is longer or shorter by now.
+        It is longer or shorter by now, or cannot be read.
     """
-    with path.open("rb") as file:
-        raw = file.read(nbytes + 1)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(nbytes + 1)
+    except OSError as error:
+        raise ModelFolderError(f"{path} cannot be read: {error.strerror}; check that it is there for you") from error
     if len(raw) != nbytes:
         raise ModelFolderError(f"{path} changed its length while it was read; import again when nobody writes to it")
     return raw

@@ -123,22 +123,26 @@ def open_model(path: str | os.PathLike[str]) -> ModelFolder:
     ModelFolderError
         No weights; an index that names a missing shard or one outside of the folder, or that disagrees with the
         shards' headers; a tensor in two shards; a config that is no JSON object; a side file over 256 MiB, or one
-        that links to a place outside of the folder.
+        that links to a place outside of the folder; a file or folder that cannot be read.
     PickleRefused
         The weights are pickles.
     SafetensorsError
         A weights file breaks its format.
     """
     path = Path(path)
-    if path.is_dir():
-        return _open_folder(path.resolve())
+    try:
+        return _open_folder(path.resolve()) if path.is_dir() else _open_file(path)
+    except OSError as error:
+        raise ModelFolderError(f"{path} cannot be read: {error.strerror}; check that it is there for you") from error
+
+
+def _open_file(path: Path) -> ModelFolder:
     if not path.is_file():
         raise ModelFolderError(f"{path} is no folder and no file; give a model's folder or one {SUFFIX} file")
     refuse_pickle(path)
     if path.suffix != SUFFIX:
         raise ModelFolderError(f"{path} is no {SUFFIX} file; convert its weights with the safetensors library")
-    folder = path.parent.resolve()
-    return _assemble(folder, {path.name: path.stat().st_size}, [path.name], (), {})
+    return _assemble(path.parent.resolve(), {path.name: path.stat().st_size}, [path.name], (), {})
 
 
 def _open_folder(folder: Path) -> ModelFolder:

@@ -12,6 +12,26 @@ from arc_halo import dtypes
 from arc_halo.formats.architectures import Architecture, TensorShape, describe
 from tests.fixtures.models import SmallModel, bert, distilbert, gpt2, llama, mixtral, qwen_moe, unknown
 
+HEADS = {
+    "bert": (
+        "cls.predictions.transform.dense.weight", "cls.predictions.transform.LayerNorm.gamma", "cls.predictions.bias",
+        "cls.predictions.decoder.bias", "cls.seq_relationship.bias", "classifier.weight", "classifier.out_proj.bias",
+        "qa_outputs.weight", "lm_head.dense.weight", "lm_head.layer_norm.bias", "lm_head.bias",
+        "lm_head.decoder.weight",
+        "generator_predictions.LayerNorm.weight", "generator_lm_head.weight", "discriminator_predictions.dense.weight",
+    ),
+    "distilbert": ("vocab_transform.weight", "vocab_layer_norm.bias", "pre_classifier.weight", "classifier.bias"),
+    "gpt2": ("lm_head.weight", "score.weight", "multiple_choice_head.summary.weight", "classifier.weight"),
+    "llama": ("score.weight", "qa_outputs.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+}  # fmt: skip
+
+
+def without_prefix(model: SmallModel) -> SmallModel:
+    """The names of a base model that was saved without its output projection."""
+    shapes = {name.removeprefix("model."): shape for name, shape in model.shapes.items() if name != "lm_head.weight"}
+    return replace(model, shapes=shapes)
+
+
 MODELS = {
     "bert": bert(),
     "bert with prefix": bert("bert."),
@@ -20,6 +40,7 @@ MODELS = {
     "gpt2": gpt2(),
     "gpt2 without prefix": gpt2(""),
     "llama": llama(),
+    "llama without prefix": without_prefix(llama()),
     "qwen2": llama(qkv_bias=True, tied=True, model_type="qwen2"),
     "qwen3": llama(qk_norm=True, head_dim=8, model_type="qwen3"),
     "gemma, multi-query": llama(kv_heads=1, head_dim=8, tied=True, model_type="gemma"),
@@ -197,6 +218,23 @@ def test_a_stored_tie_is_told_by_the_config(config, tied):
     assert weights["model.embed_tokens.weight"].tied_to is None
 
 
+@pytest.mark.parametrize(("name", "tensors"), HEADS.items())
+def test_tensors_that_only_some_models_of_a_family_have(name, tensors):
+    model = MODELS[name]
+    architecture = described(replace(model, shapes=model.shapes | dict.fromkeys(tensors, (16,))))
+    assert architecture.unrecognised == 0
+
+
+def test_ties_of_a_masked_language_model():
+    model = bert("bert.")
+    shapes = {"cls.predictions.decoder.weight": (12, 16), "cls.predictions.decoder.bias": (12,)}
+    weights = described(replace(model, shapes=model.shapes | shapes | {"cls.predictions.bias": (12,)})).weights
+    assert {weight.name: weight.tied_to for weight in weights if weight.tied_to} == {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+
 def test_no_tie_between_different_shapes():
     model = llama(tied=False)
     model.shapes["lm_head.weight"] = (11, 16)
@@ -222,6 +260,14 @@ def test_unknown_parts_hang_below_the_layer_they_are_named_for():
     attention = "model.layers.0.self_attn"
     assert others == {f"{attention}.sinks": attention, f"{attention}.rotor": attention, "vision": None}
     assert (architecture.unrecognised, len(architecture.heads)) == (3, 8)
+
+
+@pytest.mark.parametrize("number", ["#", "007", "-1", "\u0663", "1" * 20, ""])
+def test_what_is_no_number_of_a_block(number):
+    model = llama()
+    model.shapes[f"model.layers.{number}.mlp.up_proj.weight"] = (32, 16)
+    architecture = described(model)
+    assert (architecture.unrecognised, architecture.notes) == (1, ())
 
 
 def test_the_language_model_inside_several_modalities():

@@ -155,6 +155,17 @@ def test_a_side_file_that_links_out_of_the_folder(folder, tmp_path, name):
         open_model(folder)
 
 
+def test_blobs_belong_to_a_model_in_the_hub_cache_only(folder, tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "private").write_text("secret")
+    inner = tmp_path / "other" / "model"
+    inner.parent.mkdir()
+    folder.rename(inner)
+    (inner / "README.md").symlink_to("../../blobs/private")
+    with pytest.raises(ModelFolderError, match="links out of the folder"):
+        open_model(inner)
+
+
 def test_a_link_that_leads_nowhere(folder):
     (folder / "tokenizer_config.json").symlink_to("../../blobs/gone")
     with pytest.raises(ModelFolderError, match="not there; download"):
@@ -250,7 +261,7 @@ def test_a_pickle_under_another_name(tmp_path):
 
 def test_nothing_to_open(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    for path in (tmp_path, tmp_path / "model.gguf", tmp_path / "absent"):
+    for path in (tmp_path, tmp_path / "model.gguf", tmp_path / "absent", tmp_path / ("x" * 5000)):
         with pytest.raises(ModelFolderError):
             open_model(path)
 
@@ -306,6 +317,13 @@ def test_a_side_file_that_changes_while_it_is_read(folder, change):
     with open_model(folder) as model:
         (folder / "config.json").write_bytes(change)
         with pytest.raises(ModelFolderError, match="changed its length"):
+            model.read_bytes("config.json")
+
+
+def test_a_side_file_that_is_gone(folder):
+    with open_model(folder) as model:
+        (folder / "config.json").unlink()
+        with pytest.raises(ModelFolderError, match=r"config\.json cannot be read: No such file"):
             model.read_bytes("config.json")
 
 

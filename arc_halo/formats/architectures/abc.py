@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from arc_halo.formats.architectures.description import EmbeddingKind, LayerType
 
@@ -127,10 +127,12 @@ class NameTree:
         node, numbers = self._root, []
         *path, last = name[len(prefix) :].split(".")
         for part in path:
-            child = node.children.get(part)
-            if child is None and module_number(part) is not None:
-                child = node.children.get(NUMBER)
+            if module_number(part) is not None:
                 numbers.append(part)
+                part = NUMBER  # noqa: PLW2901  # from here on a number is the tree's own sign for it
+            elif part == NUMBER:
+                return None
+            child = node.children.get(part)
             if child is None:
                 return None
             node = child
@@ -192,7 +194,7 @@ class Family:
         object.__setattr__(self, "body_names", NameTree(self.body))
         object.__setattr__(self, "outer_names", NameTree(self.outer, first=len(self.body)))
 
-    def prefix(self, names: Iterable[str]) -> str | None:
+    def prefix(self, names: Collection[str]) -> str | None:
         """What precedes the family's names in these names; None when no anchor is among them."""
         for anchor in self.anchors:
             prefixes = [name.removesuffix(anchor) for name in names if name.endswith(anchor)]

@@ -43,13 +43,12 @@ class LayerTree:
         self.weights: dict[str, WeightSpec] = {}
         self.unrecognised = 0
 
-    def hang(self, tensor: Shaped, match: Match) -> Layer:
+    def hang(self, tensor: Shaped, match: Match) -> None:
         """Put a recognised tensor into its layer, which is made with its parents where it is new."""
         layer = self._declared_layer(match)
         if match.parameter in {"weight", "gamma", ""}:
             layer.weights[match.place.owned] = tensor
         self._add_weight(tensor, layer, _category(match), may_train=match.parameter not in QUANTIZED)
-        return layer
 
     def hang_other(self, tensor: Shaped) -> None:
         """Put a tensor nobody declared into a layer ``other``, below the declared layer whose name it carries."""
