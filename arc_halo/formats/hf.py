@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from arc_halo.formats.safetensors import TensorEntry
 
+__all__ = ["FolderFile", "ModelFolder", "open_model", "relative_path"]
+
 
 @dataclass(frozen=True)
 class ModelFolder:
