@@ -66,28 +66,31 @@ class ChunkLayout:
     Raises
     ------
     TensorError
-        The elements do not fill whole bytes, or the tensor is larger than 2**63 - 1 bytes.
+        The elements do not fill whole bytes, the tensor is larger than 2**63 - 1 bytes, or chunks have no size.
     """
 
     dtype: DType
     shape: tuple[int, ...]
     chunk_nbytes: int
 
+    def __post_init__(self) -> None:
+        if self.chunk_nbytes <= 0:
+            raise TensorError(f"chunk size {self.chunk_nbytes} cannot cut {self.nbytes} bytes; it must be positive")
+        if not 0 <= self._bits <= _MAX_NBYTES * 8 or self._bits % 8:
+            raise TensorError(
+                f"shape {list(self.shape)} of {self.dtype.name} is no whole number of bytes from 0 to 2**63 - 1; "
+                f"pack or pad the last axis"
+            )
+
     @classmethod
     def of(cls, dtype: DType, shape: Sequence[int]) -> ChunkLayout:
         """The layout that a tensor stored today gets."""
         return cls(dtype, tuple(shape), chunk_nbytes(shape, dtype))
 
-    @cached_property
+    @property
     def nbytes(self) -> int:
         """Raw bytes of the tensor."""
-        nbytes = self.dtype.nbytes(prod(self.shape))
-        if nbytes is None or not 0 <= nbytes <= _MAX_NBYTES:
-            raise TensorError(
-                f"shape {list(self.shape)} of {self.dtype.name} is no whole number of bytes from 0 to 2**63 - 1; "
-                f"pack or pad the last axis"
-            )
-        return nbytes
+        return self._bits // 8
 
     def __len__(self) -> int:
         return (self.nbytes + self.chunk_nbytes - 1) // self.chunk_nbytes
@@ -96,11 +99,19 @@ class ChunkLayout:
         if not 0 <= index < len(self):
             raise IndexError(f"chunk {index} of {len(self)}")
         offset = index * self.chunk_nbytes
-        row_bits = (self.shape[-1] if self.shape else 1) * self.dtype.bits
-        return ChunkSpan(index, offset, min(self.chunk_nbytes, self.nbytes - offset), offset * 8 // row_bits)
+        return ChunkSpan(index, offset, min(self.chunk_nbytes, self.nbytes - offset), offset * 8 // self._row_bits)
 
     def __iter__(self) -> Iterator[ChunkSpan]:
         return (self[index] for index in range(len(self)))
+
+    @cached_property
+    def _bits(self) -> int:
+        return prod(self.shape) * self.dtype.bits
+
+    @property
+    def _row_bits(self) -> int:
+        """Bits of one element of the flattened leading axes."""
+        return (self.shape[-1] if self.shape else 1) * self.dtype.bits
 
     def chunks_for(self, byte_start: int, byte_stop: int) -> range:
         """Indexes of the chunks that hold the raw bytes from ``byte_start`` up to ``byte_stop``.

@@ -19,9 +19,9 @@ DIGEST_NBYTES = 32
 
 # BLAKE3's key derivation mode: each context is a hash function of its own, so a digest of one kind cannot be one of
 # another whatever the input. Part of the stored format; a changed layout gets a new date.
-_TENSOR_CONTEXT = "arc-halo 2025-11 tensor digest"
-_MANIFEST_LEAF_CONTEXT = "arc-halo 2025-11 manifest leaf"
-_MANIFEST_NODE_CONTEXT = "arc-halo 2025-11 manifest node"
+_TENSOR_CONTEXT = "arc-halo 2026-11 tensor digest"
+_MANIFEST_LEAF_CONTEXT = "arc-halo 2026-11 manifest leaf"
+_MANIFEST_NODE_CONTEXT = "arc-halo 2026-11 manifest node"
 
 _CHECKSUM = struct.Struct("<q")
 

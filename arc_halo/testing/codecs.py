@@ -1,4 +1,5 @@
 """The contract of codecs as a test suite: subclass `CodecTests` and pytest checks yours."""
+# ruff: noqa: D102  # a test's name is its documentation
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from arc_halo.codecs import Codec
 
 INDEX = "index.json"
-_SEED = 20251101
+_SEED = 20261101
 
 # The suite is inherited by design; wall-clock deadlines would judge the machine.
 _property = settings(deadline=None, suppress_health_check=[HealthCheck.differing_executors])
@@ -87,7 +88,9 @@ def write_golden(codec: Codec, folder: Path) -> None:
 
 
 class CodecTests:
-    """What every codec must do. A subclass of six lines checks one::
+    """What every codec must do; a subclass of six lines checks one.
+
+    ::
 
         class TestMyCodec(CodecTests):
             codec = MyCodec()
