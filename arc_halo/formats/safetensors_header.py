@@ -27,6 +27,7 @@ _FETCH = "fetch the file again"
 
 # Possessive quantifiers: a hostile header of 100 MB is matched without one step back.
 _BLANK = re.compile(rb"[ \t\n\r]*+")
+_BLANKS = frozenset({b" ", b"\t", b"\n", b"\r"})
 _STRING = re.compile(rb'"([^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+)"')
 _INTEGERS = re.compile(rb"\[\s*+((?:(?:0|[1-9][0-9]{0,18}+)\s*+(?:,\s*+(?=[0-9])|(?=\])))*+)\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -194,24 +195,23 @@ class _Reader:
         return numbers
 
     def expect_end(self) -> None:
-        self._skip_blank()
         if self._position != len(self._header):
             self.refuse("the header goes on after its closing '}'")
 
     def _match(self, pattern: re.Pattern[bytes], what: str) -> bytes:
-        self._skip_blank()
         match = pattern.match(self._header, self._position)
         if match is None:
             self._refuse_unexpected(what)
         self._position = match.end()
+        self._skip_blank()
         literal: bytes = match[1]
         return literal
 
     def _accept(self, token: bytes) -> bool:
-        self._skip_blank()
         if not self._header.startswith(token, self._position):
             return False
         self._position += len(token)
+        self._skip_blank()
         return True
 
     def _expect(self, token: bytes) -> None:
@@ -223,9 +223,11 @@ class _Reader:
         self.refuse(f"expected {what}, found {found!r}" if found else f"the header ends where {what} should stand")
 
     def _skip_blank(self) -> None:
-        match = _BLANK.match(self._header, self._position)
-        assert match is not None  # it matches nothing, too
-        self._position = match.end()
+        """Called after each token: compact headers, which is what everybody writes, pay one comparison for it."""
+        if self._header[self._position : self._position + 1] in _BLANKS:
+            match = _BLANK.match(self._header, self._position)
+            assert match is not None  # it matches nothing, too
+            self._position = match.end()
 
 
 def _read_metadata(reader: _Reader) -> dict[str, str]:

@@ -1,0 +1,359 @@
+"""Training: runs and their attempts, metrics, checkpoints, optimizer state and recomputation of activations."""
+
+# ruff: noqa: TC001, TC003  (SQLAlchemy evaluates the annotations of mapped classes)
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from arc_halo.autogenerate import declare_partitions
+from arc_halo.schema.base import Base
+from arc_halo.schema.columns import (
+    Digest,
+    Int,
+    Key,
+    Now,
+    Tenanted,
+    Timestamped,
+    closed_set,
+    digest_length,
+    not_negative,
+    reference,
+)
+from arc_halo.schema.core import EMPTY_OBJECT, Model, TransformerLayer
+from arc_halo.schema.tensors import ModelWeight, Tensor
+
+METRIC_PARTITIONS = 4
+SEGMENT_POINTS = 4096
+
+
+class TrainingSession(Timestamped, Tenanted, Base):
+    """A training run of a model: what it shall do, and how far it is."""
+
+    __tablename__ = "training_sessions"
+    __table_args__ = (
+        UniqueConstraint("model_id", "name"),
+        closed_set("status", "pending", "running", "completed", "failed", "stopped"),
+        *digest_length("dataset_digest"),
+        *not_negative("total_epochs", "total_steps", "current_epoch", "current_step"),
+    )
+
+    id: Mapped[Key]
+    model_id: Mapped[uuid.UUID] = mapped_column(reference("models"))
+    name: Mapped[str]
+    status: Mapped[str] = mapped_column(default="pending", server_default="pending")
+    config: Mapped[dict[str, Any]] = mapped_column(
+        default=dict, server_default=EMPTY_OBJECT, comment="learning rate, batch size, optimizer, ..., as resolved"
+    )
+    dataset_name: Mapped[str | None]
+    dataset_digest: Mapped[Digest | None] = mapped_column(comment="BLAKE3-256 of the data set's manifest")
+    seed: Mapped[int | None]
+    total_epochs: Mapped[float | None] = mapped_column(comment="planned; epochs may be fractions")
+    total_steps: Mapped[int | None]
+    current_epoch: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))
+    current_step: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+
+    model: Mapped[Model] = relationship()
+    attempts: Mapped[list[TrainingAttempt]] = relationship(
+        back_populates="training_session", passive_deletes=True, order_by="TrainingAttempt.attempt_number"
+    )
+    checkpoints: Mapped[list[ModelCheckpoint]] = relationship(
+        back_populates="training_session",
+        passive_deletes=True,
+        order_by="ModelCheckpoint.created_at",
+        foreign_keys="ModelCheckpoint.training_session_id",
+    )
+
+
+class TrainingAttempt(Base):
+    """One start or restart of a run; history walks from child to parent, up to each fork step."""
+
+    __tablename__ = "training_attempts"
+    __table_args__ = (
+        UniqueConstraint("training_session_id", "attempt_number"),
+        UniqueConstraint("training_session_id", "id"),
+        # A parent has a smaller number, so attempts are a tree whatever is written.
+        ForeignKeyConstraint(
+            ["training_session_id", "parent_number"],
+            ["arc_halo.training_attempts.training_session_id", "arc_halo.training_attempts.attempt_number"],
+        ),
+        Index(None, "training_session_id", "parent_number"),
+        CheckConstraint("parent_number < attempt_number", name="parent_is_older"),
+        CheckConstraint("(parent_number IS NULL) = (fork_step IS NULL)", name="fork_step_of_parent"),
+        closed_set("status", "running", "completed", "failed", "lost"),
+        *digest_length("code_digest", "environment_digest"),
+        *not_negative("attempt_number", "fork_step"),
+    )
+
+    id: Mapped[Key]
+    training_session_id: Mapped[uuid.UUID] = mapped_column(reference("training_sessions"))
+    attempt_number: Mapped[Int]
+    parent_number: Mapped[Int | None]
+    fork_step: Mapped[int | None] = mapped_column(comment="last step of the parent that is part of this line")
+    # No foreign key: retention deletes checkpoints, and the id of a deleted one still says what was resumed.
+    fork_checkpoint_id: Mapped[uuid.UUID | None] = mapped_column(comment="checkpoint it was resumed from")
+    status: Mapped[str] = mapped_column(default="running", server_default="running")
+    host: Mapped[str | None]
+    pid: Mapped[Int | None]
+    code_digest: Mapped[Digest | None] = mapped_column(comment="BLAKE3-256 of commit and uncommitted changes")
+    environment_digest: Mapped[Digest | None] = mapped_column(comment="BLAKE3-256 of the installed packages")
+    provenance: Mapped[dict[str, Any]] = mapped_column(
+        default=dict, server_default=EMPTY_OBJECT, comment="commit, changes, packages, hardware, seeds"
+    )
+    error: Mapped[str | None]
+    started_at: Mapped[Now]
+    heartbeat_at: Mapped[Now] = mapped_column(comment="an attempt that is silent for too long may be taken over")
+    ended_at: Mapped[dt.datetime | None]
+
+    training_session: Mapped[TrainingSession] = relationship(
+        back_populates="attempts", foreign_keys=training_session_id
+    )
+    parent: Mapped[TrainingAttempt | None] = relationship(
+        viewonly=True,
+        remote_side="TrainingAttempt.attempt_number",
+        primaryjoin="and_(foreign(TrainingAttempt.parent_number) == remote(TrainingAttempt.attempt_number),"
+        " TrainingAttempt.training_session_id == remote(TrainingAttempt.training_session_id))",
+    )
+    series: Mapped[list[MetricSeries]] = relationship(
+        back_populates="attempt", passive_deletes=True, order_by="MetricSeries.id"
+    )
+
+
+class MetricSeries(Base):
+    """One metric of one attempt: what the points of a curve have in common."""
+
+    __tablename__ = "metric_series"
+    __table_args__ = (
+        UniqueConstraint("attempt_id", "name", "scope", "context"),
+        closed_set("scope", "train", "validation", "test", "system"),
+        closed_set("goal", "minimize", "maximize"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, Identity(always=True), primary_key=True)
+    attempt_id: Mapped[uuid.UUID] = mapped_column(reference("training_attempts"))
+    name: Mapped[str]
+    scope: Mapped[str] = mapped_column(default="train", server_default="train")
+    context: Mapped[dict[str, Any]] = mapped_column(
+        default=dict, server_default=EMPTY_OBJECT, comment="what else tells it apart: rank, layer, data set"
+    )
+    goal: Mapped[str | None] = mapped_column(comment="which values are better; set for the main metrics of a run only")
+    sealed_through_step: Mapped[int | None] = mapped_column(comment="points up to here stand in metric_segments")
+    created_at: Mapped[Now]
+
+    attempt: Mapped[TrainingAttempt] = relationship(back_populates="series")
+    points: Mapped[list[TrainingMetric]] = relationship(passive_deletes=True, order_by="TrainingMetric.step")
+    segments: Mapped[list[MetricSegment]] = relationship(passive_deletes=True, order_by="MetricSegment.first_step")
+
+
+class TrainingMetric(Base):
+    """A point of a metric series that is not sealed yet."""
+
+    __tablename__ = "training_metrics"
+    __table_args__ = (*not_negative("step"), {"postgresql_partition_by": "HASH (series_id)"})
+
+    series_id: Mapped[Int] = mapped_column(reference("metric_series"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[float | None]
+    value: Mapped[float] = mapped_column(comment="NaN and infinities as they are")
+    recorded_at: Mapped[Now]
+
+
+declare_partitions(
+    TrainingMetric.__table__,
+    *(
+        f"CREATE TABLE arc_halo.training_metrics_{remainder} PARTITION OF arc_halo.training_metrics"
+        f" FOR VALUES WITH (MODULUS {METRIC_PARTITIONS}, REMAINDER {remainder})"
+        for remainder in range(METRIC_PARTITIONS)
+    ),
+)
+
+_LENGTHS = " AND ".join(
+    f"cardinality({column}) = point_count" for column in ("steps", "epochs", "point_values", "recorded_times")
+)
+
+
+class MetricSegment(Base):
+    """A sealed stretch of a metric series: its points as arrays, and what charts ask of them."""
+
+    __tablename__ = "metric_segments"
+    __table_args__ = (
+        CheckConstraint(f"point_count BETWEEN 1 AND {SEGMENT_POINTS}", name="point_count_bound"),
+        CheckConstraint(_LENGTHS, name="arrays_equally_long"),
+        CheckConstraint("first_step = steps[1] AND last_step = steps[point_count]", name="step_range"),
+        *not_negative("first_step", "nan_count"),
+    )
+
+    series_id: Mapped[Int] = mapped_column(reference("metric_series"), primary_key=True)
+    first_step: Mapped[int] = mapped_column(primary_key=True)
+    last_step: Mapped[int]
+    point_count: Mapped[Int]
+    nan_count: Mapped[Int] = mapped_column(default=0, server_default=text("0"))
+    min_value: Mapped[float | None] = mapped_column(comment="null if every value is NaN, as the next three")
+    min_at_step: Mapped[int | None]
+    max_value: Mapped[float | None]
+    max_at_step: Mapped[int | None]
+    last_value: Mapped[float]
+    steps: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), comment="ascending")
+    epochs: Mapped[list[float | None]] = mapped_column(ARRAY(Double))
+    point_values: Mapped[list[float]] = mapped_column(ARRAY(Double))
+    recorded_times: Mapped[list[dt.datetime]] = mapped_column(ARRAY(TIMESTAMP(timezone=True)))
+
+
+class ModelCheckpoint(Base):
+    """A state a run can go back to: weights, optimizer, random state and data position of one step."""
+
+    __tablename__ = "model_checkpoints"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["training_session_id", "attempt_id"],
+            ["arc_halo.training_attempts.training_session_id", "arc_halo.training_attempts.id"],
+            ondelete="CASCADE",
+        ),
+        closed_set("checkpoint_type", "full", "weights", "optimizer"),
+        closed_set("status", "pending", "published", "failed"),
+        CheckConstraint("(status = 'published') = (published_at IS NOT NULL)", name="published_has_time"),
+        CheckConstraint("status <> 'published' OR manifest_digest IS NOT NULL", name="published_has_manifest"),
+        CheckConstraint("NOT is_best OR status = 'published'", name="best_is_published"),
+        *digest_length("manifest_digest"),
+        *not_negative("step", "epoch", "nbytes"),
+        Index(None, "training_session_id", "attempt_id"),
+        # Of two writers of one step the second learns that it came late.
+        Index(
+            "ix_model_checkpoints_published",
+            "attempt_id",
+            "step",
+            "checkpoint_type",
+            unique=True,
+            postgresql_where=text("status = 'published'"),
+        ),
+        Index(
+            "ix_model_checkpoints_best",
+            "training_session_id",
+            "checkpoint_type",
+            unique=True,
+            postgresql_where=text("is_best"),
+        ),
+    )
+
+    id: Mapped[Key]
+    training_session_id: Mapped[uuid.UUID] = mapped_column(reference("training_sessions"))
+    attempt_id: Mapped[uuid.UUID]
+    step: Mapped[int]
+    epoch: Mapped[float | None]
+    checkpoint_type: Mapped[str] = mapped_column(default="full", server_default="full")
+    status: Mapped[str] = mapped_column(default="pending", server_default="pending")
+    is_best: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    metrics: Mapped[dict[str, Any]] = mapped_column(
+        default=dict, server_default=EMPTY_OBJECT, comment="last values at this step"
+    )
+    manifest_digest: Mapped[Digest | None] = mapped_column(comment="Merkle root over tensors and optimizer state")
+    nbytes: Mapped[int | None] = mapped_column(comment="of all its tensors, before they are shared and compressed")
+    rng_state: Mapped[dict[str, Any] | None] = mapped_column(comment="of each rank; large states are tensors")
+    data_loader_state: Mapped[dict[str, Any] | None] = mapped_column(comment="where each rank stands in the data")
+    scheduler_state: Mapped[dict[str, Any] | None]
+    scaler_state: Mapped[dict[str, Any] | None]
+    lsn: Mapped[str | None] = mapped_column(comment="WAL position of its publication: a branch may start there")
+    created_at: Mapped[Now]
+    published_at: Mapped[dt.datetime | None]
+
+    training_session: Mapped[TrainingSession] = relationship(
+        back_populates="checkpoints", foreign_keys=training_session_id
+    )
+    attempt: Mapped[TrainingAttempt] = relationship(
+        primaryjoin="foreign(ModelCheckpoint.attempt_id) == TrainingAttempt.id"
+    )
+    tensors: Mapped[list[CheckpointTensor]] = relationship(
+        back_populates="checkpoint", passive_deletes=True, order_by="CheckpointTensor.position"
+    )
+    optimizer_states: Mapped[list[OptimizerState]] = relationship(
+        back_populates="checkpoint",
+        passive_deletes=True,
+        order_by="OptimizerState.parameter_name, OptimizerState.state_name",
+    )
+
+
+class CheckpointTensor(Base):
+    """A tensor of a checkpoint under its name: the checkpoint's manifest."""
+
+    __tablename__ = "checkpoint_tensors"
+    __table_args__ = (
+        closed_set("component", "weights", "gradients", "rng", "other"),
+        *not_negative("position"),
+    )
+
+    checkpoint_id: Mapped[uuid.UUID] = mapped_column(reference("model_checkpoints"), primary_key=True)
+    component: Mapped[str] = mapped_column(primary_key=True, default="weights", server_default="weights")
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[Int]
+    tensor_id: Mapped[uuid.UUID] = mapped_column(reference("tensor_metadata", ondelete="RESTRICT"), index=True)
+    weight_id: Mapped[uuid.UUID | None] = mapped_column(
+        reference("model_weights", ondelete="SET NULL"), index=True, comment="the model's weight it is a state of"
+    )
+
+    checkpoint: Mapped[ModelCheckpoint] = relationship(back_populates="tensors")
+    tensor: Mapped[Tensor] = relationship()
+    weight: Mapped[ModelWeight | None] = relationship()
+
+
+class OptimizerState(Base):
+    """What an optimizer remembers of one parameter: a tensor such as exp_avg, or a number."""
+
+    __tablename__ = "optimizer_state"
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(tensor_id, scalar_value) = 1", name="tensor_or_scalar"),
+        *not_negative("group_index", "step_count"),
+    )
+
+    checkpoint_id: Mapped[uuid.UUID] = mapped_column(reference("model_checkpoints"), primary_key=True)
+    parameter_name: Mapped[str] = mapped_column(primary_key=True)
+    state_name: Mapped[str] = mapped_column(primary_key=True, comment="exp_avg, exp_avg_sq, momentum_buffer, step, ...")
+    tensor_id: Mapped[uuid.UUID | None] = mapped_column(reference("tensor_metadata", ondelete="RESTRICT"), index=True)
+    scalar_value: Mapped[float | None]
+    step_count: Mapped[int | None] = mapped_column(comment="updates of the parameter so far")
+    group_index: Mapped[Int] = mapped_column(default=0, server_default=text("0"), comment="parameter group")
+    hyperparameters: Mapped[dict[str, Any]] = mapped_column(
+        default=dict, server_default=EMPTY_OBJECT, comment="learning rate, betas, weight decay of the group"
+    )
+
+    checkpoint: Mapped[ModelCheckpoint] = relationship(back_populates="optimizer_states")
+    tensor: Mapped[Tensor | None] = relationship()
+
+
+class GradientCheckpoint(Timestamped, Base):
+    """How a layer's activations are kept for the backward pass, and what that was measured to cost."""
+
+    __tablename__ = "gradient_checkpoints"
+    __table_args__ = (
+        UniqueConstraint("training_session_id", "layer_id"),
+        closed_set("strategy", "none", "full", "selective", "offload"),
+        *not_negative("recompute_seconds", "activation_nbytes", "kept_nbytes", "peak_memory_nbytes"),
+    )
+
+    id: Mapped[Key]
+    training_session_id: Mapped[uuid.UUID] = mapped_column(reference("training_sessions"))
+    layer_id: Mapped[uuid.UUID] = mapped_column(reference("transformer_layers"), index=True)
+    strategy: Mapped[str] = mapped_column(default="none", server_default="none")
+    recompute_seconds: Mapped[float | None] = mapped_column(comment="forward time spent again in the backward pass")
+    activation_nbytes: Mapped[int | None] = mapped_column(comment="what the layer keeps without checkpointing")
+    kept_nbytes: Mapped[int | None] = mapped_column(comment="what it keeps under this strategy")
+    peak_memory_nbytes: Mapped[int | None]
+    measured_at: Mapped[dt.datetime | None] = mapped_column(comment="null: the figures are estimates")
+
+    training_session: Mapped[TrainingSession] = relationship()
+    layer: Mapped[TransformerLayer] = relationship()
