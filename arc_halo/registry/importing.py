@@ -192,7 +192,7 @@ def _put_embeddings(
             source,
             tensor_ids[source.name],
             kind,
-            labels() if kind == "token" else {},
+            labels if kind == "token" else dict,
             upload_nbytes=upload_nbytes,
             meter=meter,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -29,7 +29,7 @@ def put_matrix_rows(
     source: TensorSource,
     tensor_id: uuid.UUID,
     kind: str,
-    labels: Mapping[int, str],
+    labels: Callable[[], Mapping[int, str]],
     *,
     upload_nbytes: int,
     meter: Meter,
@@ -43,7 +43,7 @@ def put_matrix_rows(
     source
         Two axes, of a real element type.
     labels
-        Row number to text; rows without one get none.
+        Gives row number to text, asked only when rows are written; rows without one get none.
     upload_nbytes
         Size of the whole import the matrix belongs to: what was uploaded by short transactions is embedded so, too.
     """
@@ -53,7 +53,7 @@ def put_matrix_rows(
                 exists = connection.execute(_EXISTS, (TENANT_ID, kind, tensor_id)).fetchone()
                 if exists is not None and exists[0]:
                     return False
-                rows = _matrix_rows(source, tensor_id, kind, labels, meter)
+                rows = _matrix_rows(source, tensor_id, kind, labels(), meter)
                 # All or nothing, so that the first row stands for all of them.
                 while batch := list(islice(rows, ROWS_PER_COPY)):
                     EMBEDDINGS.insert(connection, batch)
