@@ -31,6 +31,8 @@
     │   ├── TensorNotFound
     │   └── TokenNotFound
     └── ModelExists (ValueError)                name and version are taken
+
+A builtin in parentheses is a base, too: ``except LookupError`` catches what is not there.
 """
 
 from __future__ import annotations

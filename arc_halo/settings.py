@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  # pydantic reads the annotation
 
 from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
@@ -15,7 +15,12 @@ class Settings(BaseSettings):
     """What may be set from outside; each field is ``ARC_HALO_<FIELD>`` in the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ARC_HALO_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="ARC_HALO_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
     )
 
     # The password in a URL is a secret: SecretStr keeps it out of reprs and tracebacks.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from arc_halo.registry.naming import find_model
-from arc_halo.schema import Model
+
+if TYPE_CHECKING:
+    import uuid
+
+    from sqlalchemy.orm import Session
+
+    from arc_halo.schema import Model
 
 Change = Literal["added", "removed", "reshaped", "changed"]
 
@@ -48,8 +52,10 @@ WITH weights AS (SELECT w.tensor_id, t.nbytes FROM arc_halo.model_weights AS w
                 FROM weights AS w JOIN arc_halo.tensor_chunks AS c ON c.tensor_id = w.tensor_id
                 JOIN arc_halo.tensor_data AS d ON d.tenant_id = c.tenant_id AND d.digest = c.digest),
      marked AS (SELECT used.*, EXISTS (
-                    SELECT FROM arc_halo.tensor_chunks AS c JOIN arc_halo.model_weights AS o ON o.tensor_id = c.tensor_id
-                     WHERE c.tenant_id = used.tenant_id AND c.digest = used.digest AND o.model_id <> :model) AS is_shared
+                    SELECT FROM arc_halo.tensor_chunks AS c
+                      JOIN arc_halo.model_weights AS o ON o.tensor_id = c.tensor_id
+                     WHERE c.tenant_id = used.tenant_id AND c.digest = used.digest
+                       AND o.model_id <> :model) AS is_shared
                   FROM used)
 SELECT (SELECT coalesce(sum(nbytes), 0) FROM weights)::bigint, count(*), coalesce(sum(raw_nbytes), 0)::bigint,
        coalesce(sum(stored_nbytes), 0)::bigint, coalesce(sum(stored_nbytes) FILTER (WHERE is_shared), 0)::bigint

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import ColumnElement, Double, Integer, bindparam, func, literal, literal_column, select, text
@@ -23,6 +22,10 @@ from arc_halo.schema.tensors import (
 )
 from arc_halo.schema.types import Vector
 from arc_halo.store.embeddings import put_vectors
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Sequence
 
 COSINE = "OPERATOR(public.<=>)"
 HAMMING = "OPERATOR(public.<~>)"
@@ -69,7 +72,7 @@ def find_similar_tokens(session: Session, model: Model | uuid.UUID | str, token:
     if row is None:
         raise _unknown_token(session, found, tensor_id, token)
     given = aliased(Embedding)
-    distance = Embedding.vector.op(COSINE, return_type=Double())(given.vector)
+    distance: ColumnElement[float] = Embedding.vector.op(COSINE, return_type=Double())(given.vector)
     nearest = (
         select(Embedding.label, Embedding.row_index, 1 - distance, Embedding.owner_id)
         .join(given, (given.owner_id == Embedding.owner_id) & (given.kind == "token"))
@@ -160,8 +163,8 @@ def add_embeddings(
         raise TensorError(f"{len(names)} labels for {len(matrix)} vectors; give one each")
     owner = uuid7() if owner_id is None else owner_id
     last = select(func.max(Embedding.row_index)).where(Embedding.kind == kind, Embedding.owner_id == owner)
-    first_row = -1 if (highest := session.scalar(last)) is None else highest
-    put_vectors(session, kind, owner, matrix, names, first_row + 1)
+    highest = session.scalar(last)
+    put_vectors(session, kind, owner, matrix, labels=names, first_row=0 if highest is None else highest + 1)
     return owner
 
 
@@ -206,7 +209,7 @@ def search_embeddings(
     conditions += [Embedding.owner_id == owner_id] if owner_id is not None else []
     conditions += [where] if where is not None else []
     target = literal(asked, Vector)
-    exact = Embedding.vector.op(COSINE, return_type=Double())(target)
+    exact: ColumnElement[float] = Embedding.vector.op(COSINE, return_type=Double())(target)
     columns = (Embedding.label, Embedding.row_index, (1 - exact).label("similarity"), Embedding.owner_id)
     statement = select(*columns).where(*conditions)
     approximate = _index_distance(asked) if owner_id is None and kind in ACROSS_OWNERS_KINDS else None
@@ -226,11 +229,11 @@ def _index_distance(vector: np.ndarray) -> ColumnElement[float] | None:
     column = "arc_halo.embeddings.vector"
     if dimension in VECTOR_DIMENSIONS or dimension in HALFVEC_DIMENSIONS:
         type_ = f"public.{'vector' if dimension in VECTOR_DIMENSIONS else 'halfvec'}({dimension})"
-        given = literal_column(f"{_vector_literal(vector)}::{type_}")
+        given: ColumnElement[float] = literal_column(f"{_vector_literal(vector)}::{type_}")
         return literal_column(f"({column}::{type_})").op(COSINE, return_type=Double())(given)
     if dimension in BIT_DIMENSIONS:
         bits = "".join("1" if element > 0 else "0" for element in vector.tolist())
-        expression = literal_column(f"((public.binary_quantize({column}))::bit({dimension}))")
+        expression: ColumnElement[float] = literal_column(f"((public.binary_quantize({column}))::bit({dimension}))")
         return expression.op(HAMMING, return_type=Double())(literal_column(f"B'{bits}'"))
     return None
 

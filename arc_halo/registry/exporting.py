@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from blake3 import blake3
 from sqlalchemy import select
@@ -22,6 +20,10 @@ from arc_halo.registry.naming import find_model
 from arc_halo.registry.reading import weights_of
 from arc_halo.schema import Model, ModelFile, ModelWeight
 from arc_halo.store import Meter, Progress, Wanted, read_pieces
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -70,8 +72,9 @@ def export_model(
         headers = {WEIGHTS_NAME: _new_header(weights)}
         layouts = {path: _entries(header, path) for path, header in headers.items()}
     meter = Meter(progress, "write", sum(entry.nbytes for layout in layouts.values() for entry in layout.values()))
-    for path, layout in layouts.items():
-        written.append(_write_weights(session, target, path, headers[path], layout, weights, meter))
+    for name, layout in layouts.items():
+        path = target / relative_path(name)
+        written.append(_write_weights(session, path, header=headers[name], layout=layout, weights=weights, meter=meter))
     return written
 
 
@@ -79,11 +82,10 @@ def _files(session: Session, model: Model) -> Iterator[ModelFile]:
     """The model's files, one content in memory at a time."""
     ids = session.scalars(select(ModelFile.id).where(ModelFile.model_id == model.id).order_by(ModelFile.position)).all()
     for file_id in ids:
-        file = session.scalars(select(ModelFile).where(ModelFile.id == file_id).options(undefer(ModelFile.content))).one()
+        file = session.get_one(ModelFile, file_id, options=[undefer(ModelFile.content)], populate_existing=True)
         if blake3(file.content).digest() != file.digest:
-            raise DigestMismatch(
-                f"file {file.path!r} of {model.name}@{model.version} was changed in the database; restore it from a copy"
-            )
+            where = f"file {file.path!r} of {model.name}@{model.version}"
+            raise DigestMismatch(f"{where} was changed in the database; restore it from a copy")
         yield file
         session.expire(file, ["content"])
 
@@ -116,14 +118,13 @@ def _write_side_file(folder: Path, name: str, content: bytes) -> Path:
 
 def _write_weights(
     session: Session,
-    folder: Path,
-    name: str,
+    path: Path,
+    *,
     header: bytes,
     layout: Mapping[str, TensorEntry],
     weights: Mapping[str, ModelWeight],
     meter: Meter,
 ) -> Path:
-    path = folder / relative_path(name)
     in_order = sorted(layout.values(), key=lambda entry: entry.offset)
     wanted = [Wanted(entry.name, weights[entry.name].tensor_id, entry.nbytes) for entry in in_order]
     with _replacing(path) as file:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from sqlalchemy.orm import Session
-
-from arc_halo.codecs.policy import PolicyName
 from arc_halo.errors import ConstraintViolation, ModelFolderError, TransactionConflict
-from arc_halo.formats.architectures import Architecture, TensorShape, describe
+from arc_halo.formats.architectures import Architecture, describe
 from arc_halo.formats.hf import ModelFolder, open_model
 from arc_halo.registry.publishing import StoredFile, publish_model, refuse_taken
-from arc_halo.schema import Model
 from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, put_tensors
 from arc_halo.store.embeddings import put_matrix_rows
+
+if TYPE_CHECKING:
+    import os
+    import uuid
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import numpy as np
+    from sqlalchemy.orm import Session
+
+    from arc_halo.codecs.policy import PolicyName
+    from arc_halo.schema import Model
 
 EMBEDDINGS_NBYTES = 256 << 20
 """Up to this size, as float32, ``embeddings=True`` makes rows of embedding matrices searchable."""
@@ -68,9 +71,7 @@ def import_model(
     """
     _check_name(name, version)
     with open_model(path) as folder, session.begin_nested():
-        sources = [
-            FileSource(file, entry) for file in folder.weights.values() for entry in file.tensors.values()
-        ]
+        sources = [FileSource(file, entry) for file in folder.weights.values() for entry in file.tensors.values()]
         architecture = describe(folder.config, folder.tensors())
         return _import(
             session,
@@ -116,7 +117,7 @@ def create_model(
     """
     _check_name(name, version)
     sources = [ArraySource(tensor_name, array) for tensor_name, array in tensors.items()]
-    shapes = {source.name: TensorShape(source.name, source.dtype.name, source.shape) for source in sources}
+    architecture = describe(config, {source.name: source for source in sources})
     with session.begin_nested():
         return _import(
             session,
@@ -125,7 +126,7 @@ def create_model(
             sources=sources,
             config=config,
             status="initialized",
-            architecture=describe(config, shapes),
+            architecture=architecture,
             labels=None,
             files=lambda: iter(()),
             compression=compression,
@@ -154,7 +155,9 @@ def _import(
         try:
             with session.begin_nested():
                 if labels is not None:
-                    _put_embeddings(session, architecture, sources, tensor_ids, labels, progress)
+                    _put_embeddings(
+                        session, architecture, sources, tensor_ids=tensor_ids, labels=labels, progress=progress
+                    )
                 return publish_model(
                     session,
                     name,
@@ -175,6 +178,7 @@ def _put_embeddings(
     session: Session,
     architecture: Architecture,
     sources: Sequence[TensorSource],
+    *,
     tensor_ids: Mapping[str, uuid.UUID],
     labels: Callable[[], Mapping[int, str]],
     progress: Progress | None,

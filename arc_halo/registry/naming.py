@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import uuid
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from arc_halo.errors import ModelNotFound
 from arc_halo.schema import Model, ModelAlias
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -89,4 +92,5 @@ def set_alias(session: Session, model: Model | uuid.UUID | str, alias: str) -> M
         index_elements=["tenant_id", "name", "alias"], set_={"model_id": upsert.excluded.model_id}
     )
     statement = select(ModelAlias).from_statement(upsert.returning(ModelAlias))
-    return session.scalars(statement, execution_options={"populate_existing": True}).one()
+    stored: ModelAlias = session.scalars(statement, execution_options={"populate_existing": True}).one()
+    return stored

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 from sqlalchemy import insert, select
-from sqlalchemy.orm import Session
 
 from arc_halo.errors import ConstraintViolation, ModelExists
-from arc_halo.formats.architectures import Architecture, HeadSpec
 from arc_halo.registry.naming import next_version
 from arc_halo.schema import AttentionHead, Model, ModelFile, ModelWeight, TransformerLayer
 from arc_halo.schema.columns import uuid7
 from arc_halo.store.manifest import set_weights_digest
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy.orm import Session
+
+    from arc_halo.formats.architectures import Architecture, HeadSpec
 
 UNIQUE_VIOLATION = "23505"
 ATTEMPTS = 10

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-import numpy as np
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
 
 from arc_halo.errors import TensorNotFound
 from arc_halo.registry.naming import find_model
 from arc_halo.schema import Model, ModelWeight
 from arc_halo.store import Fault, Progress, Wanted, check_tensors, get_arrays, get_rows
 from arc_halo.store.manifest import compute_weights_digest
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    from sqlalchemy.orm import Session
 
 
 def weights_of(session: Session, model: Model) -> Sequence[ModelWeight]:

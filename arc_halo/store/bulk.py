@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ import psycopg
 from psycopg import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from typing_extensions import Buffer
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -21,6 +22,7 @@ _INT4 = struct.Struct("!i").pack
 _INT8 = struct.Struct("!q").pack
 _FLOAT8 = struct.Struct("!d").pack
 _VECTOR_HEADER = struct.Struct("!hh").pack
+_NO_ENDING = sql.SQL("")
 # Below this a field is gathered with its neighbours, above it goes to libpq by itself and is not copied once more.
 _GATHER_NBYTES = 64 * 1024
 
@@ -122,7 +124,7 @@ class BulkTable:
             return [row[0] for row in cursor]
 
     def _insert_unnest(
-        self, cursor: psycopg.Cursor[Any], rows: Sequence[Sequence[Any]], ending: sql.Composable = sql.SQL("")
+        self, cursor: psycopg.Cursor[Any], rows: Sequence[Sequence[Any]], ending: sql.Composable = _NO_ENDING
     ) -> None:
         arrays = sql.SQL(", ").join(sql.SQL(f"%b::{column.unnested}[]") for column in self.columns)
         selected = sql.SQL(", ").join(
@@ -205,4 +207,3 @@ EMBEDDINGS = _table(
     dimension="integer",
     vector="public.vector",
 )
-

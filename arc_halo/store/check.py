@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import psycopg
-from sqlalchemy.orm import Session
+from typing import TYPE_CHECKING, Any
 
 from arc_halo.codecs.digest import TensorHasher
 from arc_halo.errors import CorruptionError
 from arc_halo.store.connections import reading
 from arc_halo.store.get import Manifest, Wanted, grouped, iter_results, load_manifests
 from arc_halo.store.progress import Meter, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import psycopg
+    from sqlalchemy.orm import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,5 +58,3 @@ def _check_chunks(connection: psycopg.Connection[Any], manifest: Manifest, meter
             hasher.update(result.raw)
     if whole and hasher.digest() != manifest.digest:
         yield Fault(manifest.name, f"tensor {manifest.name!r}: its chunks are sound, its digest names other bytes")
-
-

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
-from sqlalchemy import Connection, Engine
-from sqlalchemy.orm import Session
 
 from arc_halo.database.translate import driver_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import Session
 
 
 def driver_connection(connection: Connection) -> psycopg.Connection[Any]:
@@ -47,6 +50,7 @@ class CallerTransaction:
 
     @contextmanager
     def batch(self) -> Iterator[psycopg.Connection[Any]]:
+        """Within a savepoint."""
         connection = self._session.connection()
         with driver_errors(), connection.begin_nested():
             yield driver_connection(connection)
@@ -62,6 +66,7 @@ class ShortTransactions:
 
     @contextmanager
     def batch(self) -> Iterator[psycopg.Connection[Any]]:
+        """Within a transaction that is committed at its end."""
         with driver_errors(), self._connection.begin():
             yield driver_connection(self._connection)
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy.orm import Session
 
 from arc_halo.errors import ConstraintViolation
 from arc_halo.store.bulk import EMBEDDINGS
 from arc_halo.store.connections import destination
-from arc_halo.store.progress import Meter
 from arc_halo.store.put import SMALL_NBYTES, UNIQUE_VIOLATION
 from arc_halo.store.rows import TENANT_ID
-from arc_halo.store.sources import TensorSource
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from arc_halo.store.progress import Meter
+    from arc_halo.store.sources import TensorSource
 
 READ_NBYTES = 1 << 20
 ROWS_PER_COPY = 2000
@@ -83,7 +87,13 @@ def _matrix_rows(
 
 
 def put_vectors(
-    session: Session, kind: str, owner_id: uuid.UUID, vectors: np.ndarray, labels: Sequence[str | None], first_row: int
+    session: Session,
+    kind: str,
+    owner_id: uuid.UUID,
+    vectors: np.ndarray,
+    *,
+    labels: Sequence[str | None],
+    first_row: int,
 ) -> None:
     """Store vectors of an owner that is no tensor, in the caller's transaction."""
     rows: Iterable[tuple[Any, ...]] = (

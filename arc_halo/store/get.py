@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psycopg
-from sqlalchemy.orm import Session
 
 from arc_halo.codecs import codec
 from arc_halo.codecs.chunking import ChunkLayout
@@ -19,6 +15,13 @@ from arc_halo.dtypes import DType, by_name
 from arc_halo.errors import CodecError, CorruptChunk, CorruptionError, DigestMismatch, MissingChunk, SliceError
 from arc_halo.store.connections import reading
 from arc_halo.store.manifest import seal
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import psycopg
+    from sqlalchemy.orm import Session
 
 WINDOW_NBYTES = 4 << 20
 WORKERS = 2
@@ -77,21 +80,11 @@ def load_manifests(connection: psycopg.Connection[Any], wanted: Sequence[Wanted]
     with connection.cursor(binary=True) as cursor:
         cursor.execute(_CHUNKS, ([each.tensor_id for each in wanted],))
         found = {row[0]: row[1:] for row in cursor}
-    return [_manifest(each.name, *found[each.tensor_id]) for each in wanted]
+    return [_manifest(each.name, found[each.tensor_id]) for each in wanted]
 
 
-def _manifest(
-    name: str,
-    digest: bytes,
-    dtype: str,
-    shape: list[int],
-    nbytes: int,
-    chunk_nbytes: int,
-    stored_seal: bytes,
-    tenant_id: int,
-    chunk_digests: list[bytes] | None,
-    raw_nbytes: list[int] | None,
-) -> Manifest:
+def _manifest(name: str, row: tuple[Any, ...]) -> Manifest:
+    digest, dtype, shape, nbytes, chunk_nbytes, stored_seal, tenant_id, chunk_digests, raw_nbytes = row
     digests = tuple(chunk_digests or ())
     if seal(digest, dtype, shape, chunk_nbytes, digests) != stored_seal:
         raise DigestMismatch(
@@ -103,9 +96,7 @@ def _manifest(
     return Manifest(name, digest, layout, digests, tenant_id)
 
 
-def iter_pieces(
-    connection: psycopg.Connection[Any], parts: Iterable[tuple[Manifest, range]]
-) -> Iterator[Piece]:
+def iter_pieces(connection: psycopg.Connection[Any], parts: Iterable[tuple[Manifest, range]]) -> Iterator[Piece]:
     """Chunks of tensors in order, decoded and checked in threads while the next ones are fetched.
 
     No cursor stays open between pieces, so the connection may be used by others in between. Peak memory is a few
@@ -258,7 +249,8 @@ def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
     if isinstance(rows, slice):
         picked = array[:: selected.step] if selected else array
         return np.ascontiguousarray(picked) if selected.step != 1 else picked
-    return array[0]
+    row: np.ndarray = array[0]
+    return row
 
 
 def _selection(rows: int | slice, shape: tuple[int, ...], name: str) -> range:
@@ -276,4 +268,3 @@ def _selection(rows: int | slice, shape: tuple[int, ...], name: str) -> range:
 
 def _as_array(buffer: np.ndarray, dtype: DType, shape: Sequence[int]) -> np.ndarray:
     return buffer if dtype.numpy is None else buffer.view(dtype.numpy).reshape(shape)
-

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import struct
-import uuid
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
 
 from arc_halo.codecs.digest import manifest_root
 from arc_halo.dtypes import by_name
 from arc_halo.schema import Model, ModelWeight, Tensor
 
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy.orm import Session
+
 _SEAL_CONTEXT = "arc-halo 2026-11 tensor seal"
 
 
-def seal(
-    digest: bytes, dtype: str, shape: Sequence[int], chunk_nbytes: int, chunk_digests: Iterable[bytes]
-) -> bytes:
+def seal(digest: bytes, dtype: str, shape: Sequence[int], chunk_nbytes: int, chunk_digests: Iterable[bytes]) -> bytes:
     """BLAKE3-256 that binds a tensor's digest and layout to the digests of its chunks, in order.
 
     A read that touches two chunks can so be sure that these are the right two, without reading the others.

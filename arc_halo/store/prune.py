@@ -36,17 +36,17 @@ WITH unused AS (
     SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {unused} ORDER BY t.id LIMIT :rows FOR UPDATE SKIP LOCKED)
 DELETE FROM arc_halo.tensor_metadata AS t USING unused WHERE t.id = unused.id RETURNING t.id, t.nbytes
 """
-_DELETE_CHUNKS = f"""
+_DELETE_CHUNKS = """
 WITH unused AS (
-    SELECT d.tenant_id, d.digest FROM arc_halo.tensor_data AS d WHERE {_UNUSED_CHUNK})
+    SELECT d.tenant_id, d.digest FROM arc_halo.tensor_data AS d WHERE {unused})
      ORDER BY d.digest LIMIT :rows FOR UPDATE SKIP LOCKED)
 DELETE FROM arc_halo.tensor_data AS d USING unused
  WHERE d.tenant_id = unused.tenant_id AND d.digest = unused.digest RETURNING d.digest, d.stored_nbytes
 """
-_COUNT = f"""
-WITH unused AS (SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {{unused}}),
+_COUNT = """
+WITH unused AS (SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {unused_tensor}),
      freed AS (SELECT d.stored_nbytes FROM arc_halo.tensor_data AS d
-                WHERE {_UNUSED_CHUNK.replace(":after", ":first")}
+                WHERE {unused_chunk}
                   AND NOT EXISTS (SELECT FROM unused WHERE unused.id = c.tensor_id)))
 SELECT (SELECT count(*) FROM unused), count(*), coalesce(sum(stored_nbytes), 0)::bigint FROM freed
 """
@@ -80,16 +80,18 @@ def prune(engine: Engine, *, grace: dt.timedelta = GRACE, dry_run: bool = False)
         parameters = {"grace": grace.total_seconds(), "after": uuid.UUID(int=0), "first": b""}
         if dry_run:
             with connection.begin():
-                return Pruned(*connection.execute(text(_COUNT.format(unused=unused)), parameters).one())
+                chunk = _UNUSED_CHUNK.replace(":after", ":first")
+                counting = text(_COUNT.format(unused_tensor=unused, unused_chunk=chunk))
+                return Pruned(*connection.execute(counting, parameters).one())
         tensors, _ = _delete(connection, _DELETE_TENSORS.format(unused=unused), parameters)
-        chunks, freed = _delete(connection, _DELETE_CHUNKS, parameters | {"after": b""})
+        chunks, freed = _delete(connection, _DELETE_CHUNKS.format(unused=_UNUSED_CHUNK), parameters | {"after": b""})
         return Pruned(tensors, chunks, freed)
 
 
 def _unreferenced(connection: Connection) -> str:
     referrers = connection.execute(text(_REFERRERS)).all()
     return " AND ".join(
-        f"NOT EXISTS (SELECT FROM {table} AS r WHERE r.{column} = t.id)"  # noqa: S608  # names from the catalog, quoted
+        f"NOT EXISTS (SELECT FROM {table} AS r WHERE r.{column} = t.id)"  # names from the catalog, quoted
         for table, column in referrers
     )
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-from sqlalchemy.orm import Session
+from typing import TYPE_CHECKING, TypeVar
 
 from arc_halo.codecs.chunking import ChunkLayout, ChunkSpan
 from arc_halo.codecs.digest import TensorHasher, chunk_digest, payload_checksum
@@ -17,11 +13,19 @@ from arc_halo.errors import ConstraintViolation, TransactionConflict
 from arc_halo.store import rows
 from arc_halo.store.connections import Destination, destination
 from arc_halo.store.progress import Meter, Progress
-from arc_halo.store.sources import TensorSource
 from arc_halo.store.statistics import Statistics, measure
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from arc_halo.store.sources import TensorSource
 
 SMALL_NBYTES = 64 << 20
 BATCH_NBYTES = 4 << 20
+BATCH_PIECES = 1000
 HASH_NBYTES = 1 << 20
 WORKERS = 2
 ATTEMPTS = 5
@@ -111,7 +115,7 @@ class _Piece:
     source: TensorSource
     layout: ChunkLayout
     span: ChunkSpan
-    raw: memoryview = memoryview(b"")
+    raw: memoryview = field(default_factory=lambda: memoryview(b""))
     digest: bytes = b""
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -228,13 +232,13 @@ def _pieces(sources: Iterable[TensorSource]) -> Iterator[_Piece]:
 
 
 def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-    """Group until a batch is full; a thousand small tensors are enough for one, too."""
+    """Group until a batch is full, by bytes or, where tensors are tiny, by number."""
     batch: list[_Piece] = []
     nbytes = 0
     for piece in pieces:
         batch.append(piece)
         nbytes += piece.span.nbytes
-        if nbytes >= BATCH_NBYTES or len(batch) >= 1000:
+        if nbytes >= BATCH_NBYTES or len(batch) >= BATCH_PIECES:
             yield batch
             batch, nbytes = [], 0
     if batch:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
-from arc_halo.codecs.chunking import ChunkSpan
-from arc_halo.dtypes import DType
 from arc_halo.schema.columns import uuid7
 from arc_halo.store.bulk import TENSOR_CHUNKS, TENSOR_DATA, TENSOR_METADATA
 from arc_halo.store.manifest import seal
 from arc_halo.store.statistics import Statistics
 
 if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable, Sequence
+
+    import psycopg
+
     from arc_halo.codecs.abc import BytesLike
+    from arc_halo.codecs.chunking import ChunkSpan
+    from arc_halo.dtypes import DType
 
 TENANT_ID = 0
 """Content of everybody who has not divided the database by tenants."""

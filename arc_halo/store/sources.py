@@ -53,7 +53,7 @@ class ArraySource:
         self.shape = tuple(array.shape)
         self.nbytes = array.nbytes
         stored = np.ascontiguousarray(array, dtype=self.dtype.numpy)
-        self._bytes = memoryview(stored.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+        self._bytes = stored.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Copy from the array."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 
-from arc_halo.dtypes import DType
+if TYPE_CHECKING:
+    from arc_halo.dtypes import DType
 
 SKETCH_DIMENSION = 64
 _PERIOD = 4096
@@ -56,7 +58,17 @@ class Statistics:
 
     def row(self) -> dict[str, object]:
         """Columns of ``tensor_metadata``; all null where the dtype has no numbers."""
-        names = ("min_value", "max_value", "mean", "std", "l2_norm", "zero_fraction", "nan_count", "inf_count", "sketch")
+        names = (
+            "min_value",
+            "max_value",
+            "mean",
+            "std",
+            "l2_norm",
+            "zero_fraction",
+            "nan_count",
+            "inf_count",
+            "sketch",
+        )
         if not self.count:
             return dict.fromkeys(names)
         values = (self.zero_count / self.count, self.nan_count, self.inf_count, self._unit_sketch())
@@ -114,11 +126,11 @@ def _as_float(raw: memoryview, dtype: DType) -> np.ndarray | None:
     if dtype.name == "BF16":  # the upper half of a float32
         return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
     values = np.frombuffer(raw, dtype.numpy)
-    if dtype.bits == 8 and dtype.is_float:
+    if dtype.name in _F8_TABLES:
         return _F8_TABLES[dtype.name][np.frombuffer(raw, np.uint8)]
     if dtype.name in ("F32", "F64"):
         return values
-    return values.astype(np.float32 if dtype.bits <= 16 else np.float64)
+    return values.astype(np.float64 if dtype.bits > np.finfo(np.float32).nmant else np.float32)
 
 
 def _f8_table(dtype: type) -> np.ndarray:
@@ -142,4 +154,5 @@ def _sketch(values: np.ndarray, first_element: int) -> np.ndarray:
     whole = head + (values.size - head) // _PERIOD * _PERIOD
     columns += values[head:whole].reshape(-1, _PERIOD).sum(axis=0)
     columns[: values.size - whole] += values[whole:]
-    return (columns * _SIGNS).reshape(-1, SKETCH_DIMENSION).sum(axis=0)
+    sketch: np.ndarray = (columns * _SIGNS).reshape(-1, SKETCH_DIMENSION).sum(axis=0)
+    return sketch
