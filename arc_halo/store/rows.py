@@ -75,10 +75,9 @@ class TensorRow:
         """Columns in the order of ``TENSOR_METADATA``."""
         sealed = seal(self.digest, self.dtype.name, self.shape, self.chunk_nbytes, (d for _, d in self.chunks))
         sizes = (self.nbytes, prod(self.shape), self.chunk_nbytes)
-        statistics = self.statistics.row().values()
         return (
             *(self.id, TENANT_ID, self.digest, self.dtype.name, self.shape, *sizes, self.compression, sealed),
-            *statistics,
+            *self.statistics.columns(),
         )
 
 

@@ -56,35 +56,27 @@ class Statistics:
         """Infinite elements of either sign."""
         return self.count - self.finite_count - self.nan_count
 
-    def row(self) -> dict[str, object]:
-        """Columns of ``tensor_metadata``; all null where the dtype has no numbers."""
-        names = (
-            "min_value",
-            "max_value",
-            "mean",
-            "std",
-            "l2_norm",
-            "zero_fraction",
-            "nan_count",
-            "inf_count",
-            "sketch",
-        )
+    def columns(self) -> tuple[object, ...]:
+        """Values for ``tensor_metadata``, from ``min_value`` to ``sketch``; None for what cannot be told."""
         if not self.count:
-            return dict.fromkeys(names)
-        values = (self.zero_count / self.count, self.nan_count, self.inf_count, self._unit_sketch())
-        if not self.finite_count:
-            return dict(zip(names, (None,) * 5 + values, strict=True))
-        with np.errstate(over="ignore"):
-            std = float(np.sqrt(self.squares / self.finite_count))
-            norm = float(np.sqrt(self.squares + np.float64(self.mean) ** 2 * self.finite_count))
-        return dict(zip(names, (self.min_value, self.max_value, self.mean, std, norm, *values), strict=True))
+            return (None,) * 9
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            variance = self.squares / np.float64(self.finite_count)
+            norm = np.sqrt(self.squares + np.float64(self.mean) ** 2 * self.finite_count)
+        known = [self.mean, np.sqrt(variance), norm] if self.finite_count else [np.nan] * 3
+        return (
+            self.min_value,
+            self.max_value,
+            *(float(value) if np.isfinite(value) else None for value in known),
+            self.zero_count / self.count,
+            self.nan_count,
+            self.inf_count,
+            self._unit_sketch(),
+        )
 
     def _unit_sketch(self) -> np.ndarray | None:
         norm = np.linalg.norm(self.sketch)
         return (self.sketch / norm).astype(np.float32) if 0 < norm < np.inf else None
-
-
-STATISTICS_COLUMNS = tuple(Statistics(count=1).row())
 
 
 def measure(raw: memoryview, dtype: DType, first_element: int) -> Statistics:
@@ -116,7 +108,8 @@ def measure(raw: memoryview, dtype: DType, first_element: int) -> Statistics:
         np.square(deviations, out=deviations)
         # Elements that are not finite stand as zero above; their share of the sum is taken out again.
         absent = measured.count - measured.finite_count
-        measured.squares = max(0.0, float(deviations.sum()) - absent * measured.mean**2)
+        squares = deviations.sum() - absent * np.float64(measured.mean) ** 2
+        measured.squares = float(np.maximum(squares, 0.0))  # keeps the NaN that an overflow leaves
     return measured
 
 
