@@ -69,7 +69,8 @@ class Codec(ABC):
         Raises
         ------
         CodecError
-            The payload is not one of this codec, or not of this type and size, or ``out`` does not fit.
+            The payload is not one of this codec, or not of this size, or ``out`` does not fit. A payload damaged
+            inside may also decode to other bytes: compare its checksum before, or the digest of the bytes after.
         """
         source = memoryview(payload).cast("B")
         if not 0 <= raw_nbytes <= MAX_RAW_NBYTES:
