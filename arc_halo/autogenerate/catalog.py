@@ -24,6 +24,7 @@ def _sql(name: str) -> str:
 _OBJECTS = _sql("objects.sql")
 _PARTS = _sql("parts.sql")
 _DEPENDENCIES = _sql("dependencies.sql")
+_TABLES = _sql("tables.sql")
 
 
 class Address(NamedTuple):
@@ -36,7 +37,10 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """An object or part as the catalogs describe it; ``removal`` is the statement that drops it."""
+    """An object or part as the catalogs describe it; ``removal`` is the statement that drops it.
+
+    ``relation`` and ``member`` are the bare names of the table and of what it is in it.
+    """
 
     address: Address
     is_part: bool
@@ -50,6 +54,15 @@ class Found:
     def statements(self) -> Statements:
         """What creates it as it is, comments included."""
         return (*self.definition, *(comment_on(target, said) for target, said in self.comments.items()))
+
+
+class TableText(NamedTuple):
+    """A table as the catalogs describe it: columns with their defaults, no constraints and no indexes."""
+
+    name: str
+    definition: str
+    comments: Mapping[str, str]
+    partitions: Statements
 
 
 def comment_on(target: str, said: str | None) -> str:
@@ -86,6 +99,14 @@ def object_keys(connection: Connection, schema: str) -> set[Key]:
     """The objects' identities only: PostgreSQL then skips their texts."""
     rows = qualified(connection, f"SELECT kind, name FROM ({_OBJECTS}) AS objects", schema)  # noqa: S608  (our own text)
     return {Key(row.kind, row.name) for row in rows}
+
+
+def read_tables(connection: Connection, schema: str) -> dict[str, TableText]:
+    """What would create the schema's tables as they stand, by bare name."""
+    return {
+        row.name: TableText(row.qualified_name, row.definition, row.comments, tuple(row.partitions))
+        for row in qualified(connection, _TABLES, schema)
+    }
 
 
 def dependencies(connection: Connection) -> list[tuple[Address, Address]]:

@@ -12,8 +12,9 @@ from sqlalchemy import Computed, DefaultClause, MetaData
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import columns, read
 from arc_halo.autogenerate.objects import or_replace
-from arc_halo.autogenerate.order import arrange, flat
+from arc_halo.autogenerate.order import arrange
 from arc_halo.autogenerate.savepoints import rolled_back, run, succeeds
+from arc_halo.autogenerate.tables import claimed_parts, dropped_tables
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Comparison:
     built: dict[Key, Built]
     wanted: dict[Key, Found]
     claimed: set[Key]
+    gone_tables: set[str]
     changes: Changes = field(default_factory=Changes)
 
 
@@ -99,7 +101,9 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: Iterable[
         _put_aside(connection, schema)
         built = create_all(connection, metadata)
         wanted = read(connection, schema)
-        comparison = Comparison(before, current, built, wanted, _claimed(current, table_ops))
+        comparison = Comparison(
+            before, current, built, wanted, claimed_parts(current, table_ops), dropped_tables(table_ops)
+        )
         standing = before.keys() & columns(connection, schema).keys()
         comparison.changes = _changes(connection, schema, comparison, standing)
     return comparison
@@ -109,21 +113,6 @@ def _put_aside(connection: Connection, schema: str) -> None:
     """Rename the schema: only its row in the catalog changes, no table is locked, nobody waits."""
     name = connection.dialect.identifier_preparer.quote_schema(schema)
     run(connection, [f"ALTER SCHEMA {name} RENAME TO autogenerate_set_aside"])
-
-
-def _claimed(current: dict[Key, Found], table_ops: Iterable[MigrateOperation]) -> set[Key]:
-    """Indexes and constraints that Alembic itself creates or drops."""
-    names: set[tuple[str, str | None, str | None]] = set()
-    for op in flat(table_ops):
-        if isinstance(op, ops.CreateIndexOp | ops.DropIndexOp):
-            names.add(("index", op.table_name, op.index_name))
-        elif isinstance(op, ops.CreateForeignKeyOp):
-            names.add(("constraint", op.source_table, op.constraint_name))
-        elif isinstance(op, ops.AddConstraintOp | ops.DropConstraintOp):
-            names.add(("constraint", getattr(op, "table_name", None), op.constraint_name))
-    return {
-        key for key, found in current.items() if found.is_part and (key.kind, found.relation, found.member) in names
-    }
 
 
 def _changes(

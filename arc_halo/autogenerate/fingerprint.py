@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-_TABLES = resources.files(__package__).joinpath("tables.sql").read_text("utf-8")
+_REST = resources.files(__package__).joinpath("fingerprint.sql").read_text("utf-8")
 
 
 def fingerprint(connection: Connection, schema: str, *, version_table: str = "alembic_version") -> list[str]:
@@ -25,7 +25,7 @@ def fingerprint(connection: Connection, schema: str, *, version_table: str = "al
     list[str]
         One text per thing, sorted; a text may have several lines.
     """
-    lines = [f"{row.kind} {row.name}: {row.text}" for row in qualified(connection, _TABLES, schema)
+    lines = [f"{row.kind} {row.name}: {row.text}" for row in qualified(connection, _REST, schema)
              if row.relation != version_table]
     for key, found in read(connection, schema).items():
         if found.relation != version_table:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from alembic.operations import MigrateOperation
 
 from arc_halo.autogenerate.catalog import comment_on
-from arc_halo.autogenerate.objects import or_replace
+from arc_halo.autogenerate.objects import Key, or_replace
 
 if TYPE_CHECKING:
-    from arc_halo.autogenerate.catalog import Found
-    from arc_halo.autogenerate.objects import Key, Statements
+    from collections.abc import Iterator
+
+    from arc_halo.autogenerate.catalog import Found, TableText
+    from arc_halo.autogenerate.objects import Statements
 
 _REVERSED = {"create": "drop", "drop": "create", "replace": "replace", "comment": "comment", "partition": "partition"}
 
@@ -41,6 +43,17 @@ def drop(key: Key, current: Found) -> SqlOperation:
     return SqlOperation("drop", key, (current.removal,), current.statements)
 
 
+def drop_table(table: TableText, parts: list[Found]) -> SqlOperation:
+    """Drop a table; to take it back, create it with its parts, comments and partitions."""
+    down = (
+        table.definition,
+        *(statement for part in parts for statement in part.statements),
+        *(comment_on(target, said) for target, said in table.comments.items()),
+        *table.partitions,
+    )
+    return SqlOperation("drop", Key("table", table.name), (f"DROP TABLE {table.name}",), down)
+
+
 def replace(key: Key, source: Statements, wanted: Found, current: Found) -> SqlOperation:
     """Put the new definition over the old one, in place; a comment nobody declares any more is taken away."""
     up = (*or_replace(source), *_silenced(current, wanted))
@@ -51,6 +64,13 @@ def replace(key: Key, source: Statements, wanted: Found, current: Found) -> SqlO
 def comment(key: Key, wanted: Found, current: Found) -> SqlOperation:
     """Change comments alone."""
     return SqlOperation("comment", key, _said(current, wanted), _said(wanted, current))
+
+
+def first_comments(key: Key, wanted: Found) -> Iterator[SqlOperation]:
+    """Comments on what is new, if it has any; they go with it."""
+    if wanted.comments:
+        up = tuple(comment_on(target, said) for target, said in wanted.comments.items())
+        yield SqlOperation("comment", key, up, ())
 
 
 def _said(before: Found, after: Found) -> Statements:

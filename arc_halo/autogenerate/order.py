@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from alembic.operations import ops
 
 from arc_halo.autogenerate import operations
-from arc_halo.autogenerate.catalog import Address, dependencies
+from arc_halo.autogenerate.catalog import Address, dependencies, read_tables
 from arc_halo.autogenerate.objects import Key
-from arc_halo.autogenerate.partitions import declared_partitions
+from arc_halo.autogenerate.tables import amended, flat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,16 +21,9 @@ if TYPE_CHECKING:
     from arc_halo.autogenerate.catalog import Found
     from arc_halo.autogenerate.compare import Comparison
 
+_WITHOUT_COMMENT = {"constraint", "foreign key", "index"}  # as Alembic makes them
+
 Users = dict[Key, set[Key]]
-
-
-def flat(operations_: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
-    """Operations without their containers."""
-    for operation in operations_:
-        if isinstance(operation, ops.OpContainer):
-            yield from flat(operation.ops)
-        else:
-            yield operation
 
 
 def arrange(
@@ -49,10 +42,7 @@ def arrange(
             late.add(key)
         (last if key in late else first).append(operations.drop(key, comparison.current[key]))
     before, after = _creations(comparison, drop)
-    renewed_columns = {
-        (comparison.current[key].relation, comparison.current[key].member) for key in drop if key.kind == "generated"
-    }
-    tables = list(_table_operations(table_ops, renewed_columns))
+    tables = amended(table_ops, comparison.current, drop, read_tables(connection, schema))
     return [*first, *before, *tables, *_parts(comparison, order), *after, *last]
 
 
@@ -75,19 +65,33 @@ def _to_drop(
             used = by_address.get(used_address._replace(column=0))
         if used is not None and used != user:
             users[used].add(user)
-        stands_in_the_way = not current[user].is_part or (user.kind == "generated" and _renewable(comparison, user))
-        if stands_in_the_way and {used_address, used_address._replace(column=0)} & touched:
+        if _in_the_way(comparison, user, used_address, touched):
             drop.add(user)
-    while more := {
-        user for key in drop for user in users[key] if not current[user].is_part or _renewable(comparison, user)
-    } - drop:
+    while more := {user for key in drop for user in users[key] if _may_drop(comparison, user)} - drop:
         drop |= more
     return users, drop
 
 
-def _renewable(comparison: Comparison, part: Key) -> bool:
-    """A part that stays, and that no operation of Alembic's deals with."""
-    return part in comparison.wanted and part not in comparison.claimed
+def _in_the_way(comparison: Comparison, user: Key, used: Address, touched: set[Address]) -> bool:
+    """Would PostgreSQL refuse to touch this column or table for the sake of its user?"""
+    table = used._replace(column=0)
+    if user.kind == "foreign key":
+        return table in touched
+    if user.kind == "generated" and not _may_drop(comparison, user):
+        return False
+    if comparison.current[user].is_part and user.kind != "generated":
+        return False  # PostgreSQL takes it along
+    return used in touched or table in touched
+
+
+def _may_drop(comparison: Comparison, key: Key) -> bool:
+    """Is it ours to drop? Not what goes with its table, nor a part that goes with its column."""
+    found = comparison.current[key]
+    if not found.is_part:
+        return True
+    if found.relation in comparison.gone_tables:
+        return False
+    return key in comparison.wanted or key in comparison.claimed or key.kind == "generated"
 
 
 def _touched(comparison: Comparison, schema: str, table_ops: Iterable[MigrateOperation]) -> Iterator[Address]:
@@ -138,28 +142,13 @@ def _parts(comparison: Comparison, order: list[Key]) -> Iterator[MigrateOperatio
         return operations.create(key, found.statements, found)
 
     for key in reversed(order):
-        if current[key].is_part and key in wanted:
+        if current[key].is_part and key in wanted and key not in comparison.claimed:
             yield creation(key, wanted[key])
     for key in sorted(changes.new_defaults):
         yield creation(key, wanted[key])
     for key in sorted(changes.comments - set(order) - comparison.built.keys()):
         yield operations.comment(key, wanted[key], current[key])
-
-
-def _table_operations(
-    table_ops: Iterable[MigrateOperation], renewed_columns: set[tuple[str | None, str | None]]
-) -> Iterator[MigrateOperation]:
-    """Alembic's operations: partitions follow their table, and columns made anew need no ALTER."""
-    for op in table_ops:
-        if isinstance(op, ops.ModifyTableOps):
-            op.ops[:] = [
-                inner
-                for inner in op.ops
-                if not (isinstance(inner, ops.AlterColumnOp) and (inner.table_name, inner.column_name) in renewed_columns)
-            ]
-            if op.is_empty():
-                continue
-        yield op
-        if isinstance(op, ops.CreateTableOp) and (partitions := declared_partitions(op.info)):
-            key = Key("partitions", f"{op.schema}.{op.table_name}")
-            yield operations.SqlOperation("partition", key, partitions, ())
+    for key, found in sorted(wanted.items()):
+        made_by_alembic = found.is_part and (key not in current or key in comparison.claimed)
+        if made_by_alembic and key.kind in _WITHOUT_COMMENT:
+            yield from operations.first_comments(key, found)

@@ -1,0 +1,98 @@
+"""Alembic's own table operations, made exact: what it drops comes back from catalog text, not from reflection.
+
+Reflection forgets: partitioning, operator classes, index parameters, doubled percent signs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alembic.operations import ops
+
+from arc_halo.autogenerate import operations
+from arc_halo.autogenerate.objects import Key
+from arc_halo.autogenerate.partitions import declared_partitions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from alembic.operations import MigrateOperation
+
+    from arc_halo.autogenerate.catalog import Found, TableText
+
+_INLINE = {"default", "generated", "foreign key"}  # in CREATE TABLE, or an operation of their own
+
+
+def flat(table_ops: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
+    """Operations without their containers."""
+    for op in table_ops:
+        if isinstance(op, ops.OpContainer):
+            yield from flat(op.ops)
+        else:
+            yield op
+
+
+def claimed_parts(current: Mapping[Key, Found], table_ops: Iterable[MigrateOperation]) -> set[Key]:
+    """Indexes and constraints that stand there and that Alembic drops, or drops and makes again."""
+    return {key for op in flat(table_ops) if (key := _part(current, op)) is not None}
+
+
+def dropped_tables(table_ops: Iterable[MigrateOperation]) -> set[str]:
+    """Bare names of the tables that Alembic drops."""
+    return {op.table_name for op in flat(table_ops) if isinstance(op, ops.DropTableOp)}
+
+
+def amended(
+    table_ops: Iterable[MigrateOperation],
+    current: Mapping[Key, Found],
+    dropped: set[Key],
+    texts: Mapping[str, TableText],
+) -> Iterator[MigrateOperation]:
+    """Alembic's operations; partitions follow their table, and what is ``dropped`` already is left out."""
+    gone = dropped_tables(table_ops)
+    for op in table_ops:
+        if isinstance(op, ops.DropTableOp):
+            yield operations.drop_table(texts[op.table_name], list(_parts_of(op.table_name, current)))
+        elif not isinstance(op, ops.ModifyTableOps):
+            yield op
+        elif op.table_name not in gone:
+            op.ops[:] = [changed for inner in op.ops if (changed := _exact(inner, current, dropped)) is not None]
+            if not op.is_empty():
+                yield op
+        if isinstance(op, ops.CreateTableOp) and (partitions := declared_partitions(op.info)):
+            key = Key("partitions", f"{op.schema}.{op.table_name}")
+            yield operations.SqlOperation("partition", key, partitions, ())
+
+
+def _exact(op: MigrateOperation, current: Mapping[Key, Found], dropped: set[Key]) -> MigrateOperation | None:
+    if isinstance(op, ops.AlterColumnOp | ops.DropColumnOp):
+        anew = {(current[key].relation, current[key].member) for key in dropped if key.kind == "generated"}
+        return None if (op.table_name, op.column_name) in anew else op
+    if isinstance(op, ops.DropIndexOp | ops.DropConstraintOp):
+        key = _part(current, op)
+        if key is not None:
+            return None if key in dropped else operations.drop(key, current[key])
+    return op
+
+
+def _part(current: Mapping[Key, Found], op: MigrateOperation) -> Key | None:
+    """The index or constraint that an operation is about, if it stands there."""
+    if isinstance(op, ops.CreateIndexOp | ops.DropIndexOp):
+        place, kinds = (op.table_name, op.index_name), {"index"}
+    elif isinstance(op, ops.CreateForeignKeyOp):
+        place, kinds = (op.source_table, op.constraint_name), {"foreign key"}
+    elif isinstance(op, ops.AddConstraintOp | ops.DropConstraintOp):
+        place, kinds = (getattr(op, "table_name", None), op.constraint_name), {"constraint", "foreign key"}
+    else:
+        return None
+    for key, found in current.items():
+        if key.kind in kinds and found.is_part and (found.relation, found.member) == place:
+            return key
+    return None
+
+
+def _parts_of(table: str, current: Mapping[Key, Found]) -> Iterator[Found]:
+    """Constraints, then indexes."""
+    for key, found in sorted(current.items()):
+        if found.is_part and found.relation == table and key.kind not in _INLINE:
+            yield found

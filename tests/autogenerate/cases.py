@@ -1,0 +1,370 @@
+"""Changes of one kind each: a declaration that differs by whether it is the changed one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from arc_halo.autogenerate import declare, declare_partitions
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Computed,
+    CreateView,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from tests.autogenerate.project import new_metadata
+
+Case = Callable[[MetaData, Table, bool], object]
+
+TOUCH = """
+CREATE FUNCTION app.touch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.name := 'touched{}';
+    RETURN NEW;
+END $$;
+"""
+TOUCH_TRIGGER = "CREATE TRIGGER touch BEFORE {} ON app.{} FOR EACH ROW EXECUTE FUNCTION app.touch()"
+NEW_KEY = "CREATE FUNCTION app.new_key() RETURNS uuid LANGUAGE sql VOLATILE RETURN gen_random_uuid()"
+
+
+def column(metadata: MetaData, items: Table, changed: bool) -> None:
+    if changed:
+        items.append_column(Column("note", Text, comment="what's 100% new: \\ and \"quotes\""))
+
+
+def every_type(metadata: MetaData, items: Table, changed: bool) -> None:
+    declare(metadata, NEW_KEY)
+    if changed:
+        Table(
+            "things",
+            metadata,
+            Column("number", BigInteger, Identity(always=True), primary_key=True),
+            Column("id", Uuid, server_default=text("app.new_key()"), nullable=False),
+            Column("config", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
+            Column("shape", ARRAY(BigInteger), nullable=False),
+            Column("made_at", DateTime(timezone=True), server_default=func.now(), nullable=False),
+            Column("vector", VECTOR(3)),
+            Column("size", Integer, Computed("cardinality(shape)", persisted=True)),
+            Column("item_id", ForeignKey("app.items.id", ondelete="CASCADE")),
+            CheckConstraint("number > 0", name="ck_things_number"),
+            comment="things: 100% of them",
+        )
+
+
+def column_type(metadata: MetaData, items: Table, changed: bool) -> None:
+    """Below a view, a generated column with an index and a CHECK, a default, a trigger and a storage."""
+    items.append_column(Column("size", BigInteger if changed else Integer, server_default="0"))
+    items.append_column(
+        Column("twice", BigInteger, Computed("((size)::bigint * 2)", persisted=True), comment="of size")
+    )
+    items.append_constraint(CheckConstraint("twice >= 0", name="ck_items_twice"))
+    Index("ix_items_twice", items.c.twice)
+    items.append_constraint(CheckConstraint("twice > size", name="ck_items_size"))
+    CreateView(select(items.c.id, items.c.size, items.c.twice), "v_items", metadata=metadata, schema="app")
+    declare(metadata, TOUCH, TOUCH_TRIGGER.format("UPDATE OF size", "items"))
+
+
+def column_in_the_middle_of_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
+    items.append_column(Column("note", Text))
+    columns = [items.c.id, items.c.note, items.c.name] if changed else [items.c.id, items.c.name]
+    view = CreateView(select(*columns), "v_items", metadata=metadata, schema="app").table
+    view.comment = "a view's comment: 100%"
+    view.c.name.comment = "a column's"
+    CreateView(select(view.c.id), "v_ids", metadata=metadata, schema="app")
+
+
+def column_at_the_end_of_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
+    """OR REPLACE works forward, and not backward."""
+    columns = [items.c.id, items.c.name] if changed else [items.c.id]
+    CreateView(select(*columns), "v_items", metadata=metadata, schema="app")
+
+
+def condition_of_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
+    """OR REPLACE works both ways; the views on it stay."""
+    query = select(items.c.id, items.c.name).where(items.c.name.like("100%" if changed else "a:b%"))
+    view = CreateView(query, "v_items", metadata=metadata, schema="app").table
+    CreateView(select(view.c.name), "v_names", metadata=metadata, schema="app")
+
+
+def column_dropped_below_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
+    columns = [items.c.id]
+    if not changed:
+        items.append_column(Column("note", Text))
+        columns.append(items.c.note)
+    CreateView(select(*columns), "v_items", metadata=metadata, schema="app")
+
+
+def comment_of_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
+    view = CreateView(select(items.c.id, items.c.name), "v_items", metadata=metadata, schema="app").table
+    view.comment = None if changed else "gone later"
+    view.c.id.comment = "it's new" if changed else "old"
+
+
+def materialized(metadata: MetaData, items: Table, name: str = "mv_items", *columns: Column[object]) -> Table:
+    made = CreateView(select(items.c.id, *columns), name, metadata=metadata, schema="app", materialized=True)
+    made.table.comment = "counted rarely"
+    return made.table
+
+
+def materialized_view(metadata: MetaData, items: Table, changed: bool) -> None:
+    """With an index, on a view, and with a view on it."""
+    source = CreateView(select(items.c.id, items.c.name), "v_items", metadata=metadata, schema="app").table
+    view = materialized(metadata, source, "mv_items", *([source.c.name] if changed else []))
+    Index("ix_mv_items_id", view.c.id, unique=True)
+    CreateView(select(view.c.id), "v_of_mv", metadata=metadata, schema="app")
+
+
+def index_of_a_materialized_view(metadata: MetaData, items: Table, changed: bool) -> None:
+    view = materialized(metadata, items, "mv_items", items.c.name)
+    Index("ix_mv_items_id", view.c.id, unique=True)
+    if changed:
+        Index("ix_mv_items_name", view.c.name)
+
+
+def function(metadata: MetaData, items: Table, changed: bool) -> None:
+    body = "SELECT count(*) + {} FROM app.items WHERE name LIKE '100%'".format(int(changed))
+    declare(
+        metadata,
+        (
+            f"CREATE FUNCTION app.counted() RETURNS bigint LANGUAGE sql STABLE BEGIN ATOMIC {body}; END",
+            f"COMMENT ON FUNCTION app.counted() IS 'how many; version {int(changed)}'",
+        ),
+        "CREATE FUNCTION app.twice() RETURNS bigint LANGUAGE sql STABLE RETURN 2 * app.counted()",
+    )
+    CreateView(select(literal_column("app.twice()").label("twice")), "v_twice", metadata=metadata, schema="app")
+
+
+def signature(metadata: MetaData, items: Table, changed: bool) -> None:
+    """Other result type: dropped and made again, with the default, the CHECK and the view that call it."""
+    kind = "bigint" if changed else "integer"
+    declare(metadata, f"CREATE FUNCTION app.start() RETURNS {kind} LANGUAGE sql IMMUTABLE RETURN 1::{kind}")
+    items.append_column(Column("size", BigInteger, server_default=text("app.start()")))
+    items.append_constraint(CheckConstraint("size >= app.start()", name="ck_items_size"))
+    CreateView(select(literal_column("app.start()").label("start")), "v_start", metadata=metadata, schema="app")
+
+
+def default_by_a_new_function(metadata: MetaData, items: Table, changed: bool) -> None:
+    name = "app.second()" if changed else "app.first()"
+    declare(metadata, f"CREATE FUNCTION {name} RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 1")
+    items.append_column(Column("size", BigInteger, server_default=text(name)))
+
+
+def default(metadata: MetaData, items: Table, changed: bool) -> None:
+    items.append_column(Column("size", BigInteger, server_default=text("2") if changed else None))
+    items.append_column(Column("label", Text, server_default=None if changed else "it's: 100%"))
+
+
+def procedure(metadata: MetaData, items: Table, changed: bool) -> None:
+    declare(
+        metadata,
+        (
+            "CREATE PROCEDURE app.clean(before bigint) LANGUAGE sql AS"
+            f" $$ DELETE FROM app.items WHERE id < before + {int(changed)} $$",
+            "COMMENT ON PROCEDURE app.clean(bigint) IS 'deletes'",
+        ),
+    )
+
+
+def partitioned(metadata: MetaData) -> Table:
+    table = Table(
+        "events",
+        metadata,
+        Column("kind", Text, primary_key=True),
+        Column("id", BigInteger, primary_key=True),
+        Column("name", Text),
+        Column("vector", VECTOR),
+        postgresql_partition_by="LIST (kind)",
+    )
+    declare_partitions(
+        table,
+        "CREATE TABLE app.events_ab PARTITION OF app.events FOR VALUES IN ('a', 'b')",
+        "CREATE TABLE app.events_rest PARTITION OF app.events DEFAULT",
+    )
+    return table
+
+
+def trigger_on_a_partitioned_table(metadata: MetaData, items: Table, changed: bool) -> None:
+    partitioned(metadata)
+    declare(
+        metadata,
+        TOUCH.format(" again" if changed else ""),
+        (
+            TOUCH_TRIGGER.format("INSERT OR UPDATE" if changed else "UPDATE", "events"),
+            "COMMENT ON TRIGGER touch ON app.events IS 'it touches'",
+        ),
+    )
+
+
+def partitioned_table(metadata: MetaData, items: Table, changed: bool) -> None:
+    """Also the target of a foreign key, for which PostgreSQL keeps one more constraint per partition."""
+    if changed:
+        partitioned(metadata)
+        items.append_column(Column("kind", Text))
+        items.append_column(Column("event_id", BigInteger))
+        Table(
+            "notes",
+            metadata,
+            Column("id", BigInteger, primary_key=True),
+            Column("kind", Text),
+            Column("event_id", BigInteger),
+            comment="on events",
+        ).append_constraint(_to_events())
+
+
+def _to_events() -> object:
+    from sqlalchemy import ForeignKeyConstraint
+
+    return ForeignKeyConstraint(["kind", "event_id"], ["app.events.kind", "app.events.id"])
+
+
+def nearest_index(metadata: MetaData, items: Table, changed: bool) -> None:
+    """HNSW parameters, operator class and predicate, on a partitioned parent."""
+    table = partitioned(metadata)
+    operators = "vector_l2_ops" if changed else "vector_cosine_ops"
+    Index(
+        "ix_events_vector_3",
+        text(f"((vector::public.vector(3))) public.{operators}"),
+        postgresql_using="hnsw",
+        postgresql_with={"m": 8 if changed else 16},
+        postgresql_where=text("kind = 'b'" if changed else "kind IN ('a', 'b')"),
+        _table=table,
+    )
+
+
+def index(metadata: MetaData, items: Table, changed: bool) -> None:
+    """Method, operator class, predicate and WITH of indexes whose names stay."""
+    items.append_column(Column("size", Integer))
+    if changed:
+        Index("ix_items_size", items.c.size, postgresql_using="brin", postgresql_with={"pages_per_range": 32})
+        Index("ix_items_name", items.c.name, postgresql_ops={"name": "text_pattern_ops"})
+        Index("ix_items_few", items.c.size, postgresql_where=text("size > 10"))
+    else:
+        Index("ix_items_size", items.c.size)
+        Index("ix_items_name", items.c.name)
+        Index("ix_items_few", items.c.size, postgresql_where=text("size > 1"))
+
+
+def check(metadata: MetaData, items: Table, changed: bool) -> None:
+    allowed = "'a', 'b', '100%\\:x'" if changed else "'a', 'b'"
+    items.append_constraint(CheckConstraint(f"name IN ({allowed})", name="ck_items_name"))
+
+
+def generated_column(metadata: MetaData, items: Table, changed: bool) -> None:
+    """Its expression, with what stands on it: an index, a unique constraint with a foreign key to it, and a view."""
+    length = "(length(name) + 1)" if changed else "length(name)"
+    items.append_column(Column("length", Integer, Computed(length, persisted=True), nullable=False, comment="of name"))
+    items.append_constraint(UniqueConstraint("length", name="uq_items_length"))
+    Index("ix_items_length", items.c.length, postgresql_where=text("length > 3"))
+    Table("lengths", metadata, Column("length", ForeignKey("app.items.length"), primary_key=True, autoincrement=False))
+    CreateView(select(items.c.length), "v_lengths", metadata=metadata, schema="app")
+
+
+def unique_constraint(metadata: MetaData, items: Table, changed: bool) -> None:
+    items.append_constraint(
+        UniqueConstraint("name", name="uq_items_name", **({"postgresql_nulls_not_distinct": True} if changed else {}))
+    )
+
+
+def primary_key(metadata: MetaData, items: Table, changed: bool) -> None:
+    """Alembic does not compare primary keys."""
+    Table(
+        "pairs",
+        metadata,
+        Column("a", BigInteger, nullable=False),
+        Column("b", BigInteger, nullable=False),
+        PrimaryKeyConstraint(*(("b", "a") if changed else ("a", "b")), name="pk_pairs"),
+    )
+
+
+def policy(metadata: MetaData, items: Table, changed: bool) -> None:
+    declare(
+        metadata,
+        ("ALTER TABLE app.items ENABLE ROW LEVEL SECURITY", "ALTER TABLE app.items FORCE ROW LEVEL SECURITY"),
+        (
+            "CREATE POLICY own ON app.items FOR SELECT USING (name = current_setting('app.name'"
+            f"{', true' if changed else ''}))",
+            "COMMENT ON POLICY own ON app.items IS 'own rows'",
+        ),
+    )
+
+
+def row_level_security(metadata: MetaData, items: Table, changed: bool) -> None:
+    enable = "ALTER TABLE app.items ENABLE ROW LEVEL SECURITY"
+    declare(metadata, (enable, "ALTER TABLE app.items FORCE ROW LEVEL SECURITY") if changed else enable)
+
+
+def storage(metadata: MetaData, items: Table, changed: bool) -> None:
+    items.append_column(Column("payload", Text))
+    kind = "MAIN" if changed else "EXTERNAL"
+    declare(metadata, f"ALTER TABLE app.items ALTER COLUMN payload SET STORAGE {kind}")
+
+
+def comments(metadata: MetaData, items: Table, changed: bool) -> None:
+    items.comment = "it's \\ 100% changed" if changed else "of a table"
+    items.c.name.comment = None if changed else "of a column"
+    items.append_constraint(CheckConstraint("id > 0", name="ck_items_id", comment="new" if changed else "old"))
+
+
+def dropped_table(metadata: MetaData, items: Table, changed: bool) -> None:
+    """With a trigger, a policy, a view and a storage on it."""
+    if not changed:
+        table = Table("old", metadata, Column("id", BigInteger, primary_key=True), Column("name", Text))
+        CreateView(select(table.c.name), "v_old", metadata=metadata, schema="app")
+        declare(
+            metadata,
+            TOUCH,
+            TOUCH_TRIGGER.format("UPDATE", "old"),
+            "ALTER TABLE app.old ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY own ON app.old USING (true)",
+            "ALTER TABLE app.old ALTER COLUMN name SET STORAGE MAIN",
+        )
+
+
+def quoted_names(metadata: MetaData, items: Table, changed: bool) -> None:
+    table = Table(
+        "Odd 'Name'",
+        metadata,
+        Column("Größe %", BigInteger, primary_key=True, autoincrement=False),  # Alembic cannot read such a sequence
+        Column("user", Text),
+    )
+    CreateView(
+        select(table.c.user, *([table.c["Größe %"]] if changed else [])), "V odd", metadata=metadata, schema="app"
+    )
+    declare(metadata, 'ALTER TABLE app."Odd \'Name\'" ALTER COLUMN "user" SET STORAGE ' + ("MAIN" if changed else "PLAIN"))
+
+
+CASES: dict[str, Case] = {
+    declaration.__name__: declaration
+    for declaration in (
+        check, column, column_at_the_end_of_a_view, column_dropped_below_a_view, column_in_the_middle_of_a_view,
+        column_type, comment_of_a_view, comments, condition_of_a_view, default, default_by_a_new_function,
+        dropped_table, every_type, function, generated_column, index, index_of_a_materialized_view,
+        materialized_view, nearest_index, partitioned_table, policy, primary_key, procedure, quoted_names,
+        row_level_security, signature, storage, trigger_on_a_partitioned_table, unique_constraint,
+    )
+}  # fmt: skip
+
+
+def declared(name: str, *, changed: bool) -> MetaData:
+    """The metadata of a case."""
+    metadata = new_metadata()
+    CASES[name](metadata, metadata.tables["app.items"], changed)
+    return metadata
