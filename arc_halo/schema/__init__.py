@@ -1,20 +1,108 @@
-"""The database as declared in Python."""
+"""The database as declared in Python.
+
+Core
+    Model         a transformer at one version; ModelAlias a movable name for one, ModelFile a file it came with,
+                  ModelLineage how it was made from another
+    Layer         a node of a model's layer tree (TransformerLayer); Head one of an attention layer's (AttentionHead)
+Tensors
+    Tensor        distinct content under a digest; Chunk a piece of it, TensorChunk the piece's place
+    Weight        a model's use of a tensor under a name (ModelWeight)
+    Embedding     a vector with an owner, to be searched
+Training
+    Session       a run of a model (TrainingSession); Attempt one start or restart of it (TrainingAttempt)
+    Series        one metric of one attempt (MetricSeries); its points are TrainingMetric, once sealed MetricSegment
+    Checkpoint    a state to go back to (ModelCheckpoint): CheckpointTensor and OptimizerState; GradientCheckpoint is
+                  another thing: how a layer's activations are kept for the backward pass
+Inference
+    Session       a model in use (InferenceSession), its InferenceMetric and AttentionPattern
+    Namespace     all that must be equal for a cache hit (CacheNamespace); KVCacheBlock, KVCachePayload and
+                  KVCacheStatistics belong to one; CachedActivation to a digest of weights
+Fusion
+    Reactor       several models run as one; Member one of them (ReactorModel), ModelInteraction an edge between two
+    Operation     a question and its joint answer (FusionOperation), with each member's (FusionOperationMember)
+    State         a version of what a reactor has in mind (CognitiveState), its CognitiveMemory; ReactorMetric
+Views
+    ModelArchitecture, TrainingProgress, ReactorStatus, TensorStatistics: computed, read-only
+
+Importing this package makes ``Base.metadata`` complete, functions and triggers included.
+"""
 
 from arc_halo.schema.base import Base
 from arc_halo.schema.core import AttentionHead, Model, ModelAlias, ModelFile, ModelLineage, TransformerLayer
+from arc_halo.schema.fusion import (
+    CognitiveMemory,
+    CognitiveState,
+    FusionOperation,
+    FusionOperationMember,
+    ModelInteraction,
+    Reactor,
+    ReactorMetric,
+    ReactorModel,
+)
+from arc_halo.schema.inference import (
+    AttentionPattern,
+    CachedActivation,
+    CacheNamespace,
+    InferenceMetric,
+    InferenceSession,
+    KVCacheBlock,
+    KVCachePayload,
+    KVCacheStatistics,
+)
 from arc_halo.schema.tensors import Chunk, Embedding, ModelWeight, Tensor, TensorChunk
+from arc_halo.schema.training import (
+    CheckpointTensor,
+    GradientCheckpoint,
+    MetricSegment,
+    MetricSeries,
+    ModelCheckpoint,
+    OptimizerState,
+    TrainingAttempt,
+    TrainingMetric,
+    TrainingSession,
+)
+from arc_halo.schema.views import ModelArchitecture, ReactorStatus, TensorStatistics, TrainingProgress
 
 __all__ = [
     "AttentionHead",
+    "AttentionPattern",
     "Base",
+    "CacheNamespace",
+    "CachedActivation",
+    "CheckpointTensor",
     "Chunk",
+    "CognitiveMemory",
+    "CognitiveState",
     "Embedding",
+    "FusionOperation",
+    "FusionOperationMember",
+    "GradientCheckpoint",
+    "InferenceMetric",
+    "InferenceSession",
+    "KVCacheBlock",
+    "KVCachePayload",
+    "KVCacheStatistics",
+    "MetricSegment",
+    "MetricSeries",
     "Model",
     "ModelAlias",
+    "ModelArchitecture",
+    "ModelCheckpoint",
     "ModelFile",
+    "ModelInteraction",
     "ModelLineage",
     "ModelWeight",
+    "OptimizerState",
+    "Reactor",
+    "ReactorMetric",
+    "ReactorModel",
+    "ReactorStatus",
     "Tensor",
     "TensorChunk",
+    "TensorStatistics",
+    "TrainingAttempt",
+    "TrainingMetric",
+    "TrainingProgress",
+    "TrainingSession",
     "TransformerLayer",
 ]

@@ -1,0 +1,64 @@
+"""Functions and triggers; the body of each is ``sql/<name>.sql``, whose first line is its COMMENT."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from arc_halo.autogenerate import declare
+from arc_halo.schema.base import SCHEMA, Base
+
+
+def sql_source(name: str) -> str:
+    """The SQL kept in ``sql/<name>.sql``."""
+    return resources.files(__package__).joinpath("sql", f"{name}.sql").read_text("utf-8")
+
+
+def _declare_function(name: str) -> None:
+    comment, definition = sql_source(name).split("\n", 1)
+    text = comment.removeprefix("-- ").replace("'", "''")
+    # No argument types: none of our functions is overloaded.
+    declare(Base.metadata, (definition, f"COMMENT ON FUNCTION {SCHEMA}.{name} IS '{text}'"))
+
+
+for _name in (
+    "uuid7",
+    "update_updated_at_column",
+    "calculate_model_parameters",
+    "get_latest_checkpoint",
+    "expire_caches",
+    "ensure_time_partitions",
+    "reset_weights_digest",
+    "check_interaction_graph",
+    "refuse_state_change",
+    "refresh_statistics",
+):
+    _declare_function(_name)
+
+# On a partitioned table PostgreSQL clones the trigger to each partition.
+for _table in Base.metadata.sorted_tables:
+    if "updated_at" in _table.c:
+        declare(
+            Base.metadata,
+            f"CREATE TRIGGER tr_{_table.name}_updated_at BEFORE UPDATE ON {_table.fullname}"
+            " FOR EACH ROW EXECUTE FUNCTION arc_halo.update_updated_at_column()",
+        )
+
+declare(
+    Base.metadata,
+    # A transition table belongs to one event, so there are three triggers; each fires once per statement.
+    "CREATE TRIGGER tr_model_weights_inserted AFTER INSERT ON arc_halo.model_weights"
+    " REFERENCING NEW TABLE AS new_weights"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.reset_weights_digest()",
+    "CREATE TRIGGER tr_model_weights_updated AFTER UPDATE ON arc_halo.model_weights"
+    " REFERENCING OLD TABLE AS old_weights NEW TABLE AS new_weights"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.reset_weights_digest()",
+    "CREATE TRIGGER tr_model_weights_deleted AFTER DELETE ON arc_halo.model_weights"
+    " REFERENCING OLD TABLE AS old_weights"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.reset_weights_digest()",
+    "CREATE TRIGGER tr_model_interaction_graph_checked"
+    " AFTER INSERT OR UPDATE OF reactor_id, source_id, target_id, interaction_type OR DELETE"
+    " ON arc_halo.model_interaction_graph"
+    " FOR EACH ROW EXECUTE FUNCTION arc_halo.check_interaction_graph()",
+    "CREATE TRIGGER tr_cognitive_state_append_only BEFORE UPDATE OR DELETE ON arc_halo.cognitive_state"
+    " FOR EACH ROW EXECUTE FUNCTION arc_halo.refuse_state_change()",
+)
