@@ -48,7 +48,7 @@ class Pco(Codec):
         if not raw.nbytes or raw.nbytes % dtype.component_nbytes:
             return None
         bits = np.frombuffer(raw, _unsigned(dtype))
-        payload: bytes = standalone.simple_compress(_ordered(bits, dtype), self._config)
+        payload: bytes = standalone.simple_compress(bits ^ _flips(bits, dtype, negative=1), self._config)
         return payload
 
     def _check(self, payload: memoryview, dtype: DType, raw_nbytes: int) -> None:
@@ -68,42 +68,27 @@ class Pco(Codec):
             raise CodecError(f"{self.id}: payload made the decoder panic: {error}") from error
         if progress.n_processed != bits.size or not progress.finished:
             raise CodecError(f"{self.id}: payload does not hold the {bits.size} numbers expected")
-        np.copyto(np.frombuffer(out, bits.dtype), _unordered(bits, dtype))
+        np.bitwise_xor(bits, _flips(bits, dtype, negative=0), out=np.frombuffer(out, bits.dtype))
 
 
 def _unsigned(dtype: DType) -> np.dtype[Any]:
     return np.dtype(f"<u{dtype.component_nbytes}")
 
 
-def _ordered(bits: Bits, dtype: DType) -> Bits:
-    """Bits that sort, as unsigned integers, the way the numbers do.
+def _flips(bits: Bits, dtype: DType, *, negative: int) -> Any:
+    """The bits to turn over between numbers and unsigned integers of the same order, there and back.
 
-    Two's complement: the sign bit turned over. Floats: the sign bit, and in negative ones all others too.
+    Two's complement: the sign bit. Floats: the sign bit, and in negative numbers, those whose top bit is ``negative``,
+    all others too; the way there leaves that bit upside down.
     """
-    ordered: Bits = bits ^ (_negative(bits) | _sign(bits) if _is_float(dtype) else _sign_of_integer(bits, dtype))
-    return ordered
-
-
-def _unordered(bits: Bits, dtype: DType) -> Bits:
-    """The inverse of `_ordered`, which leaves the sign bit of floats upside down."""
-    plain: Bits = bits ^ (~_negative(bits) | _sign(bits) if _is_float(dtype) else _sign_of_integer(bits, dtype))
-    return plain
-
-
-def _is_float(dtype: DType) -> bool:
-    return dtype.is_float or dtype.name == "C64"
-
-
-def _sign_of_integer(bits: Bits, dtype: DType) -> Any:
-    return _sign(bits) if dtype.name.startswith("I") else bits.dtype.type(0)
-
-
-def _sign(bits: Bits) -> Any:
-    return bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
-
-
-def _negative(bits: Bits) -> Bits:
-    """All ones where the top bit is set, all zeros elsewhere."""
-    signed = bits.view(f"<i{bits.dtype.itemsize}")
-    negative: Bits = (signed >> (bits.dtype.itemsize * 8 - 1)).view(bits.dtype)
-    return negative
+    shift = bits.dtype.itemsize * 8 - 1
+    sign = bits.dtype.type(1 << shift)
+    if not (dtype.is_float or dtype.name == "C64"):
+        return sign if dtype.name.startswith("I") else bits.dtype.type(0)
+    flips = bits >> shift
+    if negative:
+        np.negative(flips, out=flips)
+    else:
+        flips -= 1
+    flips |= sign
+    return flips

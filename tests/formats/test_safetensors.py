@@ -1,7 +1,9 @@
+import contextlib
 import os
 import struct
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +317,32 @@ def test_a_written_header_is_read_by_the_reference(tmp_path):
 def test_a_header_that_would_be_refused_is_not_written(tensors):
     with pytest.raises(SafetensorsError):
         build_header(tensors)
+
+
+MANY_ENTRIES = b",".join(b'"%06d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % number for number in range(20_000))
+MANY_STRINGS = b",".join(b'"%06d":"\xc3\xa9\xe2\x82\xac"' % number for number in range(60_000))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{" + MANY_ENTRIES + b"}",
+        b'{"__metadata__":{' + MANY_STRINGS + b"}}",
+        b'{"__metadata__":{"a":"\\n' + "😀".encode() * 250_000 + b'"}}',
+        b'{"a":{"shape":[' + b"[]," * 300_000 + b"1]}}",
+        b'{"a":{"shape":[' + b"257," * 250_000 + b"1]}}",
+        b'{"a":' + b"[" * 1_000_000,
+        b'{"' + b"\\n" * 500_000 + b'":1}',
+    ],
+    ids=["entries", "strings", "one wide string", "lists", "integers", "nesting", "escapes"],
+)
+def test_memory_is_proportional_to_the_header(text, write):
+    path = write(file_bytes(text, b""))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(SafetensorsError), SafetensorsFile(path):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= 12 * len(text)
