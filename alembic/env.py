@@ -7,11 +7,12 @@ from logging.config import fileConfig
 from typing import TYPE_CHECKING, Any
 
 from alembic import context
+from sqlalchemy import Connection, text
+
 from arc_halo.autogenerate.downgrade import goes_down, refuse_data_loss
 from arc_halo.autogenerate.scope import scope
 from arc_halo.database.migrate import SCHEMA, SEARCH_PATH, environment_url, migration_engine, migration_lock
 from arc_halo.schema import Base
-from sqlalchemy import Connection, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +66,7 @@ def configure(connection: Connection | None = None, **options: Any) -> None:
 
 
 def may_lose_data() -> bool:
-    """Did the caller say so?"""
+    """Whether the caller said so."""
     said = config.attributes.get("allow_data_loss", context.get_x_argument(as_dictionary=True).get("allow_data_loss"))
     return str(said).lower() in {"1", "true", "yes"}
 

@@ -115,9 +115,7 @@ def _put_aside(connection: Connection, schema: str) -> None:
     run(connection, [f"ALTER SCHEMA {name} RENAME TO autogenerate_set_aside"])
 
 
-def _changes(
-    connection: Connection, schema: str, comparison: Comparison, standing: Iterable[tuple[str, str]]
-) -> Changes:
+def _changes(connection: Connection, schema: str, comparison: Comparison, standing: set[tuple[str, str]]) -> Changes:
     current, wanted = comparison.current, comparison.wanted
     changes = Changes()
     for key in sorted(current.keys() | wanted.keys()):
@@ -125,7 +123,7 @@ def _changes(
         if key in current and key in wanted:
             if key not in comparison.claimed:
                 _compare_one(connection, schema, comparison, key, changes)
-        elif found.is_part and (key.kind != "default" or (found.relation, found.member) not in standing):
+        elif found.is_part and (key.kind != "default" or (str(found.relation), str(found.member)) not in standing):
             continue  # Alembic creates and drops parts; only a default on a column that stays is left to us
         elif key in current:
             changes.gone.add(key)
@@ -150,7 +148,7 @@ def _text(key: Key, found: Found) -> Statements:
 
 
 def _differs(connection: Connection, schema: str, key: Key, wanted: Found, current: Found) -> bool:
-    """Does the text differ, also from what it becomes when parsed once more, as after a downgrade or a dump?"""
+    """Whether the text differs, also from what it becomes when parsed once more, as after a downgrade or a dump."""
     if _text(key, wanted) == _text(key, current):
         return False
     removal = wanted.removal if key.kind in _NO_CASCADE else f"{wanted.removal} CASCADE"
@@ -161,7 +159,7 @@ def _differs(connection: Connection, schema: str, key: Key, wanted: Found, curre
 
 
 def _replaceable(connection: Connection, key: Key, old: Statements, new: Statements) -> bool:
-    """Would OR REPLACE do, upwards and downwards? The new object stands there: try the old over it, then the new."""
+    """Whether OR REPLACE would do, upwards and downwards. The new object stands there: try the old over it, then the new."""
     if key.kind not in ("function", "procedure", "view", "trigger"):
         return False
     with rolled_back(connection):

@@ -34,7 +34,7 @@ class Column(NamedTuple):
 
 
 def goes_down(migration_context: MigrationContext) -> bool:
-    """Would the Alembic command that runs here take the database back? Sends a query."""
+    """Whether the Alembic command that runs here takes the database back; sends a query."""
     if "destination_rev" not in migration_context.opts:  # e.g. ``check`` or ``revision``
         return False
     steps = migration_context.opts["fn"](migration_context.get_current_heads(), migration_context)
@@ -42,9 +42,7 @@ def goes_down(migration_context: MigrationContext) -> bool:
 
 
 @contextmanager
-def refuse_data_loss(
-    connection: Connection, schema: str, *, version_table: str = "alembic_version"
-) -> Iterator[None]:
+def refuse_data_loss(connection: Connection, schema: str, *, version_table: str = "alembic_version") -> Iterator[None]:
     """Let the block drop only tables without rows, and columns of such tables.
 
     Writers are locked out of the schema's tables until the transaction ends: a row that came after the look would be

@@ -25,8 +25,11 @@ def fingerprint(connection: Connection, schema: str, *, version_table: str = "al
     list[str]
         One text per thing, sorted; a text may have several lines.
     """
-    lines = [f"{row.kind} {row.name}: {row.text}" for row in qualified(connection, _REST, schema)
-             if row.relation != version_table]
+    lines = [
+        f"{row.kind} {row.name}: {row.text}"
+        for row in qualified(connection, _REST, schema)
+        if row.relation != version_table
+    ]
     for key, found in read(connection, schema).items():
         if found.relation != version_table:
             lines.append(f"{key.kind} {key.name}: " + "; ".join(found.statements))

@@ -73,7 +73,7 @@ def _to_drop(
 
 
 def _in_the_way(comparison: Comparison, user: Key, used: Address, touched: set[Address]) -> bool:
-    """Would PostgreSQL refuse to touch this column or table for the sake of its user?"""
+    """Whether PostgreSQL would refuse to touch this column or table for the sake of its user."""
     table = used._replace(column=0)
     if user.kind == "foreign key":
         return table in touched
@@ -85,7 +85,7 @@ def _in_the_way(comparison: Comparison, user: Key, used: Address, touched: set[A
 
 
 def _may_drop(comparison: Comparison, key: Key) -> bool:
-    """Is it ours to drop? Not what goes with its table, nor a part that goes with its column."""
+    """Whether it is ours to drop: not what goes with its table, nor a part that goes with its column."""
     found = comparison.current[key]
     if not found.is_part:
         return True
@@ -101,7 +101,9 @@ def _touched(comparison: Comparison, schema: str, table_ops: Iterable[MigrateOpe
             continue
         if isinstance(op, ops.DropTableOp):
             yield from {
-                address._replace(column=0) for (table, _), address in comparison.columns.items() if table == op.table_name
+                address._replace(column=0)
+                for (table, _), address in comparison.columns.items()
+                if table == op.table_name
             }
         elif isinstance(op, ops.DropColumnOp) or (isinstance(op, ops.AlterColumnOp) and op.modify_type is not None):
             yield comparison.columns[op.table_name, op.column_name]
@@ -116,9 +118,7 @@ def _reset_storages(comparison: Comparison, touched: set[Address]) -> set[Key]:
     }
 
 
-def _creations(
-    comparison: Comparison, drop: set[Key]
-) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
+def _creations(comparison: Comparison, drop: set[Key]) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
     """Objects to create, replace or comment on before and after the table operations."""
     current, wanted, changes = comparison.current, comparison.wanted, comparison.changes
     before: list[MigrateOperation] = []

@@ -29,7 +29,9 @@ def declare_partitions(table: FromClause, *statements: str) -> None:
         If ``table`` is no table, or not a partitioned one.
     """
     if not isinstance(table, Table) or not table.dialect_options["postgresql"]["partition_by"]:
-        raise ConfigurationError(f"{table} is not partitioned: give it postgresql_partition_by, or drop its partitions.")
+        raise ConfigurationError(
+            f"{table} is not partitioned: give it postgresql_partition_by, or drop its partitions."
+        )
     table.info.setdefault(_INFO, []).extend(statements)
 
 

@@ -48,7 +48,7 @@ def _execute(sql: str) -> str:
 
 
 def _literal(sql: str) -> str:
-    """One literal per line, so that re-indentation cannot change it; what ``text()`` takes for a parameter is escaped."""
+    """One literal per line, immune to re-indentation; what ``text()`` would take for a parameter is escaped."""
     sql = re.sub(r"\\(:\w*)(?![:\w])", r"\\\\\1", sql)
     sql = re.sub(r"(?<![:\w\\]):(\w+)(?![:\w])", r"\\:\1", sql)
     lines = [repr(line) for line in sql.splitlines(keepends=True)]

@@ -78,13 +78,12 @@ def _exact(op: MigrateOperation, current: Mapping[Key, Found], dropped: set[Key]
 def _part(current: Mapping[Key, Found], op: MigrateOperation) -> Key | None:
     """The index or constraint that an operation is about, if it stands there."""
     if isinstance(op, ops.CreateIndexOp | ops.DropIndexOp):
-        place, kinds = (op.table_name, op.index_name), {"index"}
-    elif isinstance(op, ops.CreateForeignKeyOp):
-        place, kinds = (op.source_table, op.constraint_name), {"foreign key"}
+        kinds, member = {"index"}, op.index_name
     elif isinstance(op, ops.AddConstraintOp | ops.DropConstraintOp):
-        place, kinds = (getattr(op, "table_name", None), op.constraint_name), {"constraint", "foreign key"}
+        kinds, member = {"constraint", "foreign key"}, getattr(op, "constraint_name", None)
     else:
         return None
+    place = (getattr(op, "source_table", None) or getattr(op, "table_name", None), member)
     for key, found in current.items():
         if key.kind in kinds and found.is_part and (found.relation, found.member) == place:
             return key

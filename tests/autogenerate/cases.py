@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
-from arc_halo.autogenerate import declare, declare_partitions
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
     BigInteger,
@@ -14,6 +13,7 @@ from sqlalchemy import (
     CreateView,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -30,9 +30,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from arc_halo.autogenerate import declare, declare_partitions
 from tests.autogenerate.project import new_metadata
 
-Case = Callable[[MetaData, Table, bool], object]
+
+class Case(Protocol):
+    """Declares something on or beside the table ``items``."""
+
+    __name__: str
+
+    def __call__(self, items: Table, *, changed: bool) -> None: ...
+
 
 TOUCH = """
 CREATE FUNCTION app.touch() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -45,17 +53,17 @@ TOUCH_TRIGGER = "CREATE TRIGGER touch BEFORE {} ON app.{} FOR EACH ROW EXECUTE F
 NEW_KEY = "CREATE FUNCTION app.new_key() RETURNS uuid LANGUAGE sql VOLATILE RETURN gen_random_uuid()"
 
 
-def column(metadata: MetaData, items: Table, changed: bool) -> None:
+def column(items: Table, *, changed: bool) -> None:
     if changed:
-        items.append_column(Column("note", Text, comment="what's 100% new: \\ and \"quotes\""))
+        items.append_column(Column("note", Text, comment='what\'s 100% new: \\ and "quotes"'))
 
 
-def every_type(metadata: MetaData, items: Table, changed: bool) -> None:
-    declare(metadata, NEW_KEY)
+def every_type(items: Table, *, changed: bool) -> None:
+    declare(items.metadata, NEW_KEY)
     if changed:
         Table(
             "things",
-            metadata,
+            items.metadata,
             Column("number", BigInteger, Identity(always=True), primary_key=True),
             Column("id", Uuid, server_default=text("app.new_key()"), nullable=False),
             Column("config", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
@@ -69,7 +77,7 @@ def every_type(metadata: MetaData, items: Table, changed: bool) -> None:
         )
 
 
-def column_type(metadata: MetaData, items: Table, changed: bool) -> None:
+def column_type(items: Table, *, changed: bool) -> None:
     """Below a view, a generated column with an index and a CHECK, a default, a trigger and a storage."""
     items.append_column(Column("size", BigInteger if changed else Integer, server_default="0"))
     items.append_column(
@@ -78,106 +86,107 @@ def column_type(metadata: MetaData, items: Table, changed: bool) -> None:
     items.append_constraint(CheckConstraint("twice >= 0", name="ck_items_twice"))
     Index("ix_items_twice", items.c.twice)
     items.append_constraint(CheckConstraint("twice > size", name="ck_items_size"))
-    CreateView(select(items.c.id, items.c.size, items.c.twice), "v_items", metadata=metadata, schema="app")
-    declare(metadata, TOUCH, TOUCH_TRIGGER.format("UPDATE OF size", "items"))
+    CreateView(select(items.c.id, items.c.size, items.c.twice), "v_items", metadata=items.metadata, schema="app")
+    declare(items.metadata, TOUCH, TOUCH_TRIGGER.format("UPDATE OF size", "items"))
 
 
-def column_in_the_middle_of_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
+def column_in_the_middle_of_a_view(items: Table, *, changed: bool) -> None:
     items.append_column(Column("note", Text))
     columns = [items.c.id, items.c.note, items.c.name] if changed else [items.c.id, items.c.name]
-    view = CreateView(select(*columns), "v_items", metadata=metadata, schema="app").table
+    view = CreateView(select(*columns), "v_items", metadata=items.metadata, schema="app").table
     view.comment = "a view's comment: 100%"
     view.c.name.comment = "a column's"
-    CreateView(select(view.c.id), "v_ids", metadata=metadata, schema="app")
+    CreateView(select(view.c.id), "v_ids", metadata=items.metadata, schema="app")
 
 
-def column_at_the_end_of_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
+def column_at_the_end_of_a_view(items: Table, *, changed: bool) -> None:
     """OR REPLACE works forward, and not backward."""
     columns = [items.c.id, items.c.name] if changed else [items.c.id]
-    CreateView(select(*columns), "v_items", metadata=metadata, schema="app")
+    CreateView(select(*columns), "v_items", metadata=items.metadata, schema="app")
 
 
-def condition_of_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
+def condition_of_a_view(items: Table, *, changed: bool) -> None:
     """OR REPLACE works both ways; the views on it stay."""
     query = select(items.c.id, items.c.name).where(items.c.name.like("100%" if changed else "a:b%"))
-    view = CreateView(query, "v_items", metadata=metadata, schema="app").table
-    CreateView(select(view.c.name), "v_names", metadata=metadata, schema="app")
+    view = CreateView(query, "v_items", metadata=items.metadata, schema="app").table
+    CreateView(select(view.c.name), "v_names", metadata=items.metadata, schema="app")
 
 
-def column_dropped_below_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
+def column_dropped_below_a_view(items: Table, *, changed: bool) -> None:
     columns = [items.c.id]
     if not changed:
         items.append_column(Column("note", Text))
         columns.append(items.c.note)
-    CreateView(select(*columns), "v_items", metadata=metadata, schema="app")
+    CreateView(select(*columns), "v_items", metadata=items.metadata, schema="app")
 
 
-def comment_of_a_view(metadata: MetaData, items: Table, changed: bool) -> None:
-    view = CreateView(select(items.c.id, items.c.name), "v_items", metadata=metadata, schema="app").table
+def comment_of_a_view(items: Table, *, changed: bool) -> None:
+    view = CreateView(select(items.c.id, items.c.name), "v_items", metadata=items.metadata, schema="app").table
     view.comment = None if changed else "gone later"
     view.c.id.comment = "it's new" if changed else "old"
 
 
-def materialized(metadata: MetaData, items: Table, name: str = "mv_items", *columns: Column[object]) -> Table:
-    made = CreateView(select(items.c.id, *columns), name, metadata=metadata, schema="app", materialized=True)
+def materialized(source: Table, name: str, *columns: Column[object]) -> Table:
+    query = select(source.c.id, *columns)
+    made = CreateView(query, name, metadata=source.metadata, schema="app", materialized=True)
     made.table.comment = "counted rarely"
     return made.table
 
 
-def materialized_view(metadata: MetaData, items: Table, changed: bool) -> None:
+def materialized_view(items: Table, *, changed: bool) -> None:
     """With an index, on a view, and with a view on it."""
-    source = CreateView(select(items.c.id, items.c.name), "v_items", metadata=metadata, schema="app").table
-    view = materialized(metadata, source, "mv_items", *([source.c.name] if changed else []))
+    source = CreateView(select(items.c.id, items.c.name), "v_items", metadata=items.metadata, schema="app").table
+    view = materialized(source, "mv_items", *([source.c.name] if changed else []))
     Index("ix_mv_items_id", view.c.id, unique=True)
-    CreateView(select(view.c.id), "v_of_mv", metadata=metadata, schema="app")
+    CreateView(select(view.c.id), "v_of_mv", metadata=items.metadata, schema="app")
 
 
-def index_of_a_materialized_view(metadata: MetaData, items: Table, changed: bool) -> None:
-    view = materialized(metadata, items, "mv_items", items.c.name)
+def index_of_a_materialized_view(items: Table, *, changed: bool) -> None:
+    view = materialized(items, "mv_items", items.c.name)
     Index("ix_mv_items_id", view.c.id, unique=True)
     if changed:
         Index("ix_mv_items_name", view.c.name)
 
 
-def function(metadata: MetaData, items: Table, changed: bool) -> None:
-    body = "SELECT count(*) + {} FROM app.items WHERE name LIKE '100%'".format(int(changed))
+def function(items: Table, *, changed: bool) -> None:
+    body = f"SELECT count(*) + {int(changed)} FROM app.items WHERE name LIKE '100%'"
     declare(
-        metadata,
+        items.metadata,
         (
             f"CREATE FUNCTION app.counted() RETURNS bigint LANGUAGE sql STABLE BEGIN ATOMIC {body}; END",
             f"COMMENT ON FUNCTION app.counted() IS 'how many; version {int(changed)}'",
         ),
         "CREATE FUNCTION app.twice() RETURNS bigint LANGUAGE sql STABLE RETURN 2 * app.counted()",
     )
-    CreateView(select(literal_column("app.twice()").label("twice")), "v_twice", metadata=metadata, schema="app")
+    CreateView(select(literal_column("app.twice()").label("twice")), "v_twice", metadata=items.metadata, schema="app")
 
 
-def signature(metadata: MetaData, items: Table, changed: bool) -> None:
+def signature(items: Table, *, changed: bool) -> None:
     """Other result type: dropped and made again, with the default, the CHECK and the view that call it."""
     kind = "bigint" if changed else "integer"
-    declare(metadata, f"CREATE FUNCTION app.start() RETURNS {kind} LANGUAGE sql IMMUTABLE RETURN 1::{kind}")
+    declare(items.metadata, f"CREATE FUNCTION app.start() RETURNS {kind} LANGUAGE sql IMMUTABLE RETURN 1::{kind}")
     items.append_column(Column("size", BigInteger, server_default=text("app.start()")))
     items.append_constraint(CheckConstraint("size >= app.start()", name="ck_items_size"))
-    CreateView(select(literal_column("app.start()").label("start")), "v_start", metadata=metadata, schema="app")
+    CreateView(select(literal_column("app.start()").label("start")), "v_start", metadata=items.metadata, schema="app")
 
 
-def default_by_a_new_function(metadata: MetaData, items: Table, changed: bool) -> None:
+def default_by_a_new_function(items: Table, *, changed: bool) -> None:
     name = "app.second()" if changed else "app.first()"
-    declare(metadata, f"CREATE FUNCTION {name} RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 1")
+    declare(items.metadata, f"CREATE FUNCTION {name} RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 1")
     items.append_column(Column("size", BigInteger, server_default=text(name)))
 
 
-def default(metadata: MetaData, items: Table, changed: bool) -> None:
+def default(items: Table, *, changed: bool) -> None:
     items.append_column(Column("size", BigInteger, server_default=text("2") if changed else None))
     items.append_column(Column("label", Text, server_default=None if changed else "it's: 100%"))
 
 
-def procedure(metadata: MetaData, items: Table, changed: bool) -> None:
+def procedure(items: Table, *, changed: bool) -> None:
+    body = f"DELETE FROM app.items WHERE id < before + {int(changed)}"
     declare(
-        metadata,
+        items.metadata,
         (
-            "CREATE PROCEDURE app.clean(before bigint) LANGUAGE sql AS"
-            f" $$ DELETE FROM app.items WHERE id < before + {int(changed)} $$",
+            f"CREATE PROCEDURE app.clean(before bigint) LANGUAGE sql AS $$ {body} $$",
             "COMMENT ON PROCEDURE app.clean(bigint) IS 'deletes'",
         ),
     )
@@ -201,10 +210,10 @@ def partitioned(metadata: MetaData) -> Table:
     return table
 
 
-def trigger_on_a_partitioned_table(metadata: MetaData, items: Table, changed: bool) -> None:
-    partitioned(metadata)
+def trigger_on_a_partitioned_table(items: Table, *, changed: bool) -> None:
+    partitioned(items.metadata)
     declare(
-        metadata,
+        items.metadata,
         TOUCH.format(" again" if changed else ""),
         (
             TOUCH_TRIGGER.format("INSERT OR UPDATE" if changed else "UPDATE", "events"),
@@ -213,31 +222,25 @@ def trigger_on_a_partitioned_table(metadata: MetaData, items: Table, changed: bo
     )
 
 
-def partitioned_table(metadata: MetaData, items: Table, changed: bool) -> None:
+def partitioned_table(items: Table, *, changed: bool) -> None:
     """Also the target of a foreign key, for which PostgreSQL keeps one more constraint per partition."""
     if changed:
-        partitioned(metadata)
+        partitioned(items.metadata)
         items.append_column(Column("kind", Text))
         items.append_column(Column("event_id", BigInteger))
         Table(
             "notes",
-            metadata,
+            items.metadata,
             Column("id", BigInteger, primary_key=True),
             Column("kind", Text),
             Column("event_id", BigInteger),
             comment="on events",
-        ).append_constraint(_to_events())
+        ).append_constraint(ForeignKeyConstraint(["kind", "event_id"], ["app.events.kind", "app.events.id"]))
 
 
-def _to_events() -> object:
-    from sqlalchemy import ForeignKeyConstraint
-
-    return ForeignKeyConstraint(["kind", "event_id"], ["app.events.kind", "app.events.id"])
-
-
-def nearest_index(metadata: MetaData, items: Table, changed: bool) -> None:
+def nearest_index(items: Table, *, changed: bool) -> None:
     """HNSW parameters, operator class and predicate, on a partitioned parent."""
-    table = partitioned(metadata)
+    table = partitioned(items.metadata)
     operators = "vector_l2_ops" if changed else "vector_cosine_ops"
     Index(
         "ix_events_vector_3",
@@ -249,7 +252,7 @@ def nearest_index(metadata: MetaData, items: Table, changed: bool) -> None:
     )
 
 
-def index(metadata: MetaData, items: Table, changed: bool) -> None:
+def index(items: Table, *, changed: bool) -> None:
     """Method, operator class, predicate and WITH of indexes whose names stay."""
     items.append_column(Column("size", Integer))
     if changed:
@@ -262,74 +265,78 @@ def index(metadata: MetaData, items: Table, changed: bool) -> None:
         Index("ix_items_few", items.c.size, postgresql_where=text("size > 1"))
 
 
-def check(metadata: MetaData, items: Table, changed: bool) -> None:
+def check(items: Table, *, changed: bool) -> None:
     allowed = "'a', 'b', '100%\\:x'" if changed else "'a', 'b'"
     items.append_constraint(CheckConstraint(f"name IN ({allowed})", name="ck_items_name"))
 
 
-def generated_column(metadata: MetaData, items: Table, changed: bool) -> None:
+def generated_column(items: Table, *, changed: bool) -> None:
     """Its expression, with what stands on it: an index, a unique constraint with a foreign key to it, and a view."""
     length = "(length(name) + 1)" if changed else "length(name)"
     items.append_column(Column("length", Integer, Computed(length, persisted=True), nullable=False, comment="of name"))
     items.append_constraint(UniqueConstraint("length", name="uq_items_length"))
     Index("ix_items_length", items.c.length, postgresql_where=text("length > 3"))
-    Table("lengths", metadata, Column("length", ForeignKey("app.items.length"), primary_key=True, autoincrement=False))
-    CreateView(select(items.c.length), "v_lengths", metadata=metadata, schema="app")
+    Table(
+        "lengths",
+        items.metadata,
+        Column("length", ForeignKey("app.items.length"), primary_key=True, autoincrement=False),
+    )
+    CreateView(select(items.c.length), "v_lengths", metadata=items.metadata, schema="app")
 
 
-def unique_constraint(metadata: MetaData, items: Table, changed: bool) -> None:
+def unique_constraint(items: Table, *, changed: bool) -> None:
     items.append_constraint(
         UniqueConstraint("name", name="uq_items_name", **({"postgresql_nulls_not_distinct": True} if changed else {}))
     )
 
 
-def primary_key(metadata: MetaData, items: Table, changed: bool) -> None:
+def primary_key(items: Table, *, changed: bool) -> None:
     """Alembic does not compare primary keys."""
     Table(
         "pairs",
-        metadata,
+        items.metadata,
         Column("a", BigInteger, nullable=False),
         Column("b", BigInteger, nullable=False),
         PrimaryKeyConstraint(*(("b", "a") if changed else ("a", "b")), name="pk_pairs"),
     )
 
 
-def policy(metadata: MetaData, items: Table, changed: bool) -> None:
+def policy(items: Table, *, changed: bool) -> None:
+    setting = "'app.name', true" if changed else "'app.name'"
     declare(
-        metadata,
+        items.metadata,
         ("ALTER TABLE app.items ENABLE ROW LEVEL SECURITY", "ALTER TABLE app.items FORCE ROW LEVEL SECURITY"),
         (
-            "CREATE POLICY own ON app.items FOR SELECT USING (name = current_setting('app.name'"
-            f"{', true' if changed else ''}))",
+            f"CREATE POLICY own ON app.items FOR SELECT USING (name = current_setting({setting}))",
             "COMMENT ON POLICY own ON app.items IS 'own rows'",
         ),
     )
 
 
-def row_level_security(metadata: MetaData, items: Table, changed: bool) -> None:
+def row_level_security(items: Table, *, changed: bool) -> None:
     enable = "ALTER TABLE app.items ENABLE ROW LEVEL SECURITY"
-    declare(metadata, (enable, "ALTER TABLE app.items FORCE ROW LEVEL SECURITY") if changed else enable)
+    declare(items.metadata, (enable, "ALTER TABLE app.items FORCE ROW LEVEL SECURITY") if changed else enable)
 
 
-def storage(metadata: MetaData, items: Table, changed: bool) -> None:
+def storage(items: Table, *, changed: bool) -> None:
     items.append_column(Column("payload", Text))
     kind = "MAIN" if changed else "EXTERNAL"
-    declare(metadata, f"ALTER TABLE app.items ALTER COLUMN payload SET STORAGE {kind}")
+    declare(items.metadata, f"ALTER TABLE app.items ALTER COLUMN payload SET STORAGE {kind}")
 
 
-def comments(metadata: MetaData, items: Table, changed: bool) -> None:
+def comments(items: Table, *, changed: bool) -> None:
     items.comment = "it's \\ 100% changed" if changed else "of a table"
     items.c.name.comment = None if changed else "of a column"
     items.append_constraint(CheckConstraint("id > 0", name="ck_items_id", comment="new" if changed else "old"))
 
 
-def dropped_table(metadata: MetaData, items: Table, changed: bool) -> None:
+def dropped_table(items: Table, *, changed: bool) -> None:
     """With a trigger, a policy, a view and a storage on it."""
     if not changed:
-        table = Table("old", metadata, Column("id", BigInteger, primary_key=True), Column("name", Text))
-        CreateView(select(table.c.name), "v_old", metadata=metadata, schema="app")
+        table = Table("old", items.metadata, Column("id", BigInteger, primary_key=True), Column("name", Text))
+        CreateView(select(table.c.name), "v_old", metadata=items.metadata, schema="app")
         declare(
-            metadata,
+            items.metadata,
             TOUCH,
             TOUCH_TRIGGER.format("UPDATE", "old"),
             "ALTER TABLE app.old ENABLE ROW LEVEL SECURITY",
@@ -338,17 +345,20 @@ def dropped_table(metadata: MetaData, items: Table, changed: bool) -> None:
         )
 
 
-def quoted_names(metadata: MetaData, items: Table, changed: bool) -> None:
+def quoted_names(items: Table, *, changed: bool) -> None:
     table = Table(
         "Odd 'Name'",
-        metadata,
+        items.metadata,
         Column("Größe %", BigInteger, primary_key=True, autoincrement=False),  # Alembic cannot read such a sequence
         Column("user", Text),
     )
     CreateView(
-        select(table.c.user, *([table.c["Größe %"]] if changed else [])), "V odd", metadata=metadata, schema="app"
+        select(table.c.user, *([table.c["Größe %"]] if changed else [])), "V odd", metadata=items.metadata, schema="app"
     )
-    declare(metadata, 'ALTER TABLE app."Odd \'Name\'" ALTER COLUMN "user" SET STORAGE ' + ("MAIN" if changed else "PLAIN"))
+    declare(
+        items.metadata,
+        'ALTER TABLE app."Odd \'Name\'" ALTER COLUMN "user" SET STORAGE ' + ("MAIN" if changed else "PLAIN"),
+    )
 
 
 CASES: dict[str, Case] = {
@@ -366,5 +376,5 @@ CASES: dict[str, Case] = {
 def declared(name: str, *, changed: bool) -> MetaData:
     """The metadata of a case."""
     metadata = new_metadata()
-    CASES[name](metadata, metadata.tables["app.items"], changed)
+    CASES[name](metadata.tables["app.items"], changed=changed)
     return metadata

@@ -11,10 +11,11 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy import BigInteger, Column, MetaData, Table, Text
+
 from arc_halo.autogenerate import create_all, difference, fingerprint
 from arc_halo.autogenerate.savepoints import rolled_back, run
 from arc_halo.database.migrate import migration_engine
-from sqlalchemy import BigInteger, Column, MetaData, Table, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,9 @@ CREATE TRIGGER touch BEFORE UPDATE ON {0}.items FOR EACH ROW EXECUTE FUNCTION {0
 
 def new_metadata() -> MetaData:
     """A metadata of schema ``app`` with one table, ``items``."""
-    metadata = MetaData(schema="app", naming_convention={"pk": "pk_%(table_name)s", "fk": "fk_%(table_name)s_%(column_0_N_name)s"})
+    metadata = MetaData(
+        schema="app", naming_convention={"pk": "pk_%(table_name)s", "fk": "fk_%(table_name)s_%(column_0_N_name)s"}
+    )
     Table("items", metadata, Column("id", BigInteger, primary_key=True), Column("name", Text, nullable=False))
     return metadata
 
@@ -105,6 +108,13 @@ class Project:
         command.check(self.config)
         return text
 
+    def sql(self, revisions: str) -> str:
+        """What offline mode writes."""
+        self.output.seek(0)
+        self.output.truncate()
+        command.upgrade(self.config, revisions, sql=True)
+        return self.output.getvalue()
+
     def fingerprint(self, schema: str = "app") -> list[str]:
         with self.engine.connect() as connection:
             return fingerprint(connection, schema)
@@ -122,7 +132,9 @@ def project(tmp_path: Path, database_url: URL) -> Iterator[Project]:
     """A project without revisions; at the end its neighbours must be as they were."""
     project = Project(tmp_path, database_url)
     for schema in ("neighbour", "public"):
-        project.execute(NEIGHBOUR.replace("CREATE SCHEMA neighbour;", f"CREATE SCHEMA IF NOT EXISTS {schema};").format(schema))
+        project.execute(
+            NEIGHBOUR.replace("CREATE SCHEMA neighbour;", f"CREATE SCHEMA IF NOT EXISTS {schema};").format(schema)
+        )
     neighbours = [project.fingerprint(schema) for schema in ("neighbour", "public")]
     yield project
     assert [project.fingerprint(schema) for schema in ("neighbour", "public")] == neighbours
@@ -152,4 +164,6 @@ def assert_round_trip(project: Project, before: MetaData, after: MetaData) -> st
     assert_same(project.fingerprint(), second)
     project.downgrade("base")
     assert project.fingerprint() == []
+    project.execute("DROP TABLE app.alembic_version", project.sql("0002"))
+    assert_same(project.fingerprint(), second)
     return change

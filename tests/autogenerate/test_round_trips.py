@@ -6,7 +6,6 @@ import pytest
 
 from tests.autogenerate.cases import CASES, declared
 from tests.autogenerate.project import assert_round_trip
-from tests.autogenerate.project import project as project
 
 
 @pytest.mark.parametrize("name", CASES)

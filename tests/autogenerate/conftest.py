@@ -1,0 +1,5 @@
+"""The fixture of this folder."""
+
+from tests.autogenerate.project import project
+
+__all__ = ["project"]
