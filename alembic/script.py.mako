@@ -3,15 +3,19 @@
 """${message}.
 
 Revision ID: ${up_revision}
-Revises: ${down_revision | comma,n}
+Revises: ${comma(down_revision) or "nothing"}
 Create Date: ${create_date}
 """
 
 from __future__ import annotations
 
-import sqlalchemy as sa  # noqa: F401
-${imports + "\n" if imports else ""}
+% if "sa." in f"{upgrades}{downgrades}":
+import sqlalchemy as sa
+% endif
 from alembic import op
+% if imports:
+${imports}
+% endif
 
 revision: str = ${repr(up_revision)}
 down_revision: str | tuple[str, ...] | None = ${repr(down_revision)}

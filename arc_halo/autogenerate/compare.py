@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from alembic.operations import ops
 from alembic.util import PriorityDispatchResult
 from sqlalchemy import Computed, DefaultClause, MetaData
 
@@ -18,6 +17,7 @@ from arc_halo.autogenerate.tables import claimed_parts, dropped_tables
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from alembic.operations import ops
     from collections.abc import Iterable, Mapping
     from typing import Any
 

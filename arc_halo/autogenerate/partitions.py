@@ -40,6 +40,11 @@ def declared_partitions(info: Mapping[Any, Any]) -> tuple[str, ...]:
     return tuple(info.get(_INFO, ()))
 
 
+def pop_partitions(info: dict[Any, Any]) -> tuple[str, ...]:
+    """Take the statements out of an operation's ``info``, which Alembic would write into the revision."""
+    return tuple(info.pop(_INFO, ()))
+
+
 def partition_names(connection: Connection, schema: str) -> set[str]:
     """Names of all partitions in the schema."""
     query = """SELECT relname FROM pg_catalog.pg_class

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from alembic.autogenerate.api import AutogenContext
 
+_PIECE = re.compile(r".{1,96}(?:\s|\Z)|.{1,96}", re.DOTALL)  # short enough for a line of 120, split at spaces
+
 
 @renderers.dispatch_for(SqlOperation)
 def render_sql(_context: AutogenContext, operation: SqlOperation) -> list[str]:
@@ -48,8 +50,8 @@ def _execute(sql: str) -> str:
 
 
 def _literal(sql: str) -> str:
-    """One literal per line, immune to re-indentation; what ``text()`` would take for a parameter is escaped."""
+    """Short literals, immune to re-indentation; what ``text()`` would take for a parameter is escaped."""
     sql = re.sub(r"\\(:\w*)(?![:\w])", r"\\\\\1", sql)
     sql = re.sub(r"(?<![:\w\\]):(\w+)(?![:\w])", r"\\:\1", sql)
-    lines = [repr(line) for line in sql.splitlines(keepends=True)]
-    return "".join(f"\n    {line}" for line in lines) + "\n"
+    pieces = [piece for line in sql.splitlines(keepends=True) for piece in _PIECE.findall(line)]
+    return "".join(f"\n    {piece!r}" for piece in pieces) + "\n"

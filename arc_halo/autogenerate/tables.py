@@ -11,7 +11,7 @@ from alembic.operations import ops
 
 from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.objects import Key
-from arc_halo.autogenerate.partitions import declared_partitions
+from arc_halo.autogenerate.partitions import pop_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -59,7 +59,7 @@ def amended(
             op.ops[:] = [changed for inner in op.ops if (changed := _exact(inner, current, dropped)) is not None]
             if not op.is_empty():
                 yield op
-        if isinstance(op, ops.CreateTableOp) and (partitions := declared_partitions(op.info)):
+        if isinstance(op, ops.CreateTableOp) and (partitions := pop_partitions(op.info)):
             key = Key("partitions", f"{op.schema}.{op.table_name}")
             yield operations.SqlOperation("partition", key, partitions, ())
 
