@@ -19,22 +19,28 @@ Functions take a SQLAlchemy ``Session`` and never commit: what they do becomes v
 rows. Mapped classes are in `arc_halo.schema`, errors in `arc_halo.errors`.
 """
 
-from arc_halo.database import Database, connect
-from arc_halo.errors import ArcHaloError
-from arc_halo.registry import (
-    add_embeddings,
-    create_model,
-    export_model,
-    find_model,
-    find_similar_tokens,
-    import_model,
-    iter_tensors,
-    read_tensor,
-    search_embeddings,
-    set_alias,
-    set_trainable,
-)
-from arc_halo.schema import Model
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arc_halo.database import Database, connect
+    from arc_halo.errors import ArcHaloError
+    from arc_halo.registry import (
+        add_embeddings,
+        create_model,
+        export_model,
+        find_model,
+        find_similar_tokens,
+        import_model,
+        iter_tensors,
+        read_tensor,
+        search_embeddings,
+        set_alias,
+        set_trainable,
+    )
+    from arc_halo.schema import Model
 
 __all__ = [
     "ArcHaloError",
@@ -55,3 +61,28 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "ArcHaloError": "arc_halo.errors",
+    "Database": "arc_halo.database",
+    "Model": "arc_halo.schema",
+    "connect": "arc_halo.database",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used.
+
+    Alembic imports the autogenerate plugin, and with it this package, in the middle of its own import; and a command
+    line that prints its help should not load numpy.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES.get(name, "arc_halo.registry")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, whether used already or not."""
+    return sorted({*globals(), *__all__})
