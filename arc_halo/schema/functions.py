@@ -28,13 +28,15 @@ for _name in (
     "expire_caches",
     "ensure_time_partitions",
     "reset_weights_digest",
+    "check_metric_series",
+    "delete_metric_points",
     "check_interaction_graph",
     "refuse_state_change",
     "refresh_statistics",
 ):
     _declare_function(_name)
 
-# On a partitioned table PostgreSQL clones the trigger to each partition.
+# The package imports every domain before this module, so these are all tables.
 for _table in Base.metadata.sorted_tables:
     if "updated_at" in _table.c:
         declare(
@@ -55,6 +57,15 @@ declare(
     "CREATE TRIGGER tr_model_weights_deleted AFTER DELETE ON arc_halo.model_weights"
     " REFERENCING OLD TABLE AS old_weights"
     " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.reset_weights_digest()",
+    "CREATE TRIGGER tr_training_metrics_inserted AFTER INSERT ON arc_halo.training_metrics"
+    " REFERENCING NEW TABLE AS new_points"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.check_metric_series()",
+    "CREATE TRIGGER tr_training_metrics_updated AFTER UPDATE ON arc_halo.training_metrics"
+    " REFERENCING NEW TABLE AS new_points"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.check_metric_series()",
+    "CREATE TRIGGER tr_metric_series_deleted AFTER DELETE ON arc_halo.metric_series"
+    " REFERENCING OLD TABLE AS old_series"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.delete_metric_points()",
     "CREATE TRIGGER tr_model_interaction_graph_checked"
     " AFTER INSERT OR UPDATE OF reactor_id, source_id, target_id, interaction_type OR DELETE"
     " ON arc_halo.model_interaction_graph"
