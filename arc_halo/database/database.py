@@ -132,11 +132,13 @@ def _bring_to_head(engine: Engine, url: URL, server: EmbeddedServer | None) -> N
     if migrations.is_at_head(engine):
         return
     with migrations.migration_lock(migrations.migration_engine(url)):
-        found = migrations.current(engine)
-        if server is not None and found and not migrations.unknown_revisions(found):
+        if migrations.is_at_head(engine):
+            return
+        found = migrations.known_revisions(engine)
+        if server is not None and found:
             _dump(server, found)
         migrations.upgrade(url)
-        migrations.ensure_at_head(engine)
+    migrations.ensure_at_head(engine)
 
 
 def _dump(server: EmbeddedServer, found: tuple[str, ...]) -> None:

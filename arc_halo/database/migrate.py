@@ -115,16 +115,31 @@ def heads() -> tuple[str, ...]:
 
 def current(target: Engine | URL | str) -> tuple[str, ...]:
     """The revisions the database is at; empty before the first migration."""
-    if isinstance(target, Engine):
-        return _current(target)
-    engine = migration_engine(parse_url(target))
-    return _current(engine)
+    return _current(target if isinstance(target, Engine) else migration_engine(parse_url(target)))
 
 
 def is_at_head(engine: Engine) -> bool:
     """Whether the database is at the code's one head, by one query."""
     expected = heads()
     return len(expected) == 1 and _current(engine) == expected
+
+
+def known_revisions(engine: Engine) -> tuple[str, ...]:
+    """The revisions the database is at, all of them known to the code.
+
+    Raises
+    ------
+    SchemaNotAtHead
+        One is not: a newer version of the code was here.
+    """
+    found = _current(engine)
+    known = {script.revision for script in _scripts().walk_revisions()}
+    if unknown := [revision for revision in found if revision not in known]:
+        raise SchemaNotAtHead(
+            f"{printable(engine.url)} is at revision {', '.join(unknown)}, which this version of arc-halo does not "
+            "know; install the newer version that made it"
+        )
+    return found
 
 
 def ensure_at_head(engine: Engine) -> None:
@@ -135,27 +150,16 @@ def ensure_at_head(engine: Engine) -> None:
     SchemaNotAtHead
         They do not; the message says which of the two is behind, and what to do.
     """
-    found, expected = _current(engine), heads()
-    if found == expected and len(expected) == 1:
-        return
-    where = printable(engine.url)
+    found, expected = known_revisions(engine), heads()
     if len(expected) > 1:
         raise SchemaNotAtHead(
-            f"the code has several heads ({', '.join(expected)}); merge them with `alembic merge heads`"
+            f"the code has several heads, {', '.join(expected)}: merge them with `alembic merge heads`"
         )
-    if unknown := unknown_revisions(found):
+    if found != expected:
+        state = f"is at revision {', '.join(found)}" if found else "has no Arc-Halo schema yet"
         raise SchemaNotAtHead(
-            f"{where} is at revision {', '.join(unknown)}, which this version of arc-halo does not know; install the "
-            "newer version that made it"
+            f"{printable(engine.url)} {state}, and the code is at {', '.join(expected)}; run `arc-halo db upgrade`"
         )
-    state = f"is at revision {', '.join(found)}" if found else "has no Arc-Halo schema yet"
-    raise SchemaNotAtHead(f"{where} {state}, and the code is at {expected[0]}; run `arc-halo db upgrade`")
-
-
-def unknown_revisions(found: tuple[str, ...]) -> list[str]:
-    """Those of ``found`` that no script of ours has."""
-    known = {script.revision for script in _scripts().walk_revisions()}
-    return [revision for revision in found if revision not in known]
 
 
 def environment_url(config: Config) -> URL:
@@ -230,6 +234,7 @@ def migration_lock(engine: Engine, wait_seconds: float = LOCK_WAIT_SECONDS) -> I
 def _alembic(target: Engine | URL | str, run: Callable[[Config], object], **x_arguments: str) -> None:
     """Run one of Alembic's commands in silence, its refusals as errors of ours."""
     url = target.url if isinstance(target, Engine) else parse_url(target)
+    known_revisions(migration_engine(url))
     config = _config(url)
     config.cmd_opts = Namespace(x=[f"{name}={value}" for name, value in x_arguments.items()])
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final
 
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -41,8 +42,7 @@ def parse_url(text: str | URL) -> URL:
     """
     try:
         url = make_url(text)
-        # urllib's port is checked late and quotes what it finds, which can be the end of a password.
-    except (ArgumentError, ValueError):
+    except (ArgumentError, ValueError):  # a port that is no number is quoted, and can be the end of a password
         raise ConfigurationError(
             f"the database URL cannot be read; write it as {_EXAMPLE}, with %-escapes for special characters"
         ) from None
@@ -118,6 +118,13 @@ def split_secrets(url: URL) -> tuple[URL, dict[str, str]]:
 def printable(url: URL) -> str:
     """``url`` with every secret hidden: safe for logs, errors and the terminal."""
     return split_secrets(url)[0].render_as_string(hide_password=True)
+
+
+def libpq_string(url: URL) -> str:
+    """``url`` for libpq, secrets included; SQLAlchemy's own rendering writes a space as ``+``, which libpq keeps."""
+    named = url.translate_connect_args(database="dbname", username="user")
+    query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+    return make_conninfo("", **named, **query)
 
 
 def _hosts(url: URL) -> list[str]:

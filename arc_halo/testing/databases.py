@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from arc_halo.database import Database, connect, parse_url
 from arc_halo.database.embedded import EmbeddedServer
 from arc_halo.database.migrate import upgrade
+from arc_halo.database.url import libpq_string
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 IMAGE: Final = "pgvector/pgvector:pg18"
 _DOCKER_SOCKETS: Final = (Path("/var/run/docker.sock"), Path.home() / ".docker" / "run" / "docker.sock")
 # Nothing of a test outlives it, so nothing needs to reach the disk.
-_UNSAFE_AND_FAST: Final = {
+UNSAFE_AND_FAST: Final = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -100,8 +101,7 @@ class DatabaseServer:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
     def _connection(self) -> psycopg.Connection[Any]:
-        address = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return psycopg.connect(address, autocommit=True)
+        return psycopg.connect(libpq_string(self.url), autocommit=True)
 
 
 def start_server() -> DatabaseServer:
@@ -134,7 +134,7 @@ def _start_container(prefix: str) -> DatabaseServer:
 
     password = uuid4().hex
     container = DockerContainer(IMAGE).with_env("POSTGRES_PASSWORD", password).with_exposed_ports(5432)
-    settings = [part for name, value in _UNSAFE_AND_FAST.items() for part in ("-c", f"{name}={value}")]
+    settings = [part for name, value in UNSAFE_AND_FAST.items() for part in ("-c", f"{name}={value}")]
     container.with_command(["postgres", *settings]).start()
     host, port = container.get_container_host_ip(), container.get_exposed_port(5432)
     server = DatabaseServer(
@@ -146,7 +146,7 @@ def _start_container(prefix: str) -> DatabaseServer:
 
 def _start_embedded(prefix: str) -> DatabaseServer:
     home = Path(tempfile.mkdtemp(prefix="arc-halo-test-"))  # not pytest's: it would be closed to the server's user
-    server = EmbeddedServer(home, _UNSAFE_AND_FAST)
+    server = EmbeddedServer(home, UNSAFE_AND_FAST)
     server.acquire()
 
     def stop() -> None:
