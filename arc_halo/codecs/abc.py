@@ -43,7 +43,8 @@ class Codec(ABC):
         Returns
         -------
         bytes, memoryview or None
-            None if the codec cannot take these bytes or has no use for them. The payload may be larger than ``raw``.
+            None if the codec cannot take these bytes or has no use for them, and beyond `MAX_RAW_NBYTES`, which no
+            `decode` gives back. The payload may be larger than ``raw``.
         """
 
     def decode(self, payload: BytesLike, dtype: DType, raw_nbytes: int, out: memoryview | None = None) -> memoryview:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
-from arc_halo.codecs.abc import Codec
+from arc_halo.codecs.abc import MAX_RAW_NBYTES, Codec
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Pco(Codec):
         )
 
     def encode(self, raw: memoryview, dtype: DType) -> bytes | None:
-        """A standalone pcodec file; None for no bytes and for bytes that are not whole numbers."""
-        if not raw.nbytes or raw.nbytes % dtype.component_nbytes:
+        """A standalone pcodec file; None for no bytes, too many, or part of a number."""
+        if not 0 < raw.nbytes <= MAX_RAW_NBYTES or raw.nbytes % dtype.component_nbytes:
             return None
         bits = np.frombuffer(raw, _unsigned(dtype))
         payload: bytes = standalone.simple_compress(bits ^ _flips(bits, dtype, negative=1), self._config)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from arc_halo.codecs.abc import MAX_RAW_NBYTES
 from arc_halo.codecs.pco import Pco
 from arc_halo.codecs.raw import Raw
 from arc_halo.codecs.zstd import BloscZstd
-from arc_halo.errors import ConfigurationError
+from arc_halo.errors import CodecError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +52,13 @@ def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName) -> tuple[str
     ------
     ConfigurationError
         No such policy.
+    CodecError
+        The chunk is larger than any reader would take back.
     """
     if policy not in POLICIES:
         raise ConfigurationError(f"unknown compression policy {policy!r}; choose one of {', '.join(POLICIES)}")
+    if raw.nbytes > MAX_RAW_NBYTES:
+        raise CodecError(f"a chunk of {raw.nbytes} bytes is above {MAX_RAW_NBYTES}; cut the tensor into smaller ones")
     best_id: str = _RAW.id
     best: BytesLike = raw
     for codec in _candidates(raw, dtype, policy):

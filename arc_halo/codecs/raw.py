@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arc_halo.codecs.abc import Codec
+from arc_halo.codecs.abc import MAX_RAW_NBYTES, Codec
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ class Raw(Codec):
 
     id = "raw"
 
-    def encode(self, raw: memoryview, dtype: DType) -> memoryview:  # noqa: ARG002, the contract's
+    def encode(self, raw: memoryview, dtype: DType) -> memoryview | None:  # noqa: ARG002, the contract's
         """The chunk itself."""
-        return raw
+        return raw if raw.nbytes <= MAX_RAW_NBYTES else None
 
     def _check(self, payload: memoryview, dtype: DType, raw_nbytes: int) -> None:  # noqa: ARG002, the contract's
         if payload.nbytes != raw_nbytes:

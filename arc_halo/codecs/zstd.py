@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import blosc2
 
-from arc_halo.codecs.abc import Codec
+from arc_halo.codecs.abc import MAX_RAW_NBYTES, Codec
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class BloscZstd(Codec):
     id = "blosc2-zstd"
 
     def encode(self, raw: memoryview, dtype: DType) -> bytes | None:
-        """A blosc2 chunk; None for no bytes at all."""
-        if not raw.nbytes:
+        """A blosc2 chunk; None for no bytes at all, and for more than a chunk may have: the library counts in int32."""
+        if not 0 < raw.nbytes <= MAX_RAW_NBYTES:
             return None
         payload: bytes = blosc2.compress2(
             raw,

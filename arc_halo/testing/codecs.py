@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arc_halo.codecs.abc import MAX_RAW_NBYTES
 from arc_halo.codecs.digest import chunk_digest
 from arc_halo.dtypes import DTYPES, DType, by_name
 from arc_halo.errors import CodecError
@@ -136,6 +137,10 @@ class CodecTests:
         raw = b"".join((b"\xff" * dtype.component_nbytes, bytes(dtype.component_nbytes), b"\x01" * 64, b"\x80" * 64))
         raw += np.array([np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0]).astype(dtype.numpy).tobytes()
         assert bytes(self.codec.decode(self._encode(raw, dtype), dtype, len(raw))) == raw
+
+    def test_more_than_a_reader_takes_is_declined(self) -> None:
+        virtual = np.zeros(MAX_RAW_NBYTES + 1, np.uint8)  # pages nobody touches
+        assert self.codec.encode(virtual.data, by_name("U8")) is None
 
     def test_no_bytes_are_declined_or_kept(self) -> None:
         payload = self.codec.encode(memoryview(b""), by_name("F32"))

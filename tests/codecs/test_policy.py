@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arc_halo.codecs import codec
+from arc_halo.codecs.abc import MAX_RAW_NBYTES
 from arc_halo.codecs.policy import POLICIES, encode_chunk
 from arc_halo.dtypes import by_name
-from arc_halo.errors import ConfigurationError
+from arc_halo.errors import CodecError, ConfigurationError
 from arc_halo.testing.codecs import chunks
 
 MIB = 1 << 20
@@ -70,6 +71,11 @@ def test_what_is_chosen(raw, name, policy, codec_id, ratio):
 def test_policies_order_by_size():
     sizes = [encoded(BF16, "BF16", policy)[1] for policy in POLICIES]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_chunk_no_reader_takes_back_is_refused():
+    with pytest.raises(CodecError, match="smaller"):
+        encode_chunk(np.zeros(MAX_RAW_NBYTES + 1, np.uint8).data, by_name("U8"), "none")
 
 
 def test_an_unknown_policy_is_refused():
