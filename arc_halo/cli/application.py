@@ -1,0 +1,90 @@
+"""The root of all commands: global options, and errors as one line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from arc_halo import __version__
+from arc_halo.cli import db, demo, model, prune
+from arc_halo.cli.invocation import Invocation
+from arc_halo.cli.output import print_error
+from arc_halo.errors import ArcHaloError
+
+
+class RootGroup(TyperGroup):
+    """Runs a command; what it raises becomes one line on stderr and exit code 1, unless ``--debug`` is on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe must be noticed here, where it is quiet, not at exit
+        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
+            raise  # Typer's own, shown or kept quiet by it
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            print_error(_one_line(error))
+            raise typer.Exit(1) from error
+        return result
+
+
+app = typer.Typer(
+    name="arc-halo",
+    cls=RootGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(db.app, name="db")
+app.add_typer(model.app, name="model")
+app.command("prune")(prune.prune)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run the command line of this process; ends by ``SystemExit``."""
+    app(prog_name="arc-halo")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"arc-halo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Database to use. Better said by ARC_HALO_DATABASE_URL, which nobody sees in the process list; "
+            "without either the embedded server is used."
+        ),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The whole life of transformer models in one PostgreSQL database.
+
+    Start with: arc-halo demo
+    """
+    del debug, version  # read from the context, and by its callback
+    context.obj = Invocation(url)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ArcHaloError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}; `arc-halo --debug ...` shows where"

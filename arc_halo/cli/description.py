@@ -1,0 +1,117 @@
+"""What is to be said of one model: parameters, layers, and where its bytes went."""
+
+# ruff: noqa: PLC0415  (commands import what is heavy when they run, so that --help is fast)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from arc_halo.cli.output import console, count, print_table, say, shown, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.orm import Session
+
+    from arc_halo.schema import Model
+    from arc_halo.schema.outline import Branch
+
+
+def describe(session: Session, model: Model) -> dict[str, Any]:
+    """Everything but the layer tree, as ``--json`` prints it."""
+    from arc_halo.registry import measure_storage
+
+    storage = measure_storage(session, model)
+    return {
+        "id": model.id,
+        "name": model.name,
+        "version": model.version,
+        "aliases": sorted(alias.alias for alias in model.aliases),
+        "model_type": model.model_type,
+        "status": model.status,
+        "created_at": model.created_at,
+        "weights_digest": model.weights_digest,
+        **_counted(session, model),
+        "raw_nbytes": storage.raw_nbytes,
+        "deduplicated_nbytes": storage.deduplicated_nbytes,
+        "compressed_nbytes": storage.compressed_nbytes,
+        "stored_nbytes": storage.stored_nbytes,
+        "shared_nbytes": storage.shared_nbytes,
+        "own_nbytes": storage.own_nbytes,
+        "chunk_count": storage.chunk_count,
+    }
+
+
+def _counted(session: Session, model: Model) -> dict[str, int]:
+    from sqlalchemy import func, select
+
+    from arc_halo.schema import Model, ModelWeight, Tensor, TransformerLayer
+
+    is_buffer, is_other = ModelWeight.category == "buffer", TransformerLayer.layer_type == "other"
+    weights = (
+        select(
+            func.count().label("tensor_count"),
+            func.coalesce(func.sum(Tensor.element_count).filter(is_buffer), 0).label("buffer_element_count"),
+            func.count().filter(is_other).label("other_tensor_count"),
+        )
+        .select_from(ModelWeight)
+        .join(Tensor, Tensor.id == ModelWeight.tensor_id)
+        .outerjoin(TransformerLayer, TransformerLayer.id == ModelWeight.layer_id)
+        .where(ModelWeight.model_id == model.id)
+    )
+    parameters = select(Model.parameter_count, Model.trainable_parameter_count).where(Model.id == model.id)
+    counted = {**session.execute(parameters).one()._mapping, **session.execute(weights).one()._mapping}  # noqa: SLF001  # a row's documented mapping
+    return {str(name): int(number) for name, number in counted.items()}
+
+
+def print_description(described: dict[str, Any]) -> None:
+    """The model's name, its parameters, and a table of where its bytes went and why."""
+    aliases = f", also {', '.join(shown(alias) for alias in described['aliases'])}" if described["aliases"] else ""
+    say((f"{shown(described['name'])}@{shown(described['version'])}", "bold"), aliases)
+    buffers = described["buffer_element_count"]
+    say(
+        f"{shown(described['model_type'])}, {described['status']}, {count(described['tensor_count'], 'tensor')}: ",
+        (count(described["parameter_count"], "parameter"), "bold"),
+        f" ({described['trainable_parameter_count']:,} trainable)",
+        f" and {count(buffers, 'element')} of buffers" if buffers else "",
+    )
+    shared = described["shared_nbytes"]
+    rows = [
+        ("as in files", described["raw_nbytes"], "every tensor at its full length"),
+        ("deduplication", -described["deduplicated_nbytes"], "chunks the model repeats are stored once"),
+        ("compression", -described["compressed_nbytes"], "lossless"),
+        ("stored", described["stored_nbytes"], count(described["chunk_count"], "chunk")),
+        ("shared", -shared, "chunks that other models use, too" if shared else "no other model uses any of its chunks"),
+        ("its own", described["own_nbytes"], "what deleting it would free"),
+    ]
+    print_table(["bytes", "size", "why"], [(what, size(nbytes), why) for what, nbytes, why in rows], right=["size"])
+
+
+def print_tree(title: str, branches: Iterable[Branch]) -> None:
+    """The layer tree; layers that are alike and follow each other are one line."""
+    tree = Tree(Text(shown(title), "bold"))
+    _grow(tree, branches)
+    console().print(tree)
+
+
+def _grow(tree: Tree, branches: Iterable[Branch]) -> None:
+    for branch in branches:
+        line = Text.assemble((shown(branch.label), "bold" if branch.children else ""), " ", (_facts(branch), "dim"))
+        _grow(tree.add(line), branch.children)
+
+
+def _facts(branch: Branch) -> str:
+    facts = [branch.layer_type] if branch.layer_type not in branch.first else []
+    if branch.input_dim is not None and branch.output_dim is not None:
+        facts.append(f"{branch.input_dim:,} -> {branch.output_dim:,}")
+    if branch.head_count:
+        facts.append(count(branch.head_count, "head"))
+    facts.append(count(branch.parameter_count, "parameter") + (" each" if branch.count > 1 else ""))
+    if branch.trainable_parameter_count < branch.parameter_count:
+        frozen = branch.parameter_count - branch.trainable_parameter_count
+        facts.append("frozen" if not branch.trainable_parameter_count else f"{frozen:,} of them frozen")
+    facts.append(size(branch.nbytes))
+    return ", ".join(facts)

@@ -1,0 +1,48 @@
+"""Progress of long work on the terminal, in bytes and bytes per second."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from arc_halo.cli.output import console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_LABELS: Final = {"hash": "reading", "store": "storing", "embed": "embedding", "write": "writing", "verify": "checking"}
+
+
+@contextmanager
+def progress_bars(*, silent: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A callback that draws one bar per phase on stderr; None where nobody would see it."""
+    screen = console(stderr=True)
+    if silent or not screen.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description:>9}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=screen, transient=True) as bars:
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(_LABELS.get(phase, phase), total=total)
+            bars.update(tasks[phase], completed=done)
+
+        yield report
