@@ -17,12 +17,11 @@ from arc_halo.autogenerate.tables import claimed_parts, dropped_tables
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from alembic.operations import ops
     from collections.abc import Iterable, Mapping
     from typing import Any
 
     from alembic.autogenerate.api import AutogenContext
-    from alembic.operations import MigrateOperation
+    from alembic.operations import MigrateOperation, ops
     from sqlalchemy import Column, Connection
 
     from arc_halo.autogenerate.build import Built
@@ -148,7 +147,7 @@ def _text(key: Key, found: Found) -> Statements:
 
 
 def _differs(connection: Connection, schema: str, key: Key, wanted: Found, current: Found) -> bool:
-    """Whether the text differs, also from what it becomes when parsed once more, as after a downgrade or a dump."""
+    """Whether the text differs, also from what it is when parsed once more, as after a downgrade or a dump."""
     if _text(key, wanted) == _text(key, current):
         return False
     removal = wanted.removal if key.kind in _NO_CASCADE else f"{wanted.removal} CASCADE"
@@ -159,7 +158,7 @@ def _differs(connection: Connection, schema: str, key: Key, wanted: Found, curre
 
 
 def _replaceable(connection: Connection, key: Key, old: Statements, new: Statements) -> bool:
-    """Whether OR REPLACE would do, upwards and downwards. The new object stands there: try the old over it, then the new."""
+    """Whether OR REPLACE does, both ways. The new object stands there: try the old over it, then the new."""
     if key.kind not in ("function", "procedure", "view", "trigger"):
         return False
     with rolled_back(connection):
