@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 import numpy as np
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -104,7 +104,9 @@ class ModelInteraction(Timestamped, Base):
 
     __tablename__ = "model_interaction_graph"
     __table_args__ = (
-        UniqueConstraint("reactor_id", "source_id", "target_id", "interaction_type"),
+        UniqueConstraint(
+            "reactor_id", "source_id", "target_id", "interaction_type", name="uq_model_interaction_graph_edge"
+        ),
         ForeignKeyConstraint(["reactor_id", "source_id"], _MEMBER_OF_REACTOR, ondelete="CASCADE"),
         ForeignKeyConstraint(["reactor_id", "target_id"], _MEMBER_OF_REACTOR, ondelete="CASCADE"),
         Index(None, "reactor_id", "target_id"),
@@ -242,7 +244,10 @@ class FusionOperationMember(Base):
 
     operation_id: Mapped[uuid.UUID] = mapped_column(reference("fusion_operations"), primary_key=True)
     position: Mapped[Int] = mapped_column(primary_key=True, comment="order of the calls; a member may be called again")
-    member_id: Mapped[uuid.UUID] = mapped_column(reference("reactor_models", ondelete="NO ACTION"), index=True)
+    # Deferred: a reactor that is deleted takes its members a moment before their answers. A member alone cannot go.
+    member_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("arc_halo.reactor_models.id", deferrable=True, initially="DEFERRED"), index=True
+    )
     # Copies of what the member was then: its row may point to another version later.
     model_id: Mapped[uuid.UUID | None] = mapped_column(reference("models", ondelete="RESTRICT"), index=True)
     weights_digest: Mapped[Digest | None]

@@ -254,7 +254,9 @@ class AttentionPattern(Base):
 
     __tablename__ = "attention_patterns"
     __table_args__ = (
-        UniqueConstraint("inference_session_id", "request_number", "layer_id", "head_index"),
+        UniqueConstraint(
+            "inference_session_id", "request_number", "layer_id", "head_index", name="uq_attention_patterns_head"
+        ),
         *not_negative("request_number", "head_index"),
         CheckConstraint(
             "cardinality(top_positions) = cardinality(token_ids) * top_count", name="top_positions_per_token"
