@@ -51,7 +51,7 @@ def find_similar_tokens(session: Session, model: Model | uuid.UUID | str, token:
     Parameters
     ----------
     token
-        As the vocabulary has it; a word that the tokenizer stores with a leading space is found without it.
+        As the vocabulary has it. Where that tells words from parts of words by a leading space, the word is meant.
 
     Raises
     ------
@@ -106,15 +106,15 @@ def _token_embedding(session: Session, model: Model) -> uuid.UUID:
 
 
 def _spellings(token: str) -> list[str]:
-    """As it is, with a space, and as byte-level BPE and SentencePiece write a space."""
-    return [token, f" {token}", f"\u0120{token}", f"\u2581{token}"]
+    """A word's beginning as byte-level BPE and SentencePiece write it, before the same letters inside of words."""
+    return [f"\u0120{token}", f"\u2581{token}", token]
 
 
 def _unknown_token(session: Session, model: Model, tensor_id: uuid.UUID, token: str) -> TokenNotFound:
     alike = session.scalars(
         select(Embedding.label)
         .where(Embedding.tensor_id == tensor_id, Embedding.kind == "token")
-        .where(func.ltrim(Embedding.label, " \u0120\u2581").istartswith(token[:3], autoescape=True))
+        .where(func.ltrim(Embedding.label, "\u0120\u2581").istartswith(token[:3], autoescape=True))
         .order_by(func.length(Embedding.label), Embedding.label)
         .limit(8)
     ).all()
