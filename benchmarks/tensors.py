@@ -1,0 +1,205 @@
+"""Bytes of models into a database and out of it, beside other ways, in one run on one server.
+
+Every store takes the same models from the same warm files, one store after another, in an order that moves on with
+each model; a checkpoint before each measurement lets none pay for another's writes. What a load returned is compared
+with the file once the clock has stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from machine import describe_machine
+from memory import measure_memory
+from models import EMBEDDING, PRECISIONS, StoredModel, make_models
+from psycopg import sql
+from report import Goal, Measured, Results, Slices, goals, replace_section, to_markdown
+from sqlalchemy import URL, text
+from stores import ArcHalo, BinaryBytea, LargeObjects, NaiveBytea, RawCopy, SafetensorsFiles, Store
+
+import arc_halo
+from arc_halo.codecs.policy import POLICIES
+from arc_halo.database.embedded import EmbeddedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SLICES = 200
+SLICE_ROWS = 10
+_VISITED = """
+SELECT seq_tup_read + coalesce(idx_tup_fetch, 0)
+  FROM pg_stat_xact_user_tables WHERE relid = 'arc_halo.tensor_data'::regclass
+"""
+
+
+class Server:
+    """An embedded server of the benchmark's own, with the settings users get, and a database for each store."""
+
+    def __init__(self, home: Path, resources: ExitStack) -> None:
+        self._server = EmbeddedServer(home)
+        self._server.acquire()
+        resources.callback(self._server.close)
+        self._resources = resources
+        self.connection = self.connect("postgres")
+        self._databases: list[psycopg.Connection[Any]] = []
+
+    def connect(self, database: str) -> psycopg.Connection[Any]:
+        """A connection in autocommit, closed when the benchmark ends."""
+        address = self._server.url(database).set(drivername="postgresql").render_as_string(hide_password=False)
+        return self._resources.enter_context(psycopg.connect(address, autocommit=True))
+
+    def create(self, database: str) -> URL:
+        """A new database."""
+        self.connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+        self._databases.append(self.connect(database))
+        return self._server.url(database)
+
+    def checkpoint(self) -> None:
+        """Write what is dirty, so that the next measurement does not."""
+        self.connection.execute("CHECKPOINT")
+
+    def vacuum(self) -> None:
+        """What autovacuum does sooner or later, at a time of our own."""
+        for connection in self._databases:
+            connection.execute("VACUUM (ANALYZE)")
+        self.checkpoint()
+
+
+def run(folder: Path, resources: ExitStack, *, model_count: int, tiny: bool) -> Results:
+    """Measure everything on a new server."""
+    server = Server(folder / "home", resources)
+    machine = describe_machine(server.connection, folder)
+    url = server.create("memory")
+    arc_halo.connect(url, migrate=True).close()
+    memory = measure_memory(url.render_as_string(hide_password=False), folder, tiny=tiny)
+    models, origin = make_models(folder / "models", model_count, tiny=tiny)
+    stores = _stores(server, folder, resources)
+    measured = [each for precision in PRECISIONS for each in _measure(server, stores, models[precision], precision)]
+    slices = [_measure_slices(store, models["F32"]) for store in stores if isinstance(store, ArcHalo)]
+    return Results(origin, model_count, machine, measured, slices, memory)
+
+
+def _stores(server: Server, folder: Path, resources: ExitStack) -> list[Store]:
+    server.create("peers")
+    peers = server.connect("peers")
+    stores: list[Store] = [NaiveBytea(peers), BinaryBytea(peers), RawCopy(peers), LargeObjects(peers)]
+    stores.append(SafetensorsFiles(folder / "files"))
+    for policy in POLICIES:
+        database = arc_halo.connect(server.create(f"policy_{policy}"), migrate=True)
+        stores.append(ArcHalo(resources.enter_context(closing(database)), policy))
+    return stores
+
+
+def _measure(server: Server, stores: Sequence[Store], models: Sequence[StoredModel], precision: str) -> list[Measured]:
+    def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+        server.checkpoint()
+        started = time.perf_counter()
+        result = work()
+        return time.perf_counter() - started, result
+
+    def save(store: Store, model: StoredModel) -> float:
+        return timed(lambda: store.save(model))[0]
+
+    def load(store: Store, model: StoredModel) -> float:
+        seconds, loaded = timed(lambda: store.load(model))
+        model.check(loaded)
+        return seconds
+
+    def save_again(store: Store, model: StoredModel) -> float:
+        assert isinstance(store, ArcHalo)
+        return timed(lambda: store.save(model, version="again"))[0]
+
+    ours = [store for store in stores if isinstance(store, ArcHalo)]
+    before = {store.name: store.stored_nbytes() for store in stores}
+    saved = _take_turns([store for store in stores if store.saves], models, save)
+    server.vacuum()
+    after = {store.name: store.stored_nbytes() for store in stores}
+    loaded = _take_turns(stores, models, load)
+    again = _take_turns(ours, models, save_again)
+    for store in ours:
+        stored, placed = store.chunk_counts()
+        assert stored == placed, f"{store.name}: {placed - stored} chunks were shared; the models must differ in each"
+    return [
+        Measured(
+            store=store.name,
+            precision=precision,
+            model_nbytes=models[0].nbytes,
+            saved_seconds=saved.get(store.name, []),
+            loaded_seconds=loaded[store.name],
+            again_seconds=again.get(store.name, []),
+            stored_nbytes=after[store.name][0] - before[store.name][0],
+            payload_nbytes=after[store.name][1] - before[store.name][1],
+        )
+        for store in stores
+    ]
+
+
+def _take_turns(
+    stores: Sequence[Store], models: Sequence[StoredModel], measure: Callable[[Store, StoredModel], float]
+) -> dict[str, list[float]]:
+    """Seconds of each store for each model; another store begins with each model."""
+    seconds: dict[str, list[float]] = {store.name: [] for store in stores}
+    for turn, model in enumerate(models):
+        first = turn % len(stores)
+        for store in (*stores[first:], *stores[:first]):
+            seconds[store.name].append(measure(store, model))
+    return seconds
+
+
+def _measure_slices(store: ArcHalo, models: Sequence[StoredModel]) -> Slices:
+    """Ten rows of an embedding matrix, anywhere; the server itself says how many chunks it looked at."""
+    choose = random.Random(0)
+    seconds, chunks = [], []
+    with store.database.session() as session:
+        for _ in range(SLICES):
+            model = choose.choice(models)
+            first = choose.randrange(model.entries[EMBEDDING].shape[0] - SLICE_ROWS)
+            visited = session.scalar(text(_VISITED)) or 0
+            started = time.perf_counter()
+            arc_halo.read_tensor(session, f"{model.name}@1", EMBEDDING, slice(first, first + SLICE_ROWS))
+            seconds.append(time.perf_counter() - started)
+            chunks.append((session.scalar(text(_VISITED)) or 0) - visited)
+    return Slices(store.name, median(seconds), max(chunks))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=6, help="how many; each is one measurement of each store")
+    parser.add_argument("--size", choices=("tiny", "full"), default="full", help="tiny: a few MB, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="every number as JSON, not tables")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the results in this Markdown file")
+    parser.add_argument("--folder", type=Path, help="where to make the temporary folder: the disk to measure")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run, print, and leave nothing behind."""
+    options = _parse()
+    folder = Path(tempfile.mkdtemp(prefix="arc-halo-benchmark-", dir=options.folder))
+    try:
+        with ExitStack() as resources:
+            results = run(folder, resources, model_count=options.models, tiny=options.size == "tiny")
+    finally:
+        shutil.rmtree(folder)
+    reached: list[Goal] = goals(results)
+    if options.json:
+        print(json.dumps(asdict(results) | {"goals": [asdict(goal) for goal in reached]}, indent=2))
+    else:
+        print(to_markdown(results, reached))
+    if options.write:
+        replace_section(options.write, to_markdown(results, reached))
+
+
+if __name__ == "__main__":
+    main()
