@@ -230,27 +230,54 @@ def get_arrays(session: Session, wanted: Iterable[Wanted]) -> Iterator[np.ndarra
 def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
     """Rows of the first axis, as numpy would select them, from the chunks that hold them and no others.
 
+    Rows of packed types (F4, F6) come as one-dimensional arrays of bytes.
+
     Raises
     ------
     SliceError
-        The tensor is a scalar, an index is outside it, or ``rows`` is neither an int nor a slice.
+        The tensor is a scalar, an index is outside it, ``rows`` is neither an int nor a slice, or rows of a packed
+        type begin or end inside a byte.
     """
     with reading(session) as connection:
         (manifest,) = load_manifests(connection, [wanted])
         layout = manifest.layout
         selected = _selection(rows, layout.shape, wanted.name)
-        first, last = (min(selected), max(selected) + 1) if selected else (0, 0)
-        start, stop = layout.row_bytes(first, last)
-        buffer = np.empty(stop - start, np.uint8)
-        for piece in iter_pieces(connection, [(manifest, layout.chunks_for(start, stop))]):
-            begin, end = max(start, piece.offset), min(stop, piece.offset + len(piece.raw))
-            buffer[begin - start : end - start] = piece.raw[begin - piece.offset : end - piece.offset]
-    array = _as_array(buffer, layout.dtype, (last - first, *layout.shape[1:]))
-    if isinstance(rows, slice):
-        picked = array[:: selected.step] if selected else array
-        return np.ascontiguousarray(picked) if selected.step != 1 else picked
+        spans = _spans(layout, selected)
+        buffer = _read_spans(connection, manifest, spans)
+    if selected.step != 1 and buffer.size:
+        begin, end = layout.row_bytes(0, 1)  # refuses rows that share a byte
+        matrix = buffer.reshape(-1, end - begin)[:: abs(selected.step) if len(spans) == 1 else 1]
+        buffer = np.ascontiguousarray(matrix if selected.step > 0 else matrix[::-1]).reshape(-1)
+    array = _as_array(buffer, layout.dtype, (len(selected), *layout.shape[1:]))
+    if isinstance(rows, slice) or layout.dtype.numpy is None:
+        return array
     row: np.ndarray = array[0]
     return row
+
+
+def _spans(layout: ChunkLayout, selected: range) -> list[tuple[int, int]]:
+    """Raw bytes that hold the rows, in ascending order: one span, or one for each row where whole chunks lie between."""
+    if not selected:
+        return []
+    if abs(selected.step) * layout.nbytes // layout.shape[0] <= layout.chunk_nbytes:
+        return [layout.row_bytes(min(selected), max(selected) + 1)]
+    return [layout.row_bytes(row, row + 1) for row in sorted(selected)]
+
+
+def _read_spans(
+    connection: psycopg.Connection[Any], manifest: Manifest, spans: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    parts, places, size = [], [], 0
+    for start, stop in spans:
+        indexes = manifest.layout.chunks_for(start, stop)
+        parts.append((manifest, indexes))
+        places += [(start, stop, size)] * len(indexes)
+        size += stop - start
+    buffer = np.empty(size, np.uint8)
+    for piece, (start, stop, at) in zip(iter_pieces(connection, parts), places, strict=True):
+        begin, end = max(start, piece.offset), min(stop, piece.offset + len(piece.raw))
+        buffer[at + begin - start : at + end - start] = piece.raw[begin - piece.offset : end - piece.offset]
+    return buffer
 
 
 def _selection(rows: int | slice, shape: tuple[int, ...], name: str) -> range:

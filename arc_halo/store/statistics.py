@@ -75,8 +75,11 @@ class Statistics:
         )
 
     def _unit_sketch(self) -> np.ndarray | None:
-        norm = np.linalg.norm(self.sketch)
-        return (self.sketch / norm).astype(np.float32) if 0 < norm < np.inf else None
+        largest = np.abs(self.sketch).max()
+        if not 0 < largest < np.inf:
+            return None
+        scaled = self.sketch / largest  # so that no square overflows or vanishes
+        return (scaled / np.linalg.norm(scaled)).astype(np.float32)
 
 
 def measure(raw: memoryview, dtype: DType, first_element: int) -> Statistics:
