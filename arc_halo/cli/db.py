@@ -126,8 +126,10 @@ def check(context: typer.Context, *, json: Json = False) -> None:
     """
     from arc_halo.database import printable
     from arc_halo.database.migrate import check as compare
+    from arc_halo.database.migrate import ensure_at_head, migration_engine
 
     with context.obj.target() as target:
+        ensure_at_head(migration_engine(target.url))
         compare(target.url)
     if json:
         print_json({"url": printable(target.url), "is_as_declared": True})

@@ -264,9 +264,7 @@ def delete(
 def alias(
     context: typer.Context,
     model: Reference,
-    alias: Annotated[
-        str, typer.Argument(metavar="ALIAS", help="The name that is to mean this version, such as production.")
-    ],
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="What this version is to be called.")],
     *,
     json: Json = False,
 ) -> None:
@@ -296,9 +294,7 @@ def alias(
 def trainable(
     context: typer.Context,
     model: Reference,
-    pattern: Annotated[
-        str, typer.Argument(metavar="PATTERN", help="Shell pattern over tensor names; * matches dots, too.")
-    ],
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Shell pattern over tensor names.")],
     *,
     train: Annotated[bool, typer.Option("--train/--freeze", help="Training may change them, or not.")],
     json: Json = False,

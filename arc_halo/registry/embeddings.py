@@ -13,6 +13,7 @@ from arc_halo.errors import TensorError, TensorNotFound, TokenNotFound
 from arc_halo.registry.naming import find_model
 from arc_halo.schema import Embedding, Model, ModelWeight
 from arc_halo.schema.columns import uuid7
+from arc_halo.schema.html import html_table
 from arc_halo.schema.tensors import (
     ACROSS_OWNERS_KINDS,
     BIT_DIMENSIONS,
@@ -43,7 +44,15 @@ class Match:
     owner_id: uuid.UUID
 
 
-def find_similar_tokens(session: Session, model: Model | uuid.UUID | str, token: str, k: int = 10) -> list[Match]:
+class Matches(list[Match]):
+    """What a search found, nearest first; a table in a notebook."""
+
+    def _repr_html_(self) -> str:
+        rows = [(each.label, each.similarity, each.row_index) for each in self]
+        return html_table(["label", "similarity", "row"], rows)
+
+
+def find_similar_tokens(session: Session, model: Model | uuid.UUID | str, token: str, k: int = 10) -> Matches:
     """The tokens whose embeddings point most nearly where the given one's does.
 
     Exact: every row of the model's token embedding is compared, in the database.
@@ -81,7 +90,7 @@ def find_similar_tokens(session: Session, model: Model | uuid.UUID | str, token:
         .order_by(distance, Embedding.row_index)
         .limit(k)
     )
-    return [Match(*each) for each in session.execute(nearest)]
+    return Matches(Match(*each) for each in session.execute(nearest))
 
 
 def _token_embedding(session: Session, model: Model) -> uuid.UUID:
@@ -176,7 +185,7 @@ def search_embeddings(
     *,
     owner_id: uuid.UUID | None = None,
     where: ColumnElement[bool] | None = None,
-) -> list[Match]:
+) -> Matches:
     """The stored vectors of a kind nearest to the given one, by cosine.
 
     Within one owner, and for kinds that belong to weights, every vector is compared. Across owners an HNSW index
@@ -220,7 +229,7 @@ def search_embeddings(
         session.execute(text("SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true)"))
         near = statement.order_by(approximate).limit(k * CANDIDATES_PER_RESULT).subquery()
         ranked = select(near).order_by(near.c.similarity.desc(), near.c.owner_id, near.c.row_index).limit(k)
-    return [Match(*each) for each in session.execute(ranked)]
+    return Matches(Match(*each) for each in session.execute(ranked))
 
 
 def _index_distance(vector: np.ndarray) -> ColumnElement[float] | None:

@@ -36,6 +36,7 @@ from arc_halo.schema.columns import (
     not_negative,
     reference,
 )
+from arc_halo.schema.html import ModelHtml
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, SQLColumnExpression
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 EMPTY_OBJECT = text("'{}'::jsonb")
 
 
-class Model(Timestamped, Tenanted, Base):
+class Model(ModelHtml, Timestamped, Tenanted, Base):
     """A transformer model at one version: the root of its layers, weights, runs and caches."""
 
     __tablename__ = "models"
@@ -70,15 +71,15 @@ class Model(Timestamped, Tenanted, Base):
     tokenizer_digest: Mapped[Digest | None]
 
     layers: Mapped[list[TransformerLayer]] = relationship(
-        back_populates="model", passive_deletes=True, order_by="TransformerLayer.position"
+        back_populates="model", passive_deletes="all", order_by="TransformerLayer.position"
     )
     weights: Mapped[list[ModelWeight]] = relationship(
-        back_populates="model", passive_deletes=True, order_by="ModelWeight.position"
+        back_populates="model", passive_deletes="all", order_by="ModelWeight.position"
     )
     files: Mapped[list[ModelFile]] = relationship(
-        back_populates="model", passive_deletes=True, order_by="ModelFile.position"
+        back_populates="model", passive_deletes="all", order_by="ModelFile.position"
     )
-    aliases: Mapped[list[ModelAlias]] = relationship(back_populates="model", passive_deletes=True)
+    aliases: Mapped[list[ModelAlias]] = relationship(back_populates="model", passive_deletes="all")
 
     @hybrid_property
     def parameter_count(self) -> int:
@@ -259,11 +260,11 @@ class TransformerLayer(Base):
     children: Mapped[list[TransformerLayer]] = relationship(
         back_populates="parent",
         primaryjoin="TransformerLayer.id == foreign(TransformerLayer.parent_id)",
-        passive_deletes=True,
+        passive_deletes="all",
         order_by="TransformerLayer.position",
     )
     heads: Mapped[list[AttentionHead]] = relationship(
-        back_populates="layer", passive_deletes=True, order_by="AttentionHead.head_index"
+        back_populates="layer", passive_deletes="all", order_by="AttentionHead.head_index"
     )
     weights: Mapped[list[ModelWeight]] = relationship(back_populates="layer", order_by="ModelWeight.position")
 

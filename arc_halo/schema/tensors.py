@@ -39,6 +39,7 @@ from arc_halo.schema.columns import (
     reference,
 )
 from arc_halo.schema.core import Model, TransformerLayer
+from arc_halo.schema.html import TensorHtml
 from arc_halo.schema.types import Vector
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ WEIGHT_KINDS = ("token", "position", "segment")
 ACROSS_OWNERS_KINDS = ("text", "run", "tensor")
 
 
-class Tensor(Base):
+class Tensor(TensorHtml, Base):
     """One row per distinct tensor content: what it is, how it is cut, what is known of its values."""
 
     __tablename__ = "tensor_metadata"
@@ -91,7 +92,7 @@ class Tensor(Base):
     touched_at: Mapped[Now] = mapped_column(comment="last time a writer relied on it; prune leaves recent ones")
 
     chunks: Mapped[list[TensorChunk]] = relationship(
-        back_populates="tensor", passive_deletes=True, order_by="TensorChunk.chunk_index"
+        back_populates="tensor", passive_deletes="all", order_by="TensorChunk.chunk_index"
     )
     weights: Mapped[list[ModelWeight]] = relationship(
         back_populates="tensor", foreign_keys="ModelWeight.tensor_id", viewonly=True
