@@ -53,13 +53,13 @@ class Reactor(Timestamped, Tenanted, Base):
     )
 
     members: Mapped[list[ReactorModel]] = relationship(
-        back_populates="reactor", passive_deletes=True, order_by="ReactorModel.priority, ReactorModel.name"
+        back_populates="reactor", passive_deletes="all", order_by="ReactorModel.priority, ReactorModel.name"
     )
     interactions: Mapped[list[ModelInteraction]] = relationship(
         primaryjoin="Reactor.id == foreign(ModelInteraction.reactor_id)", viewonly=True
     )
     states: Mapped[list[CognitiveState]] = relationship(
-        back_populates="reactor", passive_deletes=True, order_by="CognitiveState.version"
+        back_populates="reactor", passive_deletes="all", order_by="CognitiveState.version"
     )
 
 
@@ -158,7 +158,7 @@ class CognitiveState(Base):
 
     reactor: Mapped[Reactor] = relationship(back_populates="states")
     memories: Mapped[list[CognitiveMemory]] = relationship(
-        back_populates="state", passive_deletes=True, order_by="CognitiveMemory.id"
+        back_populates="state", passive_deletes="all", order_by="CognitiveMemory.id"
     )
 
 
@@ -220,7 +220,7 @@ class FusionOperation(Tenanted, Base):
 
     reactor: Mapped[Reactor] = relationship(foreign_keys=reactor_id)
     members: Mapped[list[FusionOperationMember]] = relationship(
-        back_populates="operation", passive_deletes=True, order_by="FusionOperationMember.position"
+        back_populates="operation", passive_deletes="all", order_by="FusionOperationMember.position"
     )
 
 

@@ -65,7 +65,7 @@ class InferenceSession(Timestamped, Tenanted, Base):
 
     model: Mapped[Model] = relationship()
     attention_patterns: Mapped[list[AttentionPattern]] = relationship(
-        back_populates="inference_session", passive_deletes=True
+        back_populates="inference_session", passive_deletes="all"
     )
 
 
@@ -128,7 +128,7 @@ class KVCacheBlock(Base):
 
     namespace: Mapped[CacheNamespace] = relationship()
     payloads: Mapped[list[KVCachePayload]] = relationship(
-        back_populates="block", passive_deletes=True, order_by="KVCachePayload.layer_index"
+        back_populates="block", passive_deletes="all", order_by="KVCachePayload.layer_index"
     )
 
 

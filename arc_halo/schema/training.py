@@ -71,11 +71,11 @@ class TrainingSession(Timestamped, Tenanted, Base):
 
     model: Mapped[Model] = relationship()
     attempts: Mapped[list[TrainingAttempt]] = relationship(
-        back_populates="training_session", passive_deletes=True, order_by="TrainingAttempt.attempt_number"
+        back_populates="training_session", passive_deletes="all", order_by="TrainingAttempt.attempt_number"
     )
     checkpoints: Mapped[list[ModelCheckpoint]] = relationship(
         back_populates="training_session",
-        passive_deletes=True,
+        passive_deletes="all",
         order_by="ModelCheckpoint.created_at",
         foreign_keys="ModelCheckpoint.training_session_id",
     )
@@ -131,7 +131,7 @@ class TrainingAttempt(Base):
         " TrainingAttempt.training_session_id == remote(TrainingAttempt.training_session_id))",
     )
     series: Mapped[list[MetricSeries]] = relationship(
-        back_populates="attempt", passive_deletes=True, order_by="MetricSeries.id"
+        back_populates="attempt", passive_deletes="all", order_by="MetricSeries.id"
     )
 
 
@@ -162,7 +162,7 @@ class MetricSeries(Base):
         primaryjoin="MetricSeries.id == foreign(TrainingMetric.series_id)",
         order_by="TrainingMetric.step",
     )
-    segments: Mapped[list[MetricSegment]] = relationship(passive_deletes=True, order_by="MetricSegment.first_step")
+    segments: Mapped[list[MetricSegment]] = relationship(passive_deletes="all", order_by="MetricSegment.first_step")
 
 
 class TrainingMetric(Base):
@@ -285,11 +285,11 @@ class ModelCheckpoint(Base):
         primaryjoin="foreign(ModelCheckpoint.attempt_id) == TrainingAttempt.id"
     )
     tensors: Mapped[list[CheckpointTensor]] = relationship(
-        back_populates="checkpoint", passive_deletes=True, order_by="CheckpointTensor.position"
+        back_populates="checkpoint", passive_deletes="all", order_by="CheckpointTensor.position"
     )
     optimizer_states: Mapped[list[OptimizerState]] = relationship(
         back_populates="checkpoint",
-        passive_deletes=True,
+        passive_deletes="all",
         order_by="OptimizerState.parameter_name, OptimizerState.state_name",
     )
 

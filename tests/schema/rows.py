@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from arc_halo.schema import (
     CacheNamespace,
     Chunk,
     KVCacheBlock,
+    MetricSegment,
     MetricSeries,
     Model,
     ModelCheckpoint,
@@ -98,6 +100,31 @@ def add_attempt(session: Session, run: TrainingSession, number: int = 0, **colum
 
 def add_series(session: Session, attempt: TrainingAttempt, name: str = "loss", **columns: Any) -> MetricSeries:
     return add(session, MetricSeries(**{"attempt": attempt, "name": name, **columns}))
+
+
+def add_segment(session: Session, series: MetricSeries, points: dict[int, float]) -> MetricSegment:
+    """Sealed points, by ascending steps."""
+    known = {step: value for step, value in points.items() if not math.isnan(value)}
+    low, high = min(known, key=known.__getitem__, default=None), max(known, key=known.__getitem__, default=None)
+    return add(
+        session,
+        MetricSegment(
+            series_id=series.id,
+            first_step=min(points),
+            last_step=max(points),
+            point_count=len(points),
+            nan_count=len(points) - len(known),
+            min_value=known.get(low),
+            min_at_step=low,
+            max_value=known.get(high),
+            max_at_step=high,
+            last_value=points[max(points)],
+            steps=list(points),
+            epochs=[None] * len(points),
+            point_values=list(points.values()),
+            recorded_times=[NOON] * len(points),
+        ),
+    )
 
 
 def add_checkpoint(session: Session, attempt: TrainingAttempt, step: int, **columns: Any) -> ModelCheckpoint:

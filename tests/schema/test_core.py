@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Text, cast, func, select
 
 from arc_halo.errors import ConstraintViolation
-from arc_halo.schema import AttentionHead, Model, ModelAlias, ModelWeight, TransformerLayer
+from arc_halo.schema import AttentionHead, Model, ModelAlias, ModelWeight, Tensor, TransformerLayer
 from tests.schema.rows import add, add_chunk, add_layer, add_model, add_tensor, add_weight
 
 
@@ -95,7 +95,9 @@ def test_a_head_owns_a_part_of_a_projection(session):
 
 def test_deleting_a_model_takes_everything_but_the_tensors(session, counted):
     add_layer(session, counted, "layers.0")
+    session.expire_all()
+    assert counted.layers  # loaded or not: the database deletes them, the ORM must not detach them first
     session.delete(counted)
     session.flush()
-    assert session.scalar(select(func.count()).select_from(ModelWeight)) == 0
-    assert session.scalar(select(func.count()).select_from(TransformerLayer)) == 0
+    left = [session.scalar(select(func.count()).select_from(each)) for each in (TransformerLayer, ModelWeight, Tensor)]
+    assert left == [0, 0, 3]

@@ -172,6 +172,9 @@ def used(session):
 
 
 def test_a_reactor_takes_all_that_is_its_own_with_it(session, used):
+    session.expire_all()
+    assert used.members
+    assert used.states
     session.delete(used)
     session.flush()
     session.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))

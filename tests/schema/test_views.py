@@ -11,7 +11,6 @@ from arc_halo.errors import ReadOnlyDatabase
 from arc_halo.schema import (
     AttentionHead,
     FusionOperation,
-    MetricSegment,
     ModelArchitecture,
     ReactorMetric,
     ReactorStatus,
@@ -28,6 +27,7 @@ from tests.schema.rows import (
     add_model,
     add_reactor,
     add_run,
+    add_segment,
     add_series,
     add_tensor,
     add_weight,
@@ -167,23 +167,9 @@ def test_training_progress_follows_the_line_of_attempts(session, attempt):
     assert row.metrics["train/loss"] == {"goal": "minimize", "last": 5, "last_step": 3, "best": 5, "best_step": 3}
 
 
-def seal(session, series, steps, values):
-    low, high = min(values), max(values)
-    arrays = {
-        "steps": steps,
-        "point_values": values,
-        "epochs": [None] * len(steps),
-        "recorded_times": [NOON] * len(steps),
-    }
-    lowest = {"min_value": low, "min_at_step": steps[values.index(low)]}
-    highest = {"max_value": high, "max_at_step": steps[values.index(high)]}
-    ends = {"first_step": steps[0], "last_step": steps[-1], "last_value": values[-1], "point_count": len(steps)}
-    add(session, MetricSegment(series_id=series.id, **arrays, **lowest, **highest, **ends))
-
-
 def test_training_progress_sees_sealed_points(session, attempt):
     series = add_series(session, attempt, goal="maximize")
-    seal(session, series, [1, 2, 3], [1.0, 7.0, 3.0])
+    add_segment(session, series, {1: 1.0, 2: 7.0, 3: 3.0})
     metrics = progress_of(session, attempt).metrics
     assert metrics["train/loss"] == {"goal": "maximize", "last": 3, "last_step": 3, "best": 7, "best_step": 2}
     log(session, series, s4=5.0)
@@ -191,7 +177,7 @@ def test_training_progress_sees_sealed_points(session, attempt):
 
 
 def test_training_progress_cuts_a_segment_at_the_fork(session, attempt):
-    seal(session, add_series(session, attempt, goal="maximize"), [1, 2, 3], [1.0, 2.0, 3.0])
+    add_segment(session, add_series(session, attempt, goal="maximize"), {1: 1.0, 2: 2.0, 3: 3.0})
     add_attempt(session, attempt.training_session, 1, parent_number=0, fork_step=2)
     metrics = progress_of(session, attempt).metrics
     assert metrics["train/loss"] == {"goal": "maximize", "last": 2, "last_step": 2, "best": 2, "best_step": 2}
