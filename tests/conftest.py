@@ -1,3 +1,9 @@
 """The plugins of this test suite."""
 
-pytest_plugins = ["arc_halo.testing.databases"]
+pytest_plugins = [
+    "arc_halo.testing.databases",
+    "tests.fixtures.embedded",
+    "tests.fixtures.engines",
+    "tests.fixtures.migrations",
+    "tests.fixtures.proxy",
+]

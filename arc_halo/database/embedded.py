@@ -163,13 +163,13 @@ class EmbeddedServer:
 
     def _leave(self) -> None:
         self._users.release_read_lock()
-        if not self._users.acquire_write_lock(blocking=False):
-            return
         try:
-            if self._postmaster():
+            if self._users.acquire_write_lock(blocking=False) and self._postmaster():
                 self._control("stop", "-m", "fast", "-w", "-t", str(_STOP_SECONDS))
+                if not self._tcp and self._socket_folder() != self.data:
+                    shutil.rmtree(self._socket_folder())
         finally:
-            self._users.release_write_lock()
+            self._users.release_write_lock()  # granted or not: this also closes its file
 
     def _ensure_running(self) -> None:
         if not self.data.exists():

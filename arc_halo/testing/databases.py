@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -34,13 +37,10 @@ if TYPE_CHECKING:
 
 IMAGE: Final = "pgvector/pgvector:pg18"
 _DOCKER_SOCKETS: Final = (Path("/var/run/docker.sock"), Path.home() / ".docker" / "run" / "docker.sock")
-# Nothing of a test outlives it, so nothing needs to reach the disk.
-UNSAFE_AND_FAST: Final = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "shared_buffers": "128MB",
-}
+_DOCKER_SECONDS: Final = 2.0
+# Nothing of a test outlives its machine, so nothing needs to reach the disk. Commits still wait for the kernel to have
+# them: a test may kill the server and expect what was committed.
+UNSAFE_AND_FAST: Final = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "128MB"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ class DatabaseServer:
                 self._execute("ALTER DATABASE {} RENAME TO {}", building, name)
         return name
 
+    def databases(self) -> list[str]:
+        """The names of this run's databases."""
+        statement = "SELECT datname FROM pg_database WHERE starts_with(datname, %s) ORDER BY datname"
+        with self._connection() as connection:
+            return [name for (name,) in connection.execute(statement, [self.prefix])]
+
     def wait(self, seconds: float = 60.0) -> None:
         """Wait until the server takes connections."""
         deadline = time.monotonic() + seconds
@@ -86,10 +92,8 @@ class DatabaseServer:
 
     def close(self) -> None:
         """Drop what the run left behind, and stop the server if it is ours."""
-        with self._connection() as connection:
-            left = connection.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [self.prefix])
-            for (name,) in left.fetchall():
-                self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+        for name in self.databases():
+            self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
         self.stop()
 
     def _create(self, name: str, template: str) -> None:
@@ -115,17 +119,23 @@ def start_server() -> DatabaseServer:
 
 
 def _docker_answers() -> bool:
-    if not os.environ.get("DOCKER_HOST") and not any(path.exists() for path in _DOCKER_SOCKETS):
-        return False
-    import docker  # type: ignore[import-untyped]  # noqa: PLC0415  comes with testcontainers, as only tests do
+    """Ask as plainly as can be: Docker's own client is slow to import and leaks the socket it could not use."""
+    given = os.environ.get("DOCKER_HOST")
+    return any(map(_pings, [given] if given else [f"unix://{path}" for path in _DOCKER_SOCKETS]))
 
+
+def _pings(address: str) -> bool:
+    parts = urlsplit(address)
+    if parts.scheme not in {"unix", "tcp"}:
+        return False
+    where: Any = parts.path if parts.scheme == "unix" else (parts.hostname, parts.port or 2375)
     try:
-        client = docker.from_env(timeout=2)
-        try:
-            return bool(client.ping())
-        finally:
-            client.close()
-    except docker.errors.DockerException:
+        with socket.socket(socket.AF_UNIX if parts.scheme == "unix" else socket.AF_INET) as link:
+            link.settimeout(_DOCKER_SECONDS)
+            link.connect(where)
+            link.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 " in link.recv(64)
+    except OSError:
         return False
 
 
@@ -219,8 +229,15 @@ def shared_database(database_server: DatabaseServer) -> Iterator[Database]:
 
 @pytest.fixture
 def session(shared_database: Database) -> Iterator[Session]:
-    """A session whose commits are savepoints of a transaction that is rolled back: the fast choice."""
-    with shared_database.engine.connect() as connection:
+    """A session of `rolled_back_session` on the worker's database: the fast choice."""
+    with rolled_back_session(shared_database) as session:
+        yield session
+
+
+@contextmanager
+def rolled_back_session(database: Database) -> Iterator[Session]:
+    """A session whose commits are savepoints of a transaction that is rolled back in the end."""
+    with database.engine.connect() as connection:
         outer = connection.begin()
         with Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False) as session:
             yield session

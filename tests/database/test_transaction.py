@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from arc_halo import errors
+from arc_halo.database.engine import application_engine
+from arc_halo.database.transaction import run_transaction
+from arc_halo.database.url import parse_url
+
+ADD = text("UPDATE counter SET n = n + 1")
+COUNT = text("SELECT n FROM counter")
+
+
+def raise_sqlstate(session, sqlstate):
+    session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'said so' USING ERRCODE = '{sqlstate}'; END $$"))
+
+
+def counting(engine):
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE counter AS SELECT 0 AS n"))
+
+
+def count(engine):
+    with engine.connect() as connection:
+        return connection.scalar(COUNT)
+
+
+@pytest.fixture
+def cuttable(proxy, impatient):
+    engine = application_engine(proxy.url, impatient)
+    counting(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr("arc_halo.database.backoff.FIRST_SECONDS", 0.001)
+
+
+def test_the_result_is_returned_and_the_work_committed(engine):
+    counting(engine)
+    assert run_transaction(lambda: Session(engine), lambda session: session.execute(ADD).rowcount) == 1
+    assert count(engine) == 1
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "57P01", "57P02", "57P03", "08006", "53300"])
+def test_passing_troubles_are_tried_again_from_the_start(engine, sqlstate):
+    counting(engine)
+    attempts = []
+
+    def unit(session):
+        session.execute(ADD)
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise_sqlstate(session, sqlstate)
+
+    run_transaction(lambda: Session(engine), unit)
+    assert len(attempts) == 3
+    assert count(engine) == 1
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "57014", "22012", "42601", "23505"])
+def test_other_troubles_are_not(engine, sqlstate):
+    attempts = []
+
+    def unit(session):
+        attempts.append(1)
+        raise_sqlstate(session, sqlstate)
+
+    with pytest.raises((errors.DatabaseError, DBAPIError)):
+        run_transaction(lambda: Session(engine), unit)
+    assert len(attempts) == 1
+
+
+def test_attempts_end(engine):
+    attempts = []
+
+    def unit(session):
+        attempts.append(1)
+        raise_sqlstate(session, "40001")
+
+    with pytest.raises(errors.TransactionConflict):
+        run_transaction(lambda: Session(engine), unit, attempts=2)
+    assert len(attempts) == 2
+
+
+def test_concurrent_serializable_units_all_count(engine):
+    counting(engine)
+
+    def unit(session):
+        seen = session.scalar(COUNT)
+        session.execute(text("UPDATE counter SET n = :n"), {"n": seen + 1})
+
+    def work():
+        for _ in range(5):
+            run_transaction(lambda: Session(engine), unit, attempts=50, isolation_level="SERIALIZABLE")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count(engine) == 20
+
+
+def test_a_link_cut_in_the_unit_is_no_harm(cuttable, proxy):
+    cut_once = [proxy.cut]
+
+    def unit(session):
+        session.execute(ADD)
+        if cut_once:
+            cut_once.pop()()
+        session.execute(ADD)
+
+    run_transaction(lambda: Session(cuttable), unit)
+    assert count(cuttable) == 2
+
+
+@pytest.mark.parametrize(("moment", "stored"), [("cut_before", 0), ("cut_after", 1)])
+def test_a_lost_answer_to_commit_is_told_and_nothing_is_run_twice(cuttable, proxy, moment, stored):
+    attempts = []
+
+    def unit(session):
+        attempts.append(session.execute(ADD))
+        setattr(proxy, moment, b"COMMIT")
+
+    with pytest.raises(errors.DatabaseUnavailable, match="may or may not be stored"):
+        run_transaction(lambda: Session(cuttable), unit)
+    assert len(attempts) == 1
+    assert count(cuttable) == stored
+
+
+def test_an_unreachable_server_is_not_tried_for_a_second_round(impatient):
+    engine = application_engine(parse_url("postgresql://127.0.0.1:1/db"), impatient)
+    rounds = []
+
+    def open_session():
+        rounds.append(1)
+        return Session(engine)
+
+    with pytest.raises(errors.DatabaseUnavailable, match="after 2 attempts"):
+        run_transaction(open_session, lambda session: session.execute(COUNT))
+    assert len(rounds) == 1
+
+
+def test_a_violation_found_at_commit_is_told(engine):
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE a (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
+    with pytest.raises(errors.ConstraintViolation):
+        run_transaction(lambda: Session(engine), lambda session: session.execute(text("INSERT INTO a VALUES (1), (1)")))
