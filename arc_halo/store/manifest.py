@@ -46,7 +46,11 @@ def compute_weights_digest(session: Session, model_id: uuid.UUID) -> bytes:
 
 
 def set_weights_digest(session: Session, model_id: uuid.UUID) -> bytes:
-    """Compute the model's ``weights_digest`` and store it; it stays until a weight changes."""
+    """Compute the model's ``weights_digest`` and store it; it stays until a weight changes.
+
+    The trigger that forgets it updates the model's row, so holding that row keeps weights still in the meantime.
+    """
+    session.execute(select(Model.id).where(Model.id == model_id).with_for_update())
     root = compute_weights_digest(session, model_id)
     session.execute(update(Model).where(Model.id == model_id).values(weights_digest=root))
     return root
