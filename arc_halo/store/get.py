@@ -256,7 +256,7 @@ def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
 
 
 def _spans(layout: ChunkLayout, selected: range) -> list[tuple[int, int]]:
-    """Raw bytes that hold the rows, in ascending order: one span, or one for each row where whole chunks lie between."""
+    """Raw bytes that hold the rows, ascending: in one span, or in one a row where whole chunks lie between."""
     if not selected:
         return []
     if abs(selected.step) * layout.nbytes // layout.shape[0] <= layout.chunk_nbytes:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from arc_halo.store.sources import TensorSource
 
-SMALL_NBYTES = 64 << 20
+SMALL_NBYTES = 32 << 20  # held in memory, see `_Upload._gathered`
 BATCH_NBYTES = 4 << 20
 BATCH_PIECES = 1000
 HASH_NBYTES = 1 << 20
@@ -155,7 +155,8 @@ class _Upload:
     def run(self, sources: Iterable[TensorSource]) -> list[bytes]:
         """Store the tensors; returns the digests of the bytes that were stored."""
         digests: list[bytes] = []
-        for batch in self._encode(self._complete(self._read(_pieces(sources)))):
+        batches = self._encode(self._complete(self._read(_pieces(sources))))
+        for batch in self._gathered(batches) if self._target.keeps_locks else batches:
             self._write(batch)
             self._meter.add(batch.nbytes)
             digests += [tensor.digest for tensor in batch.completed]
@@ -200,10 +201,26 @@ class _Upload:
                 present = rows.find_chunks(connection, new, touch=not self._target.keeps_locks)
             for digest in new.keys() - present - in_flight:
                 batch.encoded[digest] = self._pool.submit(new[digest].encode, self._compression)
-            in_flight = set(batch.encoded)
+            in_flight = set(batch.encoded) | (in_flight if self._target.keeps_locks else set())
             return batch
 
         yield from _ahead(batches, start)
+
+    def _gathered(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
+        """All that is small as one batch, held in memory until it is whole.
+
+        Locks that last until the caller commits must be taken in one order by everybody, or two saves of the same
+        content deadlock; within one batch they are.
+        """
+        whole = _Batch([], 0)
+        for batch in batches:
+            whole.nbytes += batch.nbytes
+            whole.completed += batch.completed
+            whole.encoded |= batch.encoded
+            if whole.nbytes >= SMALL_NBYTES:  # a big save of a transaction that has stored content already
+                yield whole
+                whole = _Batch([], 0)
+        yield whole
 
     def _write(self, batch: _Batch) -> None:
         chunks = [future.result() for future in batch.encoded.values()]

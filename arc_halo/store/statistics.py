@@ -79,7 +79,8 @@ class Statistics:
         if not 0 < largest < np.inf:
             return None
         scaled = self.sketch / largest  # so that no square overflows or vanishes
-        return (scaled / np.linalg.norm(scaled)).astype(np.float32)
+        unit: np.ndarray = (scaled / np.linalg.norm(scaled)).astype(np.float32)
+        return unit
 
 
 def measure(raw: memoryview, dtype: DType, first_element: int) -> Statistics:
