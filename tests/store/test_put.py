@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -169,10 +170,8 @@ class Meeting:
     def __call__(self, phase, _done, _total):
         if phase == "store" and not getattr(self._met, "once", False):
             self._met.once = True
-            try:
+            with suppress(threading.BrokenBarrierError):  # the other may wait for us in the database
                 self._barrier.wait(2)
-            except threading.BrokenBarrierError:
-                pass  # the other waits for us in the database
 
 
 @pytest.mark.parametrize("small_nbytes", [-1, 2**30])
