@@ -13,7 +13,7 @@ from arc_halo.autogenerate.catalog import columns, read
 from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.order import arrange
 from arc_halo.autogenerate.savepoints import rolled_back, run, succeeds
-from arc_halo.autogenerate.tables import claimed_parts, dropped_tables
+from arc_halo.autogenerate.tables import claimed_parts, dropped_tables, late_references
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Changes:
     renewed: set[Key] = field(default_factory=set)
     replaced: set[Key] = field(default_factory=set)
     comments: set[Key] = field(default_factory=set)
-    new_defaults: set[Key] = field(default_factory=set)
+    new_parts: set[Key] = field(default_factory=set)
 
 
 @dataclass
@@ -105,6 +105,7 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: Iterable[
         )
         standing = before.keys() & columns(connection, schema).keys()
         comparison.changes = _changes(connection, schema, comparison, standing)
+        comparison.changes.new_parts |= late_references(table_ops, wanted)
     return comparison
 
 
@@ -122,13 +123,20 @@ def _changes(connection: Connection, schema: str, comparison: Comparison, standi
         if key in current and key in wanted:
             if key not in comparison.claimed:
                 _compare_one(connection, schema, comparison, key, changes)
-        elif found.is_part and (key.kind != "default" or (str(found.relation), str(found.member)) not in standing):
-            continue  # Alembic creates and drops parts; only a default on a column that stays is left to us
+        elif found.is_part and not _overlooked(key, found, standing):
+            continue
         elif key in current:
             changes.gone.add(key)
         elif found.is_part:
-            changes.new_defaults.add(key)
+            changes.new_parts.add(key)
     return changes
+
+
+def _overlooked(key: Key, found: Found, standing: set[tuple[str, str]]) -> bool:
+    """Whether Alembic neither creates nor drops this part of a table that stays."""
+    if key.kind == "default":
+        return (str(found.relation), str(found.member)) in standing
+    return key.kind in {"exclusion", "primary key"} and found.relation in {table for table, _ in standing}
 
 
 def _compare_one(connection: Connection, schema: str, comparison: Comparison, key: Key, changes: Changes) -> None:

@@ -10,7 +10,7 @@ from alembic.operations import ops
 from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.catalog import Address, dependencies, read_tables
 from arc_halo.autogenerate.objects import Key
-from arc_halo.autogenerate.tables import amended, flat
+from arc_halo.autogenerate.tables import CONSTRAINTS, amended, flat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from alembic.operations import MigrateOperation
     from sqlalchemy import Connection
 
-    from arc_halo.autogenerate.catalog import Found
     from arc_halo.autogenerate.compare import Comparison
-
-_WITHOUT_COMMENT = {"constraint", "foreign key", "index"}  # as Alembic makes them
 
 Users = dict[Key, set[Key]]
 
@@ -135,20 +132,14 @@ def _creations(comparison: Comparison, drop: set[Key]) -> tuple[list[MigrateOper
 
 
 def _parts(comparison: Comparison, order: list[Key]) -> Iterator[MigrateOperation]:
-    """Parts of tables to create again, in the reverse of the order in which they were dropped."""
+    """Parts of tables to create, foreign keys last, those dropped before in the reverse of that order."""
     current, wanted, changes = comparison.current, comparison.wanted, comparison.changes
-
-    def creation(key: Key, found: Found) -> MigrateOperation:
-        return operations.create(key, found.statements, found)
-
-    for key in reversed(order):
-        if current[key].is_part and key in wanted and key not in comparison.claimed:
-            yield creation(key, wanted[key])
-    for key in sorted(changes.new_defaults):
-        yield creation(key, wanted[key])
+    again = [key for key in reversed(order) if current[key].is_part and key in wanted and key not in comparison.claimed]
+    for key in sorted([*sorted(changes.new_parts), *again], key=lambda key: key.kind == "foreign key"):
+        yield operations.create(key, wanted[key].statements, wanted[key])
     for key in sorted(changes.comments - set(order) - comparison.built.keys()):
         yield operations.comment(key, wanted[key], current[key])
     for key, found in sorted(wanted.items()):
-        made_by_alembic = found.is_part and (key not in current or key in comparison.claimed)
-        if made_by_alembic and key.kind in _WITHOUT_COMMENT:
+        made_by_alembic = key in comparison.claimed or not (key in current or key in changes.new_parts)
+        if made_by_alembic and key.kind in CONSTRAINTS:  # without its comment
             yield from operations.first_comments(key, found)

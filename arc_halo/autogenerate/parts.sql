@@ -10,7 +10,9 @@ SELECT 'index' AS kind, x.oid::regclass::text AS name, true AS is_part,
  WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND t.relkind IN ('r', 'p') AND NOT t.relispartition
    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = x.oid AND contype IN ('p', 'u', 'x'))
 UNION ALL
-SELECT CASE c.contype WHEN 'f' THEN 'foreign key' ELSE 'constraint' END, format('%I ON %s', c.conname, c.conrelid::regclass), true,
+SELECT CASE c.contype WHEN 'f' THEN 'foreign key' WHEN 'p' THEN 'primary key' WHEN 'x' THEN 'exclusion'
+                      ELSE 'constraint' END,
+       format('%I ON %s', c.conname, c.conrelid::regclass), true,
        c.tableoid, c.oid, 0, t.relname, c.conname,
        ARRAY[format('ALTER TABLE %s ADD CONSTRAINT %I %s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))],
        format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname),

@@ -5,9 +5,10 @@ Reflection forgets: partitioning, operator classes, index parameters, doubled pe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from alembic.operations import ops
+from sqlalchemy import ForeignKeyConstraint
 
 from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.objects import Key
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from alembic.operations import MigrateOperation
+    from sqlalchemy.schema import SchemaItem
 
     from arc_halo.autogenerate.catalog import Found, TableText
 
+CONSTRAINTS = {"constraint", "exclusion", "foreign key", "primary key"}
 _INLINE = {"default", "generated", "foreign key"}  # in CREATE TABLE, or an operation of their own
 
 
@@ -40,6 +43,22 @@ def claimed_parts(current: Mapping[Key, Found], table_ops: Iterable[MigrateOpera
 def dropped_tables(table_ops: Iterable[MigrateOperation]) -> set[str]:
     """Bare names of the tables that Alembic drops."""
     return {op.table_name for op in flat(table_ops) if isinstance(op, ops.DropTableOp)}
+
+
+def late_references(table_ops: Iterable[MigrateOperation], wanted: Mapping[Key, Found]) -> set[Key]:
+    """Take the foreign keys with ``use_alter`` out of new tables: CREATE TABLE, as Alembic sends it, forgets them."""
+    late: set[tuple[str, str]] = set()
+    for op in flat(table_ops):
+        if isinstance(op, ops.CreateTableOp):
+            late |= {(op.table_name, str(item.name)) for item in op.columns if _is_late(item)}
+            op.columns = [item for item in op.columns if not _is_late(item)]
+    return {
+        key for key, found in wanted.items() if key.kind == "foreign key" and (found.relation, found.member) in late
+    }
+
+
+def _is_late(item: SchemaItem) -> TypeGuard[ForeignKeyConstraint]:
+    return isinstance(item, ForeignKeyConstraint) and item.use_alter
 
 
 def amended(
@@ -80,7 +99,7 @@ def _part(current: Mapping[Key, Found], op: MigrateOperation) -> Key | None:
     if isinstance(op, ops.CreateIndexOp | ops.DropIndexOp):
         kinds, member = {"index"}, op.index_name
     elif isinstance(op, ops.AddConstraintOp | ops.DropConstraintOp):
-        kinds, member = {"constraint", "foreign key"}, getattr(op, "constraint_name", None)
+        kinds, member = CONSTRAINTS, getattr(op, "constraint_name", None)
     else:
         return None
     place = (getattr(op, "source_table", None) or getattr(op, "table_name", None), member)

@@ -28,7 +28,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, INT8RANGE, JSONB, ExcludeConstraint
 
 from arc_halo.autogenerate import declare, declare_partitions
 from tests.autogenerate.project import new_metadata
@@ -301,6 +301,20 @@ def primary_key(items: Table, *, changed: bool) -> None:
     )
 
 
+def overlooked_constraints(items: Table, *, changed: bool) -> None:
+    """A primary key under another name, with a foreign key to it; an exclusion constraint."""
+    spans = Table(
+        "spans",
+        items.metadata,
+        Column("id", BigInteger, nullable=False),
+        Column("span", INT8RANGE),
+        PrimaryKeyConstraint("id", name="pk_spans_new" if changed else "pk_spans"),
+    )
+    if changed:
+        spans.append_constraint(ExcludeConstraint(("span", "&&"), name="ex_spans_span"))
+    Table("uses", items.metadata, Column("id", ForeignKey("app.spans.id"), primary_key=True, autoincrement=False))
+
+
 def policy(items: Table, *, changed: bool) -> None:
     setting = "'app.name', true" if changed else "'app.name'"
     declare(
@@ -345,6 +359,19 @@ def dropped_table(items: Table, *, changed: bool) -> None:
         )
 
 
+def circular_references(items: Table, *, changed: bool) -> None:
+    """Two new tables that refer to each other, and one to itself."""
+    if changed:
+        for name, other in (("hens", "eggs"), ("eggs", "hens")):
+            Table(
+                name,
+                items.metadata,
+                Column("id", BigInteger, primary_key=True),
+                Column("other_id", ForeignKey(f"app.{other}.id", use_alter=name == "hens", name=f"fk_{name}_other")),
+                Column("parent_id", ForeignKey(f"app.{name}.id", ondelete="SET NULL")),
+            )
+
+
 def quoted_names(items: Table, *, changed: bool) -> None:
     table = Table(
         "Odd 'Name'",
@@ -364,11 +391,12 @@ def quoted_names(items: Table, *, changed: bool) -> None:
 CASES: dict[str, Case] = {
     declaration.__name__: declaration
     for declaration in (
-        check, column, column_at_the_end_of_a_view, column_dropped_below_a_view, column_in_the_middle_of_a_view,
-        column_type, comment_of_a_view, comments, condition_of_a_view, default, default_by_a_new_function,
-        dropped_table, every_type, function, generated_column, index, index_of_a_materialized_view,
-        materialized_view, nearest_index, partitioned_table, policy, primary_key, procedure, quoted_names,
-        row_level_security, signature, storage, trigger_on_a_partitioned_table, unique_constraint,
+        check, circular_references, column, column_at_the_end_of_a_view, column_dropped_below_a_view,
+        column_in_the_middle_of_a_view, column_type, comment_of_a_view, comments, condition_of_a_view, default,
+        default_by_a_new_function, dropped_table, every_type, function, generated_column, index,
+        index_of_a_materialized_view, materialized_view, nearest_index, overlooked_constraints,
+        partitioned_table, policy, primary_key, procedure, quoted_names, row_level_security, signature, storage,
+        trigger_on_a_partitioned_table, unique_constraint,
     )
 }  # fmt: skip
 
