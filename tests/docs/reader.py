@@ -1,0 +1,118 @@
+"""A reader who does what a page says, from its first block to its last, in a folder with a model in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from arc_halo import Database, connect, import_model
+from arc_halo.schema import Base
+from tests.docs.pages import REPOSITORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import URL
+
+    from tests.docs.pages import Block
+
+RUN = ("arc-halo", "alembic")
+# What takes minutes or changes the machine is run by .ci/run or by a test of its own; here it must only be known.
+KNOWN = (
+    re.compile(r"pip install -e \.( && arc-halo demo)?"),
+    re.compile(r"pip install -e '\.\[(test|dev)\]'( && pytest)?"),
+    re.compile(r"pip install arc-halo"),
+    re.compile(r"python -m venv \.venv( && \. \.venv/bin/activate)?"),
+    re.compile(r"pytest"),
+)
+SCRIPT = re.compile(r"python ((?:benchmarks|docs|examples)/\w+\.py)( .*)?")
+
+
+class Reader:
+    """Runs the blocks of one page; Python blocks share their names."""
+
+    def __init__(self, folder: Path, url: URL) -> None:
+        self.folder = folder
+        self.url = url
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.printed: dict[int, str] = {}
+
+    def read(self, block: Block) -> None:
+        """Do what a block says; one of an unknown language is an error."""
+        match block.language:
+            case "python":
+                # Blank lines before it make a traceback name the line of the page.
+                exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), self.names)  # noqa: S102
+            case "sh":
+                self.printed[block.next_line] = "".join(map(self._shell, block.lines))
+            case "sql":
+                self._query(block.text)
+            case "mermaid":
+                self._see(block.text)
+            case "text":
+                self._compare(block.lines, self.printed.get(block.line))
+            case other:
+                pytest.fail(f"{block.place}: nobody can read {other or 'a block without a language'}")
+
+    def close(self) -> None:
+        """Close what the page left open."""
+        for value in self.names.values():
+            if isinstance(value, Database):
+                value.close()
+
+    def _shell(self, line: str) -> str:
+        if line.split()[0] not in RUN:
+            script = SCRIPT.fullmatch(line)
+            assert (REPOSITORY / script[1]).is_file() if script else any(each.fullmatch(line) for each in KNOWN), line
+            return ""
+        folder = REPOSITORY if line.startswith("alembic") else self.folder
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        done = subprocess.run(
+            line, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _query(self, statement: str) -> None:
+        """A query finds something where the model is; the import is taken back."""
+        with connect(self.url) as database, database.session() as session:
+            import_model(session, self.folder / "model", name="queried")
+            cursor = session.connection().connection.cursor()
+            cursor.execute(statement)
+            assert cursor.fetchall()
+
+    def _see(self, diagram: str) -> None:
+        """An ER diagram shows tables there are."""
+        drawn = set(re.findall(r"^ {2}(\w+) (?:\{$|[|}])|-- ?[|o]?[|{] (\w+) :", diagram, re.MULTILINE))
+        names = {name for pair in drawn for name in pair if name}
+        assert names
+        assert names <= {table.name for table in Base.metadata.tables.values()}
+
+    def _compare(self, lines: list[str], printed: str | None) -> None:
+        """A text block right below commands quotes what they print, with ``...`` for what it leaves out."""
+        if printed is not None:
+            known = ["...", *(line.strip() for line in printed.splitlines())]
+            assert [line for line in lines if line not in known] == []
+
+
+@pytest.fixture
+def reader(migrated_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """With a migrated database of its own in the environment."""
+    for variable in ("DATABASE_URL", "ARC_HALO_TEST_DATABASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("ARC_HALO_DATABASE_URL", migrated_url.render_as_string(hide_password=False))
+    monkeypatch.setenv("ARC_HALO_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "reading"
+    shutil.copytree(Path(str(files("arc_halo"))) / "demo_model", folder / "model")
+    monkeypatch.chdir(folder)
+    reader = Reader(folder, migrated_url)
+    yield reader
+    reader.close()
