@@ -20,6 +20,7 @@ from arc_halo.registry.naming import find_model
 from arc_halo.registry.reading import weights_of
 from arc_halo.schema import Model, ModelFile, ModelWeight
 from arc_halo.store import Meter, Progress, Wanted, read_pieces
+from arc_halo.store.manifest import explain_weights_digest
 
 if TYPE_CHECKING:
     import os
@@ -51,9 +52,12 @@ def export_model(
     ModelNotFound
         There is no such model.
     CorruptionError
-        Stored bytes are not those that were written; the file they belong to is not made.
+        Stored bytes are not those that were written; the file they belong to is not made. Weights are not those that
+        the model was published with; no file is made.
     """
     found = find_model(session, model)
+    if (wrong := explain_weights_digest(session, found.id)) is not None:
+        raise DigestMismatch(f"{found.name}@{found.version}: {wrong}; restore them from a copy")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     weights = {weight.name: weight for weight in weights_of(session, found)}

@@ -11,7 +11,7 @@ from arc_halo.errors import TensorNotFound
 from arc_halo.registry.naming import find_model
 from arc_halo.schema import Model, ModelWeight
 from arc_halo.store import Fault, Progress, Wanted, check_tensors, get_arrays, get_rows
-from arc_halo.store.manifest import compute_weights_digest
+from arc_halo.store.manifest import explain_weights_digest
 
 if TYPE_CHECKING:
     import uuid
@@ -95,9 +95,8 @@ def check_model(
     found = find_model(session, model)
     wanted = [Wanted(each.name, each.tensor_id, each.tensor.nbytes) for each in weights_of(session, found)]
     yield from check_tensors(session, wanted, progress)
-    stored = session.scalar(select(Model.weights_digest).where(Model.id == found.id))
-    if stored is not None and stored != compute_weights_digest(session, found.id):
-        yield Fault("", "weights_digest does not belong to these weights: rows of model_weights were changed")
+    if (wrong := explain_weights_digest(session, found.id)) is not None:
+        yield Fault("", wrong)
 
 
 def set_trainable(session: Session, model: Model | uuid.UUID | str, pattern: str, trainable: bool) -> int:

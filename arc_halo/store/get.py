@@ -86,7 +86,8 @@ def load_manifests(connection: psycopg.Connection[Any], wanted: Sequence[Wanted]
 def _manifest(name: str, row: tuple[Any, ...]) -> Manifest:
     digest, dtype, shape, nbytes, chunk_nbytes, stored_seal, tenant_id, chunk_digests, raw_nbytes = row
     digests = tuple(chunk_digests or ())
-    if seal(digest, dtype, shape, chunk_nbytes, digests) != stored_seal:
+    is_shape = all(isinstance(size, int) and size >= 0 for size in shape)
+    if not is_shape or seal(digest, dtype, shape, chunk_nbytes, digests) != stored_seal:
         raise DigestMismatch(
             f"tensor {name!r}: its row in tensor_metadata or its list of chunks was changed; restore it from a copy"
         )

@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 
 from arc_halo.codecs.digest import manifest_root
 from arc_halo.dtypes import by_name
+from arc_halo.errors import TensorError
 from arc_halo.schema import Model, ModelWeight, Tensor
 
 if TYPE_CHECKING:
@@ -36,7 +37,13 @@ def seal(digest: bytes, dtype: str, shape: Sequence[int], chunk_nbytes: int, chu
 
 
 def compute_weights_digest(session: Session, model_id: uuid.UUID) -> bytes:
-    """The Merkle root over the model's manifest as it stands in the database."""
+    """The Merkle root over the model's manifest as it stands in the database.
+
+    Raises
+    ------
+    TensorError, struct.error
+        A row has a type or shape that no tensor has.
+    """
     rows = session.execute(
         select(ModelWeight.name, Tensor.dtype, Tensor.shape, Tensor.digest)
         .join(Tensor, Tensor.id == ModelWeight.tensor_id)
@@ -54,3 +61,14 @@ def set_weights_digest(session: Session, model_id: uuid.UUID) -> bytes:
     root = compute_weights_digest(session, model_id)
     session.execute(update(Model).where(Model.id == model_id).values(weights_digest=root))
     return root
+
+
+def explain_weights_digest(session: Session, model_id: uuid.UUID) -> str | None:
+    """What is wrong with the ``weights_digest`` that is stored; None if nothing is, or none is stored."""
+    stored = session.scalar(select(Model.weights_digest).where(Model.id == model_id))
+    try:
+        if stored is None or stored == compute_weights_digest(session, model_id):
+            return None
+    except (TensorError, struct.error):
+        pass
+    return "weights_digest does not belong to these weights: rows of model_weights or tensor_metadata were changed"
