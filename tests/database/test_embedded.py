@@ -199,6 +199,30 @@ def test_a_home_that_cannot_be_made_is_refused():
         EmbeddedServer(Path("/proc/nowhere")).acquire()
 
 
+def test_a_home_of_somebody_elses_is_refused(home, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(EmbeddedServerError, match="belongs to somebody else; set ARC_HALO_HOME"):
+        EmbeddedServer(home).acquire()
+
+
+def test_data_of_somebody_elses_is_refused(server, monkeypatch):
+    server.data.mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: server.data.stat().st_uid + 1)
+    with pytest.raises(EmbeddedServerError, match="never shared between users"):
+        server.acquire()
+
+
+def test_programs_a_strict_umask_has_closed_are_opened(home):
+    binaries = home / "pginstall" / "bin"
+    binaries.mkdir(parents=True, mode=0o700)
+    for name, mode in (("postgres", 0o700), ("notes", 0o600)):
+        (binaries / name).touch(mode)
+    ownership.open_programs(binaries)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in binaries.rglob("*")}
+    assert modes == {"postgres": 0o705, "notes": 0o604}
+    assert binaries.stat().st_mode & 0o777 == 0o705
+
+
 def test_a_socket_folder_of_somebody_elses_is_refused(home):
     (home / "link").symlink_to(home)
     with pytest.raises(EmbeddedServerError, match="somebody else"):

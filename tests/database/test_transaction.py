@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from arc_halo import errors
 from arc_halo.database.engine import application_engine
 from arc_halo.database.transaction import run_transaction
+from arc_halo.database.translate import driver_errors
 from arc_halo.database.url import parse_url
 
 ADD = text("UPDATE counter SET n = n + 1")
@@ -120,6 +121,35 @@ def test_a_link_cut_in_the_unit_is_no_harm(cuttable, proxy):
 
     run_transaction(lambda: Session(cuttable), unit)
     assert count(cuttable) == 2
+
+
+def test_a_link_cut_in_a_copy_is_no_harm(cuttable, proxy):
+    def unit(session):
+        cursor = session.connection().connection.cursor()
+        with driver_errors(), cursor.copy("COPY counter FROM STDIN") as copy:
+            copy.write(b"5\n")
+            if cut_once:
+                cut_once.pop()()
+            copy.write(b"6\n" * 100_000)
+
+    cut_once = [proxy.cut]
+    run_transaction(lambda: Session(cuttable), unit)
+    with cuttable.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM counter")) == 100_002
+
+
+def test_a_link_cut_in_a_fetch_is_no_harm(cuttable, proxy):
+    def unit(session):
+        connection = session.connection().connection
+        with driver_errors(), connection.cursor("streaming") as cursor:
+            cursor.execute("SELECT generate_series(1, 50000)")
+            seen = cursor.fetchmany(100)
+            if cut_once:
+                cut_once.pop()()
+            return len(seen + cursor.fetchall())
+
+    cut_once = [proxy.cut]
+    assert run_transaction(lambda: Session(cuttable), unit) == 50_000
 
 
 @pytest.mark.parametrize(("moment", "stored"), [("cut_before", 0), ("cut_after", 1)])

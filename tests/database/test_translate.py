@@ -53,6 +53,19 @@ def test_a_violation_names_its_constraint(engine):
     assert raised.value.constraint == "ck_a_positive"
 
 
+def test_a_violation_shows_the_key_and_never_the_row(engine):
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TEMP TABLE a (n int UNIQUE, secret text NOT NULL, CHECK (n > 0))"))
+        connection.execute(text("INSERT INTO a VALUES (1, 's3cret')"))
+        connection.commit()
+        for values, shown in (("1, 's3cret'", "Key (n)=(1)"), ("7, NULL", "null value"), ("-1, 's3cret'", "check")):
+            with pytest.raises(errors.ConstraintViolation) as raised:
+                connection.execute(text(f"INSERT INTO a VALUES ({values})"))
+            assert shown in str(raised.value)
+            assert "s3cret" not in str(raised.value)
+            connection.rollback()
+
+
 def test_copy_through_the_driver_is_translated_too(engine):
     with engine.connect() as connection:
         connection.execute(text("CREATE TEMP TABLE a (n int UNIQUE)"))

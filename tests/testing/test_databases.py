@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
+from arc_halo.database import migrate
 from arc_halo.testing import databases
 from arc_halo.testing.databases import start_server
 
@@ -83,3 +84,20 @@ def test_a_session_that_is_rolled_back_leaves_nothing(own_server):
         for _ in range(2):
             with databases.rolled_back_session(database) as session:
                 assert add(session) == 1
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_the_session_of_each_test_starts_anew(session, turn):
+    names = text("SELECT name FROM arc_halo.models")
+    assert session.scalars(names).all() == []
+    session.execute(
+        text("INSERT INTO arc_halo.models (name, version, model_type) VALUES (:turn, '1', 'm')"), {"turn": turn}
+    )
+    session.commit()
+    session.rollback()
+    assert session.scalars(names).all() == [turn]
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_the_database_of_each_test_is_at_head(database, turn):
+    assert migrate.is_at_head(database.engine), turn
