@@ -30,4 +30,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout TO '5s'")
+    op.execute("SET LOCAL check_function_bodies TO off")  # an old body may name a column that comes back later
     ${downgrades if downgrades else ""}

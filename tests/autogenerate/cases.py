@@ -77,6 +77,17 @@ def every_type(items: Table, *, changed: bool) -> None:
         )
 
 
+def column_dropped_below_a_function(items: Table, *, changed: bool) -> None:
+    """Whose body is a string, so that PostgreSQL does not know what it uses."""
+    if not changed:
+        items.append_column(Column("note", Text))
+    name = "name" if changed else "note"
+    declare(
+        items.metadata,
+        f"CREATE FUNCTION app.any_note() RETURNS text LANGUAGE sql STABLE AS 'SELECT max({name}) FROM app.items'",
+    )
+
+
 def column_type(items: Table, *, changed: bool) -> None:
     """Below a view, a generated column with an index and a CHECK, a default, a trigger and a storage."""
     items.append_column(Column("size", BigInteger if changed else Integer, server_default="0"))
@@ -391,12 +402,12 @@ def quoted_names(items: Table, *, changed: bool) -> None:
 CASES: dict[str, Case] = {
     declaration.__name__: declaration
     for declaration in (
-        check, circular_references, column, column_at_the_end_of_a_view, column_dropped_below_a_view,
-        column_in_the_middle_of_a_view, column_type, comment_of_a_view, comments, condition_of_a_view, default,
-        default_by_a_new_function, dropped_table, every_type, function, generated_column, index,
-        index_of_a_materialized_view, materialized_view, nearest_index, overlooked_constraints,
-        partitioned_table, policy, primary_key, procedure, quoted_names, row_level_security, signature, storage,
-        trigger_on_a_partitioned_table, unique_constraint,
+        check, circular_references, column, column_at_the_end_of_a_view, column_dropped_below_a_function,
+        column_dropped_below_a_view, column_in_the_middle_of_a_view, column_type, comment_of_a_view, comments,
+        condition_of_a_view, default, default_by_a_new_function, dropped_table, every_type, function,
+        generated_column, index, index_of_a_materialized_view, materialized_view, nearest_index,
+        overlooked_constraints, partitioned_table, policy, primary_key, procedure, quoted_names,
+        row_level_security, signature, storage, trigger_on_a_partitioned_table, unique_constraint,
     )
 }  # fmt: skip
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from alembic import command
 from sqlalchemy import inspect
 
 from arc_halo.errors import DataLossRefused, LockTimeout
@@ -30,6 +29,7 @@ def alembic(*arguments, **environment):
 def test_plain_alembic_with_a_url(migrations):
     url = migrations.engine.url.render_as_string(hide_password=False)
     assert alembic("upgrade", "head", ARC_HALO_DATABASE_URL=url).returncode == 0
+    assert migrations.fingerprint()  # committed, though the environment had to create the schema first
     assert "No new upgrade operations" in alembic("-x", f"url={url}", "check").stdout
     assert alembic("-x", f"url={url}", "downgrade", "base").returncode == 0
     assert migrations.fingerprint() == []
@@ -49,11 +49,9 @@ def test_offline_needs_no_server(tmp_path):
 
 
 def test_revisions_are_numbered(migrated):
-    heads = [revision.revision for revision in command.history(migrated.config) or ()]
     written = migrated.revise(copy_of_ours())
     number = max(int(path.stem.split("_")[0]) for path in migrated.folder.iterdir())
     assert f"revision: str = '{number:04}'" in written
-    assert heads == []
     assert 'op.execute("SET LOCAL lock_timeout' in written
 
 
