@@ -177,7 +177,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("change", WEIGHTS)
 def test_changed_weights_of_a_model_are_found(session, model, tmp_path, change):
     session.execute(text(WEIGHTS[change]))
-    with pytest.raises(CorruptionError, match="victim@1.*weights_digest"):
+    with pytest.raises(CorruptionError, match=r"victim@1.*weights_digest"):
         export_model(session, model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (fault,) = check_model(session, model)
