@@ -50,11 +50,11 @@ class Reader:
         match block.language:
             case "python":
                 # Blank lines before it make a traceback name the line of the page.
-                exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), self.names)  # noqa: S102
+                exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), self.names)
             case "sh":
-                self.printed[block.next_line] = "".join(map(self._shell, block.lines))
+                self.printed[block.next_line] = "".join(self._shell(line, block.place) for line in block.lines)
             case "sql":
-                self._query(block.text)
+                assert self._query(block.text), f"{block.place}: finds nothing"
             case "mermaid":
                 self._see(block.text)
             case "text":
@@ -68,26 +68,28 @@ class Reader:
             if isinstance(value, Database):
                 value.close()
 
-    def _shell(self, line: str) -> str:
-        if line.split()[0] not in RUN:
+    def _shell(self, line: str, place: str) -> str:
+        if line.split(maxsplit=1)[0] not in RUN:
             script = SCRIPT.fullmatch(line)
-            assert (REPOSITORY / script[1]).is_file() if script else any(each.fullmatch(line) for each in KNOWN), line
+            assert (REPOSITORY / script[1]).is_file() if script else any(each.fullmatch(line) for each in KNOWN), (
+                f"{place}: {line!r} is not known here"
+            )
             return ""
         folder = REPOSITORY if line.startswith("alembic") else self.folder
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         done = subprocess.run(
             line, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{place}: {line}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def _query(self, statement: str) -> None:
-        """A query finds something where the model is; the import is taken back."""
+    def _query(self, statement: str) -> list[Any]:
+        """The rows a query finds where the model is; its import is taken back."""
         with connect(self.url) as database, database.session() as session:
             import_model(session, self.folder / "model", name="queried")
             cursor = session.connection().connection.cursor()
             cursor.execute(statement)
-            assert cursor.fetchall()
+            return cursor.fetchall()
 
     def _see(self, diagram: str) -> None:
         """An ER diagram shows tables there are."""

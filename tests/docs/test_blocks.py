@@ -13,7 +13,6 @@ SECOND = "pip install -e '.[test]' && pytest"
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_can_be_followed(page, reader):
     for block in blocks(page):
-        print(block.place)
         reader.read(block)
 
 
