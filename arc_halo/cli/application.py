@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, Any
 
@@ -41,14 +42,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(db.app, name="db")
-app.add_typer(model.app, name="model")
-app.command("prune")(prune.prune)
 app.command("demo")(demo.demo)
+app.command("prune")(prune.prune)
+app.add_typer(model.app, name="model")
+app.add_typer(db.app, name="db")
 
 
 def main() -> None:
     """Run the command line of this process; ends by ``SystemExit``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # tokens know more letters than some terminals
     app(prog_name="arc-halo")
 
 

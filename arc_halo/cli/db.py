@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from arc_halo.cli.output import Json, count, print_json, print_table, say, size
-from arc_halo.errors import DatabaseError
+from arc_halo.errors import DatabaseError, DataLossRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,10 @@ def downgrade(
     from arc_halo.database.migrate import downgrade as migrate
 
     with _changing(context.obj) as change:
-        migrate(change.target.url, revision, allow_data_loss=allow_data_loss)
+        try:
+            migrate(change.target.url, revision, allow_data_loss=allow_data_loss)
+        except DataLossRefused as error:
+            raise DataLossRefused(f"{error} On this command line that is --allow-data-loss.") from error
     change.report("downgraded", json=json)
 
 

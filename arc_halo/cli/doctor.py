@@ -143,7 +143,7 @@ def _indexes(connection: Connection) -> Finding:
     if not invalid:
         return Finding("indexes", "all valid")
     advice = "; ".join(f"REINDEX INDEX CONCURRENTLY {name}" for name in invalid)
-    return Finding("indexes", f"{count(len(invalid), 'index').replace('indexs', 'indexes')} left unfinished", advice)
+    return Finding("indexes", f"{len(invalid)} left unfinished", advice)
 
 
 def _content(connection: Connection, revisions: tuple[str, ...]) -> Finding:

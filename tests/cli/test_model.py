@@ -1,0 +1,202 @@
+"""``arc-halo model``."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psycopg
+import pytest
+
+from tests.fixtures.models import VOCABULARY, bert, llama, unknown, write_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.command_line import CommandLine
+
+QUERY = "encoder.layer.1.attention.self.query.weight"
+
+
+def changed_copy(folder: Path, seed: int = 1) -> Path:
+    model = bert()
+    arrays = model.arrays()
+    arrays[QUERY] = np.random.default_rng(seed).standard_normal(arrays[QUERY].shape).astype(np.float32)
+    return write_folder(model, folder, arrays=arrays)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_import_says_what_came_in(arc_halo: CommandLine, bert_folder: Path):
+    (bert_folder / "pytorch_model.bin").write_bytes(b"")
+    said = arc_halo.says("model", "import", bert_folder, "--name", "m")
+    assert said.startswith("m@1\nbert, trained, ")
+    assert "parameters" in said
+    assert "ignored, as no part of the model: pytorch_model.bin" in said
+
+
+def test_import_counts_what_it_does_not_know(arc_halo: CommandLine, tmp_path: Path):
+    folder = write_folder(unknown(), tmp_path / "unknown")
+    assert arc_halo.json("model", "import", folder, "--name", "m")["other_tensor_count"] == 5
+    assert "5 tensors of no known role" in arc_halo.says("model", "import", folder, "--name", "m")
+
+
+@pytest.mark.parametrize("compression", ["fast", "balanced", "dense", "none"])
+def test_import_with_a_compression(arc_halo: CommandLine, bert_folder: Path, compression):
+    told = arc_halo.json("model", "import", bert_folder, "--name", "m", "--compression", compression)
+    assert (told["compressed_nbytes"] == 0) is (compression == "none")
+
+
+def test_import_of_a_version_that_is_there(stored: CommandLine, bert_folder: Path):
+    assert "has a version '1'" in stored.error("model", "import", bert_folder, "--name", "m", "--version", "1")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "bytes"), (b"\x80\x04.pickle", "pickle"), (b"\xff" * 16, "header"), (b"\x02\0\0\0\0\0\0\0[]", "header")],
+)
+def test_import_of_a_damaged_file(arc_halo: CommandLine, tmp_path: Path, content, said):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert said in arc_halo.error("model", "import", path, "--name", "m")
+    assert arc_halo.json("model", "list") == []
+
+
+def test_import_of_nothing(arc_halo: CommandLine, tmp_path: Path):
+    arc_halo.error("model", "import", tmp_path / "nowhere", "--name", "m")
+    arc_halo.run("model", "import", tmp_path, code=2)  # without a name
+
+
+def test_a_second_import_shares_everything(stored: CommandLine, bert_folder: Path):
+    told = stored.json("model", "import", bert_folder, "--name", "again")
+    assert (told["own_nbytes"], told["shared_nbytes"]) == (0, told["stored_nbytes"])
+    assert "chunks that other models use, too" in stored.says("model", "show", "again")
+
+
+def test_export_is_the_import(stored: CommandLine, bert_folder: Path, tmp_path: Path):
+    told = stored.json("model", "export", "m@1", tmp_path / "out")
+    names = {each.name for each in bert_folder.iterdir()}
+    assert {path["path"].rsplit("/", 1)[-1] for path in told["files"]} == names
+    assert all(sha256(tmp_path / "out" / name) == sha256(bert_folder / name) for name in names)
+
+
+def test_export_where_nobody_may_write(stored: CommandLine, tmp_path: Path):
+    (tmp_path / "file").touch()
+    assert stored.error("model", "export", "m", tmp_path / "file") == f"error: {tmp_path / 'file'}: File exists"
+
+
+def test_list(stored: CommandLine):
+    assert stored.json("model", "list")[0]["name"] == "m"
+    assert stored.says("model", "list").splitlines()[1].split()[:4] == ["m", "1", "bert", "trained"]
+
+
+def test_list_of_nothing(arc_halo: CommandLine):
+    assert arc_halo.says("model", "list").startswith("no models yet")
+    assert arc_halo.json("model", "list") == []
+
+
+def test_show_folds_blocks_that_are_alike(stored: CommandLine):
+    shown = stored.says("model", "show", "m")
+    assert "encoder.layer.0 ... encoder.layer.1 (2x) block, 16 -> 16, 4 heads" in shown
+    assert shown.count("feedforward") == 1
+
+
+def test_show_adds_up(stored: CommandLine):
+    told = stored.json("model", "show", "m")
+    assert told["raw_nbytes"] - told["deduplicated_nbytes"] - told["compressed_nbytes"] == told["stored_nbytes"]
+    assert sum(each["count"] * each["parameter_count"] for each in told["layers"]) == told["parameter_count"]
+    assert told["buffer_element_count"] == 32
+
+
+def test_verify(stored: CommandLine):
+    assert stored.says("model", "verify", "m").startswith("m@1 is sound: ")
+    assert stored.json("model", "verify", "m")["faults"] == []
+
+
+def test_verify_names_what_a_flipped_bit_damaged(stored: CommandLine):
+    flip = """
+        UPDATE arc_halo.tensor_data SET payload = set_byte(payload, 0, get_byte(payload, 0) # 1)
+         WHERE digest = (SELECT c.digest FROM arc_halo.tensor_chunks AS c JOIN arc_halo.model_weights AS w
+                          USING (tensor_id) WHERE w.name = %s)"""
+    with psycopg.connect(stored.url.replace("+psycopg", "")) as connection:
+        connection.execute(flip, [QUERY])
+    result = stored.run("model", "verify", "m", code=1)
+    assert f"m@1: tensor '{QUERY}', chunk 0" in result.stdout
+    assert result.stderr.startswith("error: m@1 is damaged: 1 fault")
+    assert stored.json("model", "verify", "m", code=1)["faults"][0]["chunk_index"] == 0
+
+
+def test_diff(stored: CommandLine, tmp_path: Path):
+    stored.run("model", "import", changed_copy(tmp_path / "changed"), "--name", "m")
+    told = stored.json("model", "diff", "m@1", "m@2")
+    assert [(each["name"], each["change"]) for each in told["differences"]] == [(QUERY, "changed")]
+    assert QUERY in stored.says("model", "diff", "m@1", "m@2")
+
+
+def test_diff_of_equals(stored: CommandLine):
+    assert stored.says("model", "diff", "m", "m").startswith("0 tensors differ, by 0 bytes")
+
+
+def test_similar(stored: CommandLine):
+    found = stored.json("model", "similar", "m", "king", "-k", "4")
+    assert len(found) == 4
+    assert {each["token"] for each in found} < set(VOCABULARY) - {"king"}
+    lines = stored.says("model", "similar", "m", "king", "-k", "4").splitlines()
+    assert [line.split()[0] for line in lines] == ["token", *(each["token"] for each in found)]
+
+
+def test_similar_to_what_is_not_there(stored: CommandLine, tmp_path: Path):
+    assert "no token 'kin'" in stored.error("model", "similar", "m", "kin")
+    stored.run("model", "similar", "m", "king", "-k", "0", code=2)
+    folder = write_folder(llama(), tmp_path / "llama")
+    stored.run("model", "import", folder, "--name", "mute", "--no-embeddings")
+    assert "no searchable token embeddings" in stored.error("model", "similar", "mute", "king")
+
+
+def test_delete_asks(stored: CommandLine):
+    stored.run("model", "delete", "m", answer="n\n", code=1)
+    stored.run("model", "delete", "m", answer="", code=1)
+    assert len(stored.json("model", "list")) == 1
+    assert "deleted m@1; " in stored.says("model", "delete", "m", answer="y\n")
+    assert stored.json("model", "list") == []
+
+
+def test_delete_only_that_version(stored: CommandLine, bert_folder: Path):
+    stored.run("model", "import", bert_folder, "--name", "m")
+    assert stored.json("model", "delete", "m", "--yes")["deleted"] == "m@2"
+    assert [each["version"] for each in stored.json("model", "list")] == ["1"]
+
+
+def test_alias(stored: CommandLine):
+    assert stored.says("model", "alias", "m@1", "production") == "m@production is m@1\n"
+    assert stored.json("model", "show", "m@production")["aliases"] == ["production"]
+    assert stored.json("model", "list")[0]["aliases"] == ["production"]
+    assert stored.json("model", "alias", "m", "staging")["version"] == "1"
+
+
+@pytest.mark.parametrize("alias", ["", "a@b", "1"])
+def test_an_alias_that_cannot_be(stored: CommandLine, alias):
+    stored.run("model", "alias", "m", alias, code=2)
+
+
+def test_trainable(stored: CommandLine):
+    frozen = stored.json("model", "trainable", "m", "embeddings.*", "--freeze")
+    assert 0 < frozen["trainable_parameter_count"] < frozen["parameter_count"]
+    assert "frozen" in stored.says("model", "show", "m")
+    said = stored.says("model", "trainable", "m", "*", "--train")
+    assert said.endswith(f"; {frozen['parameter_count']:,} of {frozen['parameter_count']:,} are trainable\n")
+
+
+def test_trainable_needs_a_pattern_that_matches_and_a_direction(stored: CommandLine):
+    assert "no tensor 'nothing.*'" in stored.error("model", "trainable", "m", "nothing.*", "--freeze")
+    stored.run("model", "trainable", "m", "*", code=2)
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "delete --yes", "diff m", "similar {} king", "export {} /tmp"])
+def test_a_model_that_is_not_there(stored: CommandLine, command):
+    verb, *rest = command.replace("{}", "nobody").split()
+    words = rest if "nobody" in rest else [*rest, "nobody"]
+    assert "no model 'nobody'; there are m" in stored.error("model", verb, *words)

@@ -1,0 +1,29 @@
+"""Progress bars."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from arc_halo.cli import progress
+from arc_halo.cli.progress import progress_bars
+
+
+def test_nothing_is_drawn_where_nobody_looks(capsys):
+    with progress_bars(silent=False) as report:
+        assert report is None
+    assert tuple(capsys.readouterr()) == ("", "")
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_terminal_sees_phases_and_speed(monkeypatch, silent):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "console", lambda **_: screen)
+    with progress_bars(silent=silent) as report:
+        if report is not None:
+            report("store", 0, 2_000_000)
+            report("store", 2_000_000, 2_000_000)
+    drawn = screen.file.getvalue()
+    assert (("storing" in drawn) and ("2.0/2.0 MB" in drawn)) is not silent
