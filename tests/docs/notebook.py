@@ -1,0 +1,59 @@
+"""The quickstart notebook, run: ``python -m tests.docs.notebook`` writes it with the outputs of a new database."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+from nbclient import NotebookClient
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
+SECONDS = 120
+
+
+def run(folder: Path) -> NotebookNode:
+    """The notebook with new outputs, from a kernel of this interpreter that works in ``folder``.
+
+    Only what a page shows is kept, and nothing of the run: no times, and of an output in HTML no other form.
+    """
+    notebook = nbformat.read(QUICKSTART, as_version=4)
+    NotebookClient(
+        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        cell.metadata = {}
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):
+                del output.data["text/plain"]
+    return notebook
+
+
+def printed(notebook: NotebookNode) -> list[str]:
+    """What the cells print or give as text."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output.get("text") or output["data"].get("text/plain", "") for output in outputs]
+
+
+def shown(notebook: NotebookNode) -> str:
+    """What the cells give as HTML, without its tags."""
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    return re.sub(r"<[^>]+>", " ", " ".join(data.get("text/html", "") for data in outputs))
+
+
+def main() -> None:
+    """Write the notebook as a user without a server sees it."""
+    with tempfile.TemporaryDirectory(prefix="arc-halo-notebook-", ignore_cleanup_errors=True) as home:
+        os.environ |= {"ARC_HALO_HOME": home, "ARC_HALO_DATABASE_URL": "", "DATABASE_URL": ""}
+        nbformat.write(run(Path(home)), QUICKSTART)
+
+
+if __name__ == "__main__":
+    main()
