@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
-from arc_halo.errors import ConstraintViolation, ModelFolderError, TransactionConflict
+from arc_halo.errors import (
+    ConstraintViolation,
+    ModelFolderError,
+    SafetensorsError,
+    TensorError,
+    TransactionConflict,
+)
 from arc_halo.formats.architectures import Architecture, describe
 from arc_halo.formats.hf import ModelFolder, open_model
+from arc_halo.formats.safetensors_header import build_header
+from arc_halo.formats.strict_json import parse_object
+from arc_halo.registry.naming import check_name
 from arc_halo.registry.publishing import StoredFile, publish_model, refuse_taken
 from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, put_tensors
 from arc_halo.store.embeddings import put_matrix_rows
@@ -69,7 +79,7 @@ def import_model(
     ...     model = import_model(session, "all-MiniLM-L6-v2", name="minilm")
     ...     session.commit()
     """
-    _check_name(name, version)
+    _check_names(name, version)
     with open_model(path) as folder, session.begin_nested():
         sources = [FileSource(file, entry) for file in folder.weights.values() for entry in file.tensors.values()]
         architecture = describe(folder.config, folder.tensors())
@@ -111,12 +121,16 @@ def create_model(
     Raises
     ------
     TensorError
-        An array has a dtype that cannot be stored.
+        An array has a dtype that cannot be stored, or a name that no file can hold.
+    ModelFolderError
+        The config is no JSON.
     ModelExists
         The version is taken.
     """
-    _check_name(name, version)
+    _check_names(name, version)
     sources = [ArraySource(tensor_name, array) for tensor_name, array in tensors.items()]
+    _check_exportable(sources)
+    config = _as_json(config)
     architecture = describe(config, {source.name: source for source in sources})
     with session.begin_nested():
         return _import(
@@ -214,7 +228,23 @@ def _files(folder: ModelFolder) -> Iterator[StoredFile]:
         yield StoredFile(file.name, file.kind, file.nbytes, content)
 
 
-def _check_name(name: str, version: str | None) -> None:
-    for what, text in (("name", name), ("version", version)):
-        if text is not None and (not text.strip() or "@" in text or "\0" in text or len(text) > 200):  # noqa: PLR2004  # fits an index
-            raise ModelFolderError(f"{what} {text!r} must be 1 to 200 characters without '@'")
+def _check_names(name: str, version: str | None) -> None:
+    check_name("name", name)
+    if version is not None:
+        check_name("version", version)
+
+
+def _check_exportable(sources: Sequence[TensorSource]) -> None:
+    try:
+        build_header((source.name, source.dtype, source.shape) for source in sources)
+    except (SafetensorsError, UnicodeEncodeError) as error:
+        raise TensorError(f"no file could hold these tensors: {error}; give other names or shapes") from error
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as it would be read from a file."""
+    try:
+        raw = json.dumps(dict(config)).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelFolderError(f"the config is no JSON: {error}; make it of text, numbers, lists and dicts") from error
+    return parse_object(raw, "the config")

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from arc_halo.errors import ModelNotFound
+from arc_halo.errors import ModelExists, ModelFolderError, ModelNotFound
 from arc_halo.schema import Model, ModelAlias
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_MAX_NAME_LENGTH = 200  # four bytes each fit into an index
+
+
+def check_name(what: str, text: str) -> None:
+    """Raise `ModelFolderError` for a name, version or alias that could not be referred to."""
+    if not text.strip() or "@" in text or not text.isprintable() or len(text) > _MAX_NAME_LENGTH:
+        raise ModelFolderError(f"{what} {text!r:.80} must be 1 to 200 printable characters without '@'")
 
 
 def find_model(session: Session, reference: Model | uuid.UUID | str) -> Model:
@@ -37,6 +44,8 @@ def find_model(session: Session, reference: Model | uuid.UUID | str) -> Model:
         return reference
     if isinstance(reference, uuid.UUID):
         model = session.get(Model, reference)
+    elif not reference.isprintable():
+        raise ModelNotFound(f"no model {reference!r}; names are of printable characters")
     else:
         name, at, selector = reference.rpartition("@") if "@" in reference else (reference, "", "")
         model = _by_selector(session, name, selector) if at else _newest(session, name)
@@ -78,14 +87,15 @@ def set_alias(session: Session, model: Model | uuid.UUID | str, alias: str) -> M
     ------
     ModelNotFound
         There is no such model.
-    ValueError
-        The alias is empty, contains ``@``, or is the name of a version.
+    ModelFolderError
+        The alias is no name.
+    ModelExists
+        A version of the model has that name.
     """
     target = find_model(session, model)
-    if not alias or "@" in alias:
-        raise ValueError(f"alias {alias!r} must not be empty nor contain '@'")
+    check_name("alias", alias)
     if session.scalar(select(func.count()).where(Model.name == target.name, Model.version == alias)):
-        raise ValueError(f"{target.name!r} has a version {alias!r}, which that alias would hide; choose another")
+        raise ModelExists(f"{target.name!r} has a version {alias!r}, which that alias would hide; choose another")
     values = {"tenant_id": target.tenant_id, "name": target.name, "alias": alias, "model_id": target.id}
     upsert = insert(ModelAlias).values(values)
     upsert = upsert.on_conflict_do_update(

@@ -10,7 +10,7 @@ from sqlalchemy import insert, select
 
 from arc_halo.errors import ConstraintViolation, ModelExists
 from arc_halo.registry.naming import next_version
-from arc_halo.schema import AttentionHead, Model, ModelFile, ModelWeight, TransformerLayer
+from arc_halo.schema import AttentionHead, Model, ModelAlias, ModelFile, ModelWeight, TransformerLayer
 from arc_halo.schema.columns import uuid7
 from arc_halo.store.manifest import set_weights_digest
 
@@ -69,8 +69,12 @@ def publish_model(
 
 def refuse_taken(session: Session, name: str, version: str | None) -> None:
     """Raise `ModelExists` before any work is done, where it is certain already."""
-    if version is not None and session.scalar(select(Model.id).where(Model.name == name, Model.version == version)):
+    if version is None:
+        return
+    if session.scalar(select(Model.id).where(Model.name == name, Model.version == version)):
         raise ModelExists(f"model {name!r} has a version {version!r}; give another, or none to number it")
+    if session.scalar(select(ModelAlias.id).where(ModelAlias.name == name, ModelAlias.alias == version)):
+        raise ModelExists(f"model {name!r} has an alias {version!r}, which the version would hide; give another")
 
 
 def _insert_model(
@@ -136,7 +140,8 @@ def _insert_weights(
             "model_id": model.id,
             "layer_id": layer_ids[specs[name].layer_key],
             "tensor_id": tensor_id,
-            "tied_to_id": ids[tied] if (tied := specs[name].tied_to) is not None else None,
+            # Two weights that a config calls one may differ in the file: the bytes decide.
+            "tied_to_id": ids[tied] if (tied := specs[name].tied_to) and tensor_ids[tied] == tensor_id else None,
             "position": position,
             "name": name,
             "category": specs[name].category,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from arc_halo.dtypes import of_array
+from arc_halo.errors import TensorError
 
 if TYPE_CHECKING:
     from arc_halo.dtypes import DType
@@ -49,7 +50,10 @@ class ArraySource:
 
     def __init__(self, name: str, array: np.ndarray) -> None:
         self.name = name
-        self.dtype = of_array(array)
+        try:
+            self.dtype = of_array(array)
+        except TensorError as error:
+            raise TensorError(f"tensor {name!r}: {error}") from None
         self.shape = tuple(array.shape)
         self.nbytes = array.nbytes
         stored = np.ascontiguousarray(array, dtype=self.dtype.numpy)
