@@ -62,10 +62,12 @@ def refuse_data_loss(connection: Connection, schema: str, *, version_table: str 
     yield
     lost = before.keys() - _columns(connection, filled).keys()
     if lost:
-        names = ", ".join(sorted(f"{tables[column.table]}.{before[column]}" for column in lost))
+        whole = {column.table for column in before} - {column.table for column in before.keys() - lost}
+        parts = {f"{tables[column.table]}.{before[column]}" for column in lost if column.table not in whole}
+        names = ", ".join(sorted({tables[table] for table in whole} | parts))
         raise DataLossRefused(
-            f"The downgrade would drop columns of tables that hold rows: {names}. Nothing was changed. Save them first,"
-            " or say that they may go: `-x allow_data_loss=1`."
+            f"The downgrade would drop what holds rows: {names}. Nothing was changed. Save it first, or say that it may"
+            " go: `-x allow_data_loss=1`."
         )
 
 

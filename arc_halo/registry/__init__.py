@@ -20,7 +20,7 @@ from arc_halo.registry.comparing import (
     delete_model,
     measure_storage,
 )
-from arc_halo.registry.embeddings import Match, add_embeddings, find_similar_tokens, search_embeddings
+from arc_halo.registry.embeddings import Match, Matches, add_embeddings, find_similar_tokens, search_embeddings
 from arc_halo.registry.exporting import export_model
 from arc_halo.registry.importing import create_model, import_model
 from arc_halo.registry.naming import find_model, set_alias
@@ -29,6 +29,7 @@ from arc_halo.registry.reading import check_model, iter_tensors, read_tensor, se
 __all__ = [
     "Comparison",
     "Match",
+    "Matches",
     "Storage",
     "TensorDifference",
     "add_embeddings",
