@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping
 
+    from sqlalchemy import ColumnElement
+
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 
@@ -61,20 +63,17 @@ def export_model(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     weights = {weight.name: weight for weight in weights_of(session, found)}
-    headers: dict[str, bytes] = {}
-    written = []
-    for file in _files(session, found):
-        if file.kind == "weights":
-            headers[file.path] = file.content
-        else:
-            written.append(_write_side_file(target, file.path, file.content))
-    if not any(path.name == CONFIG_NAME for path in written) and found.architecture_config:
-        config = json.dumps(found.architecture_config, indent=2).encode() + b"\n"
-        written.append(_write_side_file(target, CONFIG_NAME, config))
+    headers = {file.path: file.content for file in _files(session, found, ModelFile.kind == "weights")}
     layouts = {path: _entries(header, path) for path, header in headers.items()}
+    side = ModelFile.kind != "weights"
     if not _fit(layouts, weights):
         headers = {WEIGHTS_NAME: _new_header(weights)}
         layouts = {path: _entries(header, path) for path, header in headers.items()}
+        side &= ModelFile.kind != "index"  # it would name shards that are no more
+    written = [_write_side_file(target, file.path, file.content) for file in _files(session, found, side)]
+    if not any(path.name == CONFIG_NAME for path in written) and found.architecture_config:
+        config = json.dumps(found.architecture_config, indent=2).encode() + b"\n"
+        written.append(_write_side_file(target, CONFIG_NAME, config))
     meter = Meter(progress, "write", sum(entry.nbytes for layout in layouts.values() for entry in layout.values()))
     for name, layout in layouts.items():
         path = target / relative_path(name)
@@ -82,10 +81,10 @@ def export_model(
     return written
 
 
-def _files(session: Session, model: Model) -> Iterator[ModelFile]:
-    """The model's files, one content in memory at a time."""
-    ids = session.scalars(select(ModelFile.id).where(ModelFile.model_id == model.id).order_by(ModelFile.position)).all()
-    for file_id in ids:
+def _files(session: Session, model: Model, condition: ColumnElement[bool]) -> Iterator[ModelFile]:
+    """The model's files of a kind, one content in memory at a time."""
+    chosen = select(ModelFile.id).where(ModelFile.model_id == model.id, condition).order_by(ModelFile.position)
+    for file_id in session.scalars(chosen).all():
         file = session.get_one(ModelFile, file_id, options=[undefer(ModelFile.content)], populate_existing=True)
         if blake3(file.content).digest() != file.digest:
             where = f"file {file.path!r} of {model.name}@{model.version}"

@@ -67,7 +67,8 @@ def _by_selector(session: Session, name: str, selector: str) -> Model | None:
 
 def _known(session: Session, reference: object) -> str:
     name = str(reference).rpartition("@")[0] or str(reference)
-    versions = session.scalars(select(Model.version).where(Model.name == name).order_by(Model.created_at)).all()
+    in_order = select(Model.version).where(Model.name == name).order_by(Model.created_at, Model.id)
+    versions = session.scalars(in_order).all()
     if versions:
         return f"versions of {name!r} are {', '.join(versions)}"
     names = session.scalars(select(Model.name).distinct().order_by(Model.name).limit(10)).all()

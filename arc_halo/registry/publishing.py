@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from arc_halo.errors import ConstraintViolation, ModelExists
 from arc_halo.registry.naming import next_version
@@ -86,6 +86,10 @@ def _insert_model(
     status: str,
     architecture: Architecture,
 ) -> Model:
+    if version is None:
+        # Who numbers the same name waits here for its turn, not in a race for the next number that some always lose.
+        key = func.pg_catalog.hashtextextended(f"arc_halo.models {name}", 0)
+        session.execute(select(func.pg_catalog.pg_advisory_xact_lock(key)))
     for _attempt in range(ATTEMPTS):
         model = Model(
             name=name,
