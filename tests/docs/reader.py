@@ -15,7 +15,7 @@ import pytest
 
 from arc_halo import Database, connect, import_model
 from arc_halo.schema import Base
-from tests.docs.pages import REPOSITORY
+from tests.docs.pages import REPOSITORY, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,8 +45,12 @@ class Reader:
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.printed: dict[int, str] = {}
 
-    def read(self, block: Block) -> None:
-        """Do what a block says; one of an unknown language is an error."""
+    def read(self, page: Path) -> None:
+        """Do what a page says."""
+        for block in blocks(page):
+            self._follow(block)
+
+    def _follow(self, block: Block) -> None:
         match block.language:
             case "python":
                 # Blank lines before it make a traceback name the line of the page.

@@ -12,8 +12,7 @@ SECOND = "pip install -e '.[test]' && pytest"
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_can_be_followed(page, reader):
-    for block in blocks(page):
-        reader.read(block)
+    reader.read(page)
 
 
 def test_the_readme_begins_with_two_commands():
@@ -31,10 +30,21 @@ def test_the_two_commands_are_run_as_they_stand(file, command):
     assert command in [line.strip().removeprefix("- run: ") for line in lines]
 
 
-@pytest.mark.parametrize("text", ["```rust\nfn main() {}\n```\n", "```\nls\n```\n", "```sh\nrm -rf ~\n```\n"])
-def test_what_nobody_can_read_fails(text, reader, tmp_path):
+UNREADABLE = {
+    "an unknown language": "```rust\nfn main() {}\n```\n",
+    "no language": "```\nls\n```\n",
+    "a command nobody knows": "```sh\nrm -rf model\n```\n",
+    "a command that fails": "```sh\narc-halo model show nothing\n```\n",
+    "a script that is not there": "```sh\npython benchmarks/nothing.py\n```\n",
+    "a query without rows": "```sql\nSELECT name FROM arc_halo.models WHERE name = 'nothing'\n```\n",
+    "a table that is not there": "```mermaid\nerDiagram\n  models ||--o{ nothings : has\n```\n",
+    "output that was not printed": "```sh\narc-halo --version\n```\n\n```text\narc-halo 0.0.0\n```\n",
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_page_that_is_wrong_fails(text, reader, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(text)
-    (block,) = blocks(page)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
-        reader.read(block)
+        reader.read(page)

@@ -19,7 +19,7 @@ def written():
 
 def test_it_runs_and_prints_what_it_printed_before(reader, written):
     read = run(reader.folder)
-    assert printed(read) == printed(written)
+    assert printed(read) == printed(written), "run `python -m tests.docs.notebook`"
     assert "1,262,720 parameters" in shown(read)
     assert re.search(r"Ġclient +0\.62", shown(read))
     with connect() as database, database.session() as session:
