@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 COSINE = "OPERATOR(public.<=>)"
 HAMMING = "OPERATOR(public.<~>)"
+MAX_DIMENSION = 16_000  # pgvector's
 CANDIDATES_PER_RESULT = 10
 """How many rows of an approximate index are ranked again by their exact distance, for each row asked for."""
 
@@ -162,14 +163,15 @@ def add_embeddings(
     TensorError
         The vectors have the wrong shape or kind, or elements that are not finite.
     """
-    matrix = np.asarray(vectors, dtype=np.float32)
     if kind not in ACROSS_OWNERS_KINDS:
         raise TensorError(f"kind {kind!r} cannot be added by hand; choose one of {', '.join(ACROSS_OWNERS_KINDS)}")
-    if matrix.ndim != 2 or not 0 < matrix.shape[1] <= 16_000 or not np.isfinite(matrix).all():  # noqa: PLR2004  # a matrix; pgvector's limit
-        raise TensorError(f"vectors of shape {matrix.shape} must be (n, 1 to 16,000) and finite")
+    matrix = _as_vectors(vectors, axes=2)
     names = [None] * len(matrix) if labels is None else list(labels)
     if len(names) != len(matrix):
         raise TensorError(f"{len(names)} labels for {len(matrix)} vectors; give one each")
+    for name in names:
+        if name is not None and not _is_text(name):
+            raise TensorError(f"label {name!r:.80} is no text that the database can hold; give other labels")
     owner = uuid7() if owner_id is None else owner_id
     last = select(func.max(Embedding.row_index)).where(Embedding.kind == kind, Embedding.owner_id == owner)
     highest = session.scalar(last)
@@ -205,11 +207,9 @@ def search_embeddings(
     TensorError
         There is no such kind, or the vector is not one.
     """
-    asked = np.asarray(vector, dtype=np.float32)
     if kind not in (*WEIGHT_KINDS, *ACROSS_OWNERS_KINDS):
         raise TensorError(f"no embeddings of kind {kind!r}; kinds are {', '.join(WEIGHT_KINDS + ACROSS_OWNERS_KINDS)}")
-    if asked.ndim != 1 or not asked.size or not np.isfinite(asked).all():
-        raise TensorError(f"a vector of shape {asked.shape} must have one axis and finite elements")
+    asked = _as_vectors(vector, axes=1)
     # Literal, so that the planner can prove a partial index's predicate whatever the plan.
     conditions = [
         Embedding.kind == bindparam("kind", kind, literal_execute=True),
@@ -230,6 +230,28 @@ def search_embeddings(
         near = statement.order_by(approximate).limit(k * CANDIDATES_PER_RESULT).subquery()
         ranked = select(near).order_by(near.c.similarity.desc(), near.c.owner_id, near.c.row_index).limit(k)
     return Matches(Match(*each) for each in session.execute(ranked))
+
+
+def _as_vectors(values: object, *, axes: int) -> np.ndarray:
+    """Vectors along the last axis that every column and index type can hold."""
+    try:
+        with np.errstate(over="ignore"):
+            vectors = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise TensorError(f"these are no vectors: {error}; give numbers, in rows of equal length") from error
+    if vectors.ndim != axes or not 0 < vectors.shape[-1] <= MAX_DIMENSION:
+        raise TensorError(f"shape {vectors.shape} must have {axes} axes, and 1 to {MAX_DIMENSION:,} elements a vector")
+    largest = np.finfo(np.float16 if vectors.shape[-1] in HALFVEC_DIMENSIONS else np.float32).max
+    if not (np.abs(vectors) <= largest).all():
+        raise TensorError(f"vectors have elements that are not finite or beyond {largest:g}; scale them")
+    return vectors
+
+
+def _is_text(label: object) -> bool:
+    try:
+        return isinstance(label, str) and b"\0" not in label.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _index_distance(vector: np.ndarray) -> ColumnElement[float] | None:

@@ -16,6 +16,7 @@ from arc_halo.formats.architectures import Architecture, describe
 from arc_halo.formats.hf import ModelFolder, open_model
 from arc_halo.formats.safetensors_header import build_header
 from arc_halo.formats.strict_json import parse_object
+from arc_halo.registry.embeddings import MAX_DIMENSION
 from arc_halo.registry.naming import check_name
 from arc_halo.registry.publishing import StoredFile, publish_model, refuse_taken
 from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, put_tensors
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 EMBEDDINGS_NBYTES = 256 << 20
 """Up to this size, as float32, ``embeddings=True`` makes rows of embedding matrices searchable."""
-MAX_DIMENSION = 16_000  # pgvector's
 ATTEMPTS = 3
 FOREIGN_KEY_VIOLATION = "23503"
 
