@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import os
+import struct
+from math import prod
+
+import pytest
+
+from tests.fixtures.processes import import_processes
+
+# BF16: 512 x 1024 elements are a mebibyte.
+FILES = {
+    "small": [(512, 1024)] * 31,  # in the caller's transaction
+    "many": [(4096, 1024)] * 24,
+    "long": [(1, 96 * 512, 1024)],  # one row of 96 MiB
+}
+ALLOWED_MEBIBYTES = 64
+
+
+def write_noise(path, shapes):
+    offset, header = 0, {}
+    for index, shape in enumerate(shapes):
+        end = offset + 2 * prod(shape)
+        header[f"t{index}"] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _ in range(offset >> 20):
+            file.write(os.urandom(1 << 20))
+
+
+@pytest.fixture
+def peaks(migrated_url, tmp_path):
+    """Peak memory in MiB of a process when it has imported tensors of these shapes, and when it has exported them."""
+
+    def measure(name, shapes):
+        path = tmp_path / f"{name}.safetensors"
+        write_noise(path, shapes)
+        with import_processes(migrated_url, (path, name, "--export", str(tmp_path / name))) as (process,):
+            found = [float(each) for each in process.finish().split()]
+        assert (tmp_path / name / path.name).stat().st_size == path.stat().st_size
+        return found
+
+    return measure
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_memory_does_not_grow_with_the_model_or_a_tensor(peaks, case):
+    base = peaks("base", [(512, 1024)])
+    found = peaks(case, FILES[case])
+    more = [peak - least for peak, least in zip(found, base, strict=True)]
+    assert max(more) <= ALLOWED_MEBIBYTES
