@@ -19,6 +19,7 @@
     │   ├── SafetensorsError
     │   ├── ModelFolderError                    a model folder's parts do not fit together
     │   └── PickleRefused                       a format that runs code when read
+    ├── InvalidName (ValueError)                a name that could not be referred to
     ├── CodecError (ValueError)                 bytes that a codec cannot take or give
     ├── CorruptionError                         stored bytes are not the bytes once written
     │   ├── CorruptChunk
@@ -94,6 +95,16 @@ class DiskFull(DatabaseError, OSError):
 class ConstraintViolation(DatabaseError, ValueError):
     """A named constraint refused a row; ``constraint`` is its name."""
 
+    @property
+    def is_duplicate(self) -> bool:
+        """A row with that key is there."""
+        return self.sqlstate == "23505"
+
+    @property
+    def is_dangling(self) -> bool:
+        """A foreign key leads, or would lead, to a row that is not there."""
+        return self.sqlstate == "23503"
+
 
 class SchemaNotAtHead(DatabaseError):
     """Code and database are at different schema revisions."""
@@ -117,6 +128,10 @@ class ModelFolderError(FormatError):
 
 class PickleRefused(FormatError):
     """The file is a pickle, which runs code when it is read."""
+
+
+class InvalidName(ArcHaloError, ValueError):
+    """A name, version or alias that could not be referred to."""
 
 
 class CodecError(ArcHaloError, ValueError):

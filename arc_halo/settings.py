@@ -35,7 +35,6 @@ class Settings(BaseSettings):
     connect_attempts: PositiveInt = 6
     statement_timeout_seconds: float = Field(default=0.0, ge=0)  # 0: none; imports run long
     lock_timeout_seconds: float = Field(default=5.0, ge=0)  # of migrations
-    upload_workers: PositiveInt = 2
 
 
 def load_settings() -> Settings:

@@ -4,6 +4,7 @@ pytest_plugins = [
     "arc_halo.testing.databases",
     "tests.fixtures.embedded",
     "tests.fixtures.engines",
+    "tests.fixtures.integrations",
     "tests.fixtures.migrations",
     "tests.fixtures.proxy",
 ]

@@ -33,6 +33,12 @@ _INCOMPRESSIBLE = 0.98
 _REPETITIVE = 0.6
 
 
+def check_policy(policy: str) -> None:
+    """Raise `ConfigurationError` if there is no such policy."""
+    if policy not in POLICIES:
+        raise ConfigurationError(f"unknown compression policy {policy!r}; choose one of {', '.join(POLICIES)}")
+
+
 def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName) -> tuple[str, BytesLike]:
     """The smallest payload under a policy, and the id of its codec; ``raw`` itself where nothing is smaller.
 
@@ -55,8 +61,7 @@ def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName) -> tuple[str
     CodecError
         The chunk is larger than any reader would take back.
     """
-    if policy not in POLICIES:
-        raise ConfigurationError(f"unknown compression policy {policy!r}; choose one of {', '.join(POLICIES)}")
+    check_policy(policy)
     if raw.nbytes > MAX_RAW_NBYTES:
         raise CodecError(f"a chunk of {raw.nbytes} bytes is above {MAX_RAW_NBYTES}; cut the tensor into smaller ones")
     best_id: str = _RAW.id

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
-from sqlalchemy import create_engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import Pool, QueuePool
 
@@ -21,7 +21,7 @@ from arc_halo.errors import DatabaseUnavailable, PoolExhausted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import URL
     from sqlalchemy.engine import Dialect
     from sqlalchemy.pool import PoolProxiedConnection
 
@@ -83,6 +83,14 @@ def new_engine(url: URL, settings: Settings, *, poolclass: type[Pool], **pool_op
     event.listen(engine, "do_connect", partial(_on_do_connect, visible, settings.connect_attempts))
     _engines.add(engine)
     return engine
+
+
+def sibling_engine(engine: Engine) -> Engine:
+    """An engine on the same database whose connections do not count against the first one's pool."""
+    sibling = Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True)
+    event.listen(sibling, "handle_error", on_handle_error)
+    _engines.add(sibling)
+    return sibling
 
 
 def _on_do_connect(

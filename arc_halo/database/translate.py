@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Mistakes in SQL (classes 22 and 42) stay SQLAlchemy's own errors: those show the statement.
 _BY_SQLSTATE: Final[dict[str, tuple[type[DatabaseError], str]]] = {
+    "25P03": (DatabaseUnavailable, "the transaction was idle for too long: run the unit again"),
+    "25P04": (DatabaseUnavailable, "the transaction took longer than the server allows: run the unit again, in parts"),
     "25006": (ReadOnlyDatabase, "this is a replica or a read-only transaction: write to the primary"),
     "40001": (TransactionConflict, "another transaction changed what this one read: run the whole unit again"),
     "40P01": (TransactionConflict, "two transactions waited for each other: run the whole unit again"),

@@ -19,7 +19,7 @@ from arc_halo.formats.strict_json import parse_object
 from arc_halo.registry.embeddings import MAX_DIMENSION
 from arc_halo.registry.naming import check_name
 from arc_halo.registry.publishing import StoredFile, publish_model, refuse_taken
-from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, put_tensors
+from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, Wanted, put_tensors
 from arc_halo.store.embeddings import put_matrix_rows
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 EMBEDDINGS_NBYTES = 256 << 20
 """Up to this size, as float32, ``embeddings=True`` makes rows of embedding matrices searchable."""
 ATTEMPTS = 3
-FOREIGN_KEY_VIOLATION = "23503"
 
 
 def import_model(
@@ -183,7 +182,7 @@ def _import(
                     files=files(),
                 )
         except ConstraintViolation as error:
-            if error.sqlstate != FOREIGN_KEY_VIOLATION:
+            if not error.is_dangling:
                 raise  # else a tensor was pruned between upload and publication: upload it again
     raise TransactionConflict(f"tensors of {name!r} were pruned before they were published; prune with a longer grace")
 
@@ -207,8 +206,7 @@ def _put_embeddings(
     for source, kind in matrices:
         put_matrix_rows(
             session,
-            source,
-            tensor_ids[source.name],
+            Wanted(source.name, tensor_ids[source.name], source.nbytes),
             kind,
             labels if kind == "token" else dict,
             upload_nbytes=upload_nbytes,

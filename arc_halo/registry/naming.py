@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from arc_halo.errors import ModelExists, ModelFolderError, ModelNotFound
+from arc_halo.errors import InvalidName, ModelExists, ModelNotFound
 from arc_halo.schema import Model, ModelAlias
+from arc_halo.schema.columns import TENANT_ID
 
 if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -20,9 +22,14 @@ _MAX_NAME_LENGTH = 200  # four bytes each fit into an index
 
 
 def check_name(what: str, text: str) -> None:
-    """Raise `ModelFolderError` for a name, version or alias that could not be referred to."""
+    """Raise `InvalidName` for a name, version or alias that could not be referred to."""
     if not text.strip() or "@" in text or not text.isprintable() or len(text) > _MAX_NAME_LENGTH:
-        raise ModelFolderError(f"{what} {text!r:.80} must be 1 to 200 printable characters without '@'")
+        raise InvalidName(f"{what} {text!r:.80} must be 1 to 200 printable characters without '@'")
+
+
+def named(entity: type[Model | ModelAlias], name: str) -> ColumnElement[bool]:
+    """The condition for rows of that name; names belong to a tenant."""
+    return (entity.tenant_id == TENANT_ID) & (entity.name == name)
 
 
 def find_model(session: Session, reference: Model | uuid.UUID | str) -> Model:
@@ -55,29 +62,31 @@ def find_model(session: Session, reference: Model | uuid.UUID | str) -> Model:
 
 
 def _newest(session: Session, name: str) -> Model | None:
-    newest = select(Model).where(Model.name == name).order_by(Model.created_at.desc(), Model.id.desc()).limit(1)
+    newest = select(Model).where(named(Model, name)).order_by(Model.created_at.desc(), Model.id.desc()).limit(1)
     return session.scalars(newest).one_or_none()
 
 
 def _by_selector(session: Session, name: str, selector: str) -> Model | None:
-    by_version = select(Model).where(Model.name == name, Model.version == selector)
-    by_alias = select(Model).join(ModelAlias).where(ModelAlias.name == name, ModelAlias.alias == selector)
+    by_version = select(Model).where(named(Model, name), Model.version == selector)
+    by_alias = select(Model).join(ModelAlias).where(named(ModelAlias, name), ModelAlias.alias == selector)
     return session.scalars(by_version).one_or_none() or session.scalars(by_alias).one_or_none()
 
 
 def _known(session: Session, reference: object) -> str:
     name = str(reference).rpartition("@")[0] or str(reference)
-    in_order = select(Model.version).where(Model.name == name).order_by(Model.created_at, Model.id)
+    in_order = select(Model.version).where(named(Model, name)).order_by(Model.created_at, Model.id)
     versions = session.scalars(in_order).all()
     if versions:
         return f"versions of {name!r} are {', '.join(versions)}"
-    names = session.scalars(select(Model.name).distinct().order_by(Model.name).limit(10)).all()
+    names = session.scalars(
+        select(Model.name).where(Model.tenant_id == TENANT_ID).distinct().order_by(Model.name).limit(10)
+    ).all()
     return f"there are {', '.join(names)}" if names else "the database holds no model; import one first"
 
 
 def next_version(session: Session, name: str) -> str:
     """The number after the highest version that is one."""
-    versions = session.scalars(select(Model.version).where(Model.name == name))
+    versions = session.scalars(select(Model.version).where(named(Model, name)))
     return str(max((int(v) for v in versions if _NUMBER.fullmatch(v)), default=0) + 1)
 
 
@@ -88,14 +97,14 @@ def set_alias(session: Session, model: Model | uuid.UUID | str, alias: str) -> M
     ------
     ModelNotFound
         There is no such model.
-    ModelFolderError
+    InvalidName
         The alias is no name.
     ModelExists
         A version of the model has that name.
     """
     target = find_model(session, model)
     check_name("alias", alias)
-    if session.scalar(select(func.count()).where(Model.name == target.name, Model.version == alias)):
+    if session.scalar(select(func.count()).where(named(Model, target.name), Model.version == alias)):
         raise ModelExists(f"{target.name!r} has a version {alias!r}, which that alias would hide; choose another")
     values = {"tenant_id": target.tenant_id, "name": target.name, "alias": alias, "model_id": target.id}
     upsert = insert(ModelAlias).values(values)

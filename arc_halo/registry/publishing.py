@@ -9,7 +9,7 @@ from blake3 import blake3
 from sqlalchemy import func, insert, select
 
 from arc_halo.errors import ConstraintViolation, ModelExists
-from arc_halo.registry.naming import next_version
+from arc_halo.registry.naming import named, next_version
 from arc_halo.schema import AttentionHead, Model, ModelAlias, ModelFile, ModelWeight, TransformerLayer
 from arc_halo.schema.columns import uuid7
 from arc_halo.store.manifest import set_weights_digest
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from arc_halo.formats.architectures import Architecture, HeadSpec
 
-UNIQUE_VIOLATION = "23505"
 ATTEMPTS = 10
 PROJECTIONS = ("query", "key", "value", "output")
 
@@ -71,9 +70,9 @@ def refuse_taken(session: Session, name: str, version: str | None) -> None:
     """Raise `ModelExists` before any work is done, where it is certain already."""
     if version is None:
         return
-    if session.scalar(select(Model.id).where(Model.name == name, Model.version == version)):
+    if session.scalar(select(Model.id).where(named(Model, name), Model.version == version)):
         raise ModelExists(f"model {name!r} has a version {version!r}; give another, or none to number it")
-    if session.scalar(select(ModelAlias.id).where(ModelAlias.name == name, ModelAlias.alias == version)):
+    if session.scalar(select(ModelAlias.id).where(named(ModelAlias, name), ModelAlias.alias == version)):
         raise ModelExists(f"model {name!r} has an alias {version!r}, which the version would hide; give another")
 
 
@@ -102,7 +101,7 @@ def _insert_model(
             with session.begin_nested():
                 session.add(model)
         except ConstraintViolation as error:
-            if error.sqlstate != UNIQUE_VIOLATION:
+            if not error.is_duplicate:
                 raise
             refuse_taken(session, name, version)  # else somebody took the number: the next one
         else:

@@ -13,11 +13,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 uuid7 = uuid_utils.compat.uuid7
 """A version 7 UUID of the standard library's class, ordered by time (RFC 9562)."""
 
+TENANT_ID = 0
+"""The tenant of everybody who has not divided the database."""
+
 Key = Annotated[uuid.UUID, mapped_column(primary_key=True, default=uuid7, server_default=text("arc_halo.uuid7()"))]
 SmallInt = Annotated[int, mapped_column(SmallInteger)]
 Int = Annotated[int, mapped_column(Integer)]
 Digest = Annotated[bytes, mapped_column(LargeBinary)]
-TenantId = Annotated[int, mapped_column(Integer, server_default=text("0"), default=0)]
+TenantId = Annotated[int, mapped_column(Integer, server_default=text("0"), default=TENANT_ID)]
 Now = Annotated[dt.datetime, mapped_column(server_default=func.now())]
 
 

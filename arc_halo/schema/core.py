@@ -266,7 +266,12 @@ class TransformerLayer(Base):
     heads: Mapped[list[AttentionHead]] = relationship(
         back_populates="layer", passive_deletes="all", order_by="AttentionHead.head_index"
     )
-    weights: Mapped[list[ModelWeight]] = relationship(back_populates="layer", order_by="ModelWeight.position")
+    weights: Mapped[list[ModelWeight]] = relationship(
+        back_populates="layer",
+        primaryjoin="TransformerLayer.id == foreign(ModelWeight.layer_id)",
+        passive_deletes="all",
+        order_by="ModelWeight.position",
+    )
 
 
 def _of_head(projection: str) -> str:

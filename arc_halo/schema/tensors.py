@@ -189,6 +189,20 @@ class ModelWeight(Timestamped, Base):
     __tablename__ = "model_weights"
     __table_args__ = (
         UniqueConstraint("model_id", "name"),
+        UniqueConstraint("model_id", "id"),
+        # Layer and tie are of the same model, whatever is written.
+        ForeignKeyConstraint(
+            ["model_id", "layer_id"],
+            ["arc_halo.transformer_layers.model_id", "arc_halo.transformer_layers.id"],
+            ondelete="SET NULL (layer_id)",
+        ),
+        ForeignKeyConstraint(
+            ["model_id", "tied_to_id"],
+            ["arc_halo.model_weights.model_id", "arc_halo.model_weights.id"],
+            ondelete="SET NULL (tied_to_id)",
+        ),
+        Index(None, "model_id", "layer_id"),
+        Index(None, "model_id", "tied_to_id"),
         closed_set("category", "weight", "bias", "embedding", "norm", "buffer", "other"),
         CheckConstraint("tied_to_id <> id", name="not_tied_to_itself"),
         *not_negative("position"),
@@ -196,15 +210,13 @@ class ModelWeight(Timestamped, Base):
 
     id: Mapped[Key]
     model_id: Mapped[uuid.UUID] = mapped_column(reference("models"))
-    layer_id: Mapped[uuid.UUID | None] = mapped_column(reference("transformer_layers", ondelete="SET NULL"), index=True)
+    layer_id: Mapped[uuid.UUID | None]
     tensor_id: Mapped[uuid.UUID] = mapped_column(reference("tensor_metadata", ondelete="RESTRICT"), index=True)
     gradient_tensor_id: Mapped[uuid.UUID | None] = mapped_column(
         reference("tensor_metadata", ondelete="RESTRICT"), index=True
     )
     tied_to_id: Mapped[uuid.UUID | None] = mapped_column(
-        reference("model_weights", ondelete="SET NULL"),
-        index=True,
-        comment="the weight it is one with; equal bytes alone do not make a tie",
+        comment="the weight it is one with; equal bytes alone do not make a tie"
     )
     position: Mapped[Int] = mapped_column(comment="order in the imported files")
     name: Mapped[str]
@@ -212,10 +224,14 @@ class ModelWeight(Timestamped, Base):
     is_trainable: Mapped[bool] = mapped_column(default=True, server_default=text("true"))
 
     model: Mapped[Model] = relationship(back_populates="weights")
-    layer: Mapped[TransformerLayer | None] = relationship(back_populates="weights")
+    layer: Mapped[TransformerLayer | None] = relationship(
+        back_populates="weights", primaryjoin="foreign(ModelWeight.layer_id) == TransformerLayer.id"
+    )
     tensor: Mapped[Tensor] = relationship(foreign_keys=tensor_id, lazy="joined", innerjoin=True)
     gradient: Mapped[Tensor | None] = relationship(foreign_keys=gradient_tensor_id)
-    tied_to: Mapped[ModelWeight | None] = relationship(remote_side="ModelWeight.id")
+    tied_to: Mapped[ModelWeight | None] = relationship(
+        remote_side="ModelWeight.id", primaryjoin="foreign(ModelWeight.tied_to_id) == ModelWeight.id"
+    )
 
     @hybrid_property
     def is_parameter(self) -> bool:

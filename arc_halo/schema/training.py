@@ -172,7 +172,8 @@ class TrainingMetric(Base):
     __table_args__ = (*not_negative("step"), {"postgresql_partition_by": "HASH (series_id)"})
 
     # No foreign key, which would ask for every point by itself: the triggers in functions.py ask once per statement,
-    # lock the series as a foreign key does, and cascade. COPY keeps 0.8 of its speed so, with a foreign key 0.3.
+    # lock the series as a foreign key does, and cascade. Deleting a series wants READ COMMITTED: an older snapshot
+    # would hide points that came since. COPY keeps 0.8 of its speed so, with a foreign key 0.3.
     series_id: Mapped[Int] = mapped_column(primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
     epoch: Mapped[float | None]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from arc_halo.codecs.digest import TensorHasher
 from arc_halo.errors import CorruptionError
 from arc_halo.store.connections import reading
-from arc_halo.store.get import Manifest, Wanted, grouped, iter_results, load_manifests
+from arc_halo.store.get import Manifest, Wanted, iter_results, load_manifests
 from arc_halo.store.progress import Meter, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import psycopg
     from sqlalchemy.orm import Session
+
+    from arc_halo.store.get import Connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +33,24 @@ def check_tensors(session: Session, wanted: Iterable[Wanted], progress: Progress
     """Read every chunk of the tensors and compare checksums, digests and seals; yields what does not agree."""
     asked = list(wanted)
     meter = Meter(progress, "verify", sum(each.nbytes for each in asked))
-    with reading(session) as connection:
-        for group in grouped(asked):
-            for each in group:
-                yield from _check_tensor(connection, each, meter)
+    connect = partial(reading, session)
+    for each in asked:
+        yield from _check_tensor(connect, each, meter)
 
 
-def _check_tensor(connection: psycopg.Connection[Any], wanted: Wanted, meter: Meter) -> Iterator[Fault]:
+def _check_tensor(connect: Connect, wanted: Wanted, meter: Meter) -> Iterator[Fault]:
     try:
-        (manifest,) = load_manifests(connection, [wanted])
+        (manifest,) = load_manifests(connect, [wanted])
     except CorruptionError as error:
         yield Fault(wanted.name, str(error))
         return
-    yield from _check_chunks(connection, manifest, meter)
+    yield from _check_chunks(connect, manifest, meter)
 
 
-def _check_chunks(connection: psycopg.Connection[Any], manifest: Manifest, meter: Meter) -> Iterator[Fault]:
+def _check_chunks(connect: Connect, manifest: Manifest, meter: Meter) -> Iterator[Fault]:
     hasher = TensorHasher(manifest.layout.dtype, manifest.layout.shape)
     whole = True
-    for index, result in enumerate(iter_results(connection, [(manifest, range(len(manifest.layout)))])):
+    for index, result in enumerate(iter_results(connect, [(manifest, range(len(manifest.layout)))])):
         meter.add(manifest.layout[index].nbytes)
         if isinstance(result, CorruptionError):
             whole = False

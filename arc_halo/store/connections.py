@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
+from arc_halo.database.engine import sibling_engine
 from arc_halo.database.translate import driver_errors
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ def driver_connection(connection: Connection) -> psycopg.Connection[Any]:
     return driver
 
 
+WORKERS = 2
+"""Threads that encode or decode beside the one that talks to the server."""
+
+
 @contextmanager
 def reading(session: Session) -> Iterator[psycopg.Connection[Any]]:
     """The driver's connection inside the caller's transaction, its errors translated."""
@@ -36,8 +41,8 @@ class Destination(Protocol):
     keeps_locks: bool
     """Whether locks taken in a batch last until the caller commits."""
 
-    def batch(self) -> AbstractContextManager[psycopg.Connection[Any]]:
-        """A unit that is written wholly or not at all."""
+    def batch(self, *, writes: bool = False) -> AbstractContextManager[psycopg.Connection[Any]]:
+        """A unit that is written wholly or not at all; ``writes`` says that it is not only for looking."""
 
 
 class CallerTransaction:
@@ -49,11 +54,13 @@ class CallerTransaction:
         self._session = session
 
     @contextmanager
-    def batch(self) -> Iterator[psycopg.Connection[Any]]:
+    def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:
         """Within a savepoint."""
         connection = self._session.connection()
         with driver_errors(), connection.begin_nested():
             yield driver_connection(connection)
+        if writes:
+            self._session.info[_WROTE] = self._session.get_transaction()
 
 
 class ShortTransactions:
@@ -62,17 +69,20 @@ class ShortTransactions:
     keeps_locks = False
 
     def __init__(self, engine: Engine) -> None:
-        self._connection = engine.connect()
+        # Not from the caller's pool: importers that hold its last connections would wait for each other.
+        self._engine = sibling_engine(engine)
+        self._connection = self._engine.connect()
 
     @contextmanager
-    def batch(self) -> Iterator[psycopg.Connection[Any]]:
+    def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:  # noqa: ARG002  # the protocol's
         """Within a transaction that is committed at its end."""
         with driver_errors(), self._connection.begin():
             yield driver_connection(self._connection)
 
     def close(self) -> None:
-        """Give the connection back to the pool."""
+        """Close the connection."""
         self._connection.close()
+        self._engine.dispose()
 
 
 _WROTE = "arc_halo.content_written_in"
@@ -83,11 +93,11 @@ def destination(session: Session, nbytes: int, *, small_nbytes: int) -> Iterator
     """Choose by size: what is small stays in the caller's transaction, what is big must not hold locks for long.
 
     A transaction that has stored content itself goes on so to its end, whatever the size: a second connection would
-    wait for rows that only this caller can commit.
+    wait for rows that only this caller can commit. Others then wait for it, and two such transactions may deadlock,
+    which PostgreSQL ends and `Database.transaction` tries again: commit before a big import.
     """
     if nbytes <= small_nbytes or session.info.get(_WROTE) is session.get_transaction() is not None:
         yield CallerTransaction(session)
-        session.info[_WROTE] = session.get_transaction()
         return
     short = ShortTransactions(session.connection().engine)
     try:

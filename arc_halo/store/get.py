@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -12,19 +14,29 @@ from arc_halo.codecs import codec
 from arc_halo.codecs.chunking import ChunkLayout
 from arc_halo.codecs.digest import chunk_digest, payload_checksum
 from arc_halo.dtypes import DType, by_name
-from arc_halo.errors import CodecError, CorruptChunk, CorruptionError, DigestMismatch, MissingChunk, SliceError
-from arc_halo.store.connections import reading
+from arc_halo.errors import (
+    CodecError,
+    CorruptChunk,
+    CorruptionError,
+    DigestMismatch,
+    MissingChunk,
+    SliceError,
+    TensorNotFound,
+)
+from arc_halo.store.connections import WORKERS, reading
 from arc_halo.store.manifest import seal
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import psycopg
     from sqlalchemy.orm import Session
 
+    Connect: TypeAlias = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
+
 WINDOW_NBYTES = 4 << 20
-WORKERS = 2
 
 _CHUNKS = """
 SELECT t.id, t.digest, t.dtype, t.shape, t.nbytes, t.chunk_nbytes, t.seal, t.tenant_id,
@@ -69,17 +81,22 @@ class Piece:
     raw: memoryview
 
 
-def load_manifests(connection: psycopg.Connection[Any], wanted: Sequence[Wanted]) -> list[Manifest]:
+def load_manifests(connect: Connect, wanted: Sequence[Wanted]) -> list[Manifest]:
     """Manifests in the order asked, from one statement.
 
     Raises
     ------
     CorruptionError
         A tensor's row or its list of chunks was changed since it was written.
+    TensorNotFound
+        A tensor was deleted in the meantime.
     """
-    with connection.cursor(binary=True) as cursor:
+    with connect() as connection, connection.cursor(binary=True) as cursor:
         cursor.execute(_CHUNKS, ([each.tensor_id for each in wanted],))
         found = {row[0]: row[1:] for row in cursor}
+    for each in wanted:
+        if each.tensor_id not in found:
+            raise TensorNotFound(f"tensor {each.name!r} is not in tensor_metadata any more; look its model up again")
     return [_manifest(each.name, found[each.tensor_id]) for each in wanted]
 
 
@@ -97,31 +114,29 @@ def _manifest(name: str, row: tuple[Any, ...]) -> Manifest:
     return Manifest(name, digest, layout, digests, tenant_id)
 
 
-def iter_pieces(connection: psycopg.Connection[Any], parts: Iterable[tuple[Manifest, range]]) -> Iterator[Piece]:
+def iter_pieces(connect: Connect, parts: Iterable[tuple[Manifest, range]]) -> Iterator[Piece]:
     """Chunks of tensors in order, decoded and checked in threads while the next ones are fetched.
 
-    No cursor stays open between pieces, so the connection may be used by others in between. Peak memory is a few
-    windows of ``WINDOW_NBYTES``, whatever the size of the tensors.
+    A connection is asked for anew for each window and none is held between pieces: whoever consumes them may use the
+    session, and commit. Peak memory is a few windows of ``WINDOW_NBYTES``, whatever the size of the tensors.
 
     Raises
     ------
     MissingChunk, CorruptChunk, DigestMismatch
         What is stored is not what was written; the message names tensor and chunk.
     """
-    for result in iter_results(connection, parts):
+    for result in iter_results(connect, parts):
         if isinstance(result, CorruptionError):
             raise result
         yield result
 
 
-def iter_results(
-    connection: psycopg.Connection[Any], parts: Iterable[tuple[Manifest, range]]
-) -> Iterator[Piece | CorruptionError]:
+def iter_results(connect: Connect, parts: Iterable[tuple[Manifest, range]]) -> Iterator[Piece | CorruptionError]:
     """As `iter_pieces`, with the error in the place of each piece that is not what was written."""
     with ThreadPoolExecutor(WORKERS, "arc-halo-get") as pool:
         decoding: list[Future[Piece | CorruptionError]] = []
         for window in _windows(parts):
-            started = _start(pool, connection, window)
+            started = _start(pool, connect, window)
             yield from _results(decoding)
             decoding = started
         yield from _results(decoding)
@@ -148,10 +163,10 @@ def _windows(parts: Iterable[tuple[Manifest, range]]) -> Iterator[list[tuple[Man
 
 
 def _start(
-    pool: ThreadPoolExecutor, connection: psycopg.Connection[Any], window: list[tuple[Manifest, int]]
+    pool: ThreadPoolExecutor, connect: Connect, window: list[tuple[Manifest, int]]
 ) -> list[Future[Piece | CorruptionError]]:
     asked = sorted({manifest.chunk_digests[index] for manifest, index in window})
-    with connection.cursor(binary=True) as cursor:
+    with connect() as connection, connection.cursor(binary=True) as cursor:
         cursor.execute(_PAYLOADS, (window[0][0].tenant_id, asked))
         stored = {row[0]: row[1:] for row in cursor}
     return [
@@ -202,13 +217,13 @@ def grouped(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
 
 def read_pieces(session: Session, wanted: Iterable[Wanted]) -> Iterator[Piece]:
     """All bytes of tensors in the order asked, chunk by chunk; see `iter_pieces`."""
-    with reading(session) as connection:
-        yield from iter_pieces(connection, _whole(connection, wanted))
+    connect = partial(reading, session)
+    yield from iter_pieces(connect, _whole(connect, wanted))
 
 
-def _whole(connection: psycopg.Connection[Any], wanted: Iterable[Wanted]) -> Iterator[tuple[Manifest, range]]:
+def _whole(connect: Connect, wanted: Iterable[Wanted]) -> Iterator[tuple[Manifest, range]]:
     for group in grouped(wanted):
-        for manifest in load_manifests(connection, group):
+        for manifest in load_manifests(connect, group):
             yield manifest, range(len(manifest.layout))
 
 
@@ -217,15 +232,29 @@ def get_arrays(session: Session, wanted: Iterable[Wanted]) -> Iterator[np.ndarra
 
     Tensors of packed types (F4, F6) come as one-dimensional arrays of bytes.
     """
-    with reading(session) as connection:
-        for group in grouped(wanted):
-            manifests = load_manifests(connection, group)
-            buffers = [np.empty(manifest.layout.nbytes, np.uint8) for manifest in manifests]
-            targets = {id(manifest): buffer for manifest, buffer in zip(manifests, buffers, strict=True)}
-            for piece in iter_pieces(connection, ((m, range(len(m.layout))) for m in manifests)):
-                targets[id(piece.manifest)][piece.offset : piece.offset + len(piece.raw)] = piece.raw
-            for manifest, buffer in zip(manifests, buffers, strict=True):
-                yield _as_array(buffer, manifest.layout.dtype, manifest.layout.shape)
+    connect = partial(reading, session)
+    waiting: deque[Manifest] = deque()  # read from the database, not handed on yet
+
+    def parts() -> Iterator[tuple[Manifest, range]]:
+        for manifest, indexes in _whole(connect, wanted):
+            waiting.append(manifest)
+            yield manifest, indexes
+
+    for piece in iter_pieces(connect, parts()):
+        while waiting[0] is not piece.manifest:  # tensors without bytes have no pieces
+            yield _empty_array(waiting.popleft())
+        if piece.index == 0:
+            buffer = np.empty(piece.manifest.layout.nbytes, np.uint8)
+        buffer[piece.offset : piece.offset + len(piece.raw)] = piece.raw
+        if piece.index == len(piece.manifest.layout) - 1:
+            layout = waiting.popleft().layout
+            yield _as_array(buffer, layout.dtype, layout.shape)
+    while waiting:
+        yield _empty_array(waiting.popleft())
+
+
+def _empty_array(manifest: Manifest) -> np.ndarray:
+    return _as_array(np.empty(0, np.uint8), manifest.layout.dtype, manifest.layout.shape)
 
 
 def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
@@ -239,12 +268,12 @@ def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
         The tensor is a scalar, an index is outside it, ``rows`` is neither an int nor a slice, or rows of a packed
         type begin or end inside a byte.
     """
-    with reading(session) as connection:
-        (manifest,) = load_manifests(connection, [wanted])
-        layout = manifest.layout
-        selected = _selection(rows, layout.shape, wanted.name)
-        spans = _spans(layout, selected)
-        buffer = _read_spans(connection, manifest, spans)
+    connect = partial(reading, session)
+    (manifest,) = load_manifests(connect, [wanted])
+    layout = manifest.layout
+    selected = _selection(rows, layout.shape, wanted.name)
+    spans = _spans(layout, selected)
+    buffer = _read_spans(connect, manifest, spans)
     if selected.step != 1 and buffer.size:
         begin, end = layout.row_bytes(0, 1)  # refuses rows that share a byte
         matrix = buffer.reshape(-1, end - begin)[:: abs(selected.step) if len(spans) == 1 else 1]
@@ -265,9 +294,7 @@ def _spans(layout: ChunkLayout, selected: range) -> list[tuple[int, int]]:
     return [layout.row_bytes(row, row + 1) for row in sorted(selected)]
 
 
-def _read_spans(
-    connection: psycopg.Connection[Any], manifest: Manifest, spans: Sequence[tuple[int, int]]
-) -> np.ndarray:
+def _read_spans(connect: Connect, manifest: Manifest, spans: Sequence[tuple[int, int]]) -> np.ndarray:
     parts, places, size = [], [], 0
     for start, stop in spans:
         indexes = manifest.layout.chunks_for(start, stop)
@@ -275,7 +302,7 @@ def _read_spans(
         places += [(start, stop, size)] * len(indexes)
         size += stop - start
     buffer = np.empty(size, np.uint8)
-    for piece, (start, stop, at) in zip(iter_pieces(connection, parts), places, strict=True):
+    for piece, (start, stop, at) in zip(iter_pieces(connect, parts), places, strict=True):
         begin, end = max(start, piece.offset), min(stop, piece.offset + len(piece.raw))
         buffer[at + begin - start : at + end - start] = piece.raw[begin - piece.offset : end - piece.offset]
     return buffer

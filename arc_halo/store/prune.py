@@ -10,12 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from arc_halo.errors import ConstraintViolation, TransactionConflict
-from arc_halo.store.rows import GRACE_SECONDS
 
-GRACE = dt.timedelta(seconds=GRACE_SECONDS)
+GRACE = dt.timedelta(days=1)
+"""Content that nothing refers to lives this long before it may be taken."""
 BATCH_ROWS = 500
 ATTEMPTS = 5
-FOREIGN_KEY_VIOLATION = "23503"
 
 # Which columns refer to a tensor is asked of the catalog, so that no table added later can be forgotten. What goes
 # with the tensor (ON DELETE CASCADE) does not keep it.
@@ -28,9 +27,9 @@ SELECT c.conrelid::pg_catalog.regclass::text, pg_catalog.quote_ident(a.attname)
    AND c.conparentid = 0 AND c.confdeltype <> 'c' ORDER BY 1, 2
 """
 _UNUSED_TENSOR = """t.touched_at <= now() - make_interval(secs => :grace) AND t.id > :after AND {unreferenced}"""
-_UNUSED_CHUNK = """d.touched_at <= now() - make_interval(secs => :grace) AND d.digest > :after
-   AND NOT EXISTS (SELECT FROM arc_halo.tensor_data AS u WHERE u.tenant_id = d.tenant_id AND u.base_digest = d.digest)
-   AND NOT EXISTS (SELECT FROM arc_halo.tensor_chunks AS c WHERE c.tenant_id = d.tenant_id AND c.digest = d.digest"""
+_OLD_CHUNK = """d.touched_at <= now() - make_interval(secs => :grace)
+   AND NOT EXISTS (SELECT FROM arc_halo.tensor_data AS u
+                    WHERE u.tenant_id = d.tenant_id AND u.base_digest = d.digest)"""
 _DELETE_TENSORS = """
 WITH unused AS (
     SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {unused} ORDER BY t.id LIMIT :rows FOR UPDATE SKIP LOCKED)
@@ -38,16 +37,20 @@ DELETE FROM arc_halo.tensor_metadata AS t USING unused WHERE t.id = unused.id RE
 """
 _DELETE_CHUNKS = """
 WITH unused AS (
-    SELECT d.tenant_id, d.digest FROM arc_halo.tensor_data AS d WHERE {unused})
+    SELECT d.tenant_id, d.digest FROM arc_halo.tensor_data AS d
+     WHERE {old} AND d.digest > :after
+       AND NOT EXISTS (SELECT FROM arc_halo.tensor_chunks AS c WHERE c.tenant_id = d.tenant_id AND c.digest = d.digest)
      ORDER BY d.digest LIMIT :rows FOR UPDATE SKIP LOCKED)
 DELETE FROM arc_halo.tensor_data AS d USING unused
  WHERE d.tenant_id = unused.tenant_id AND d.digest = unused.digest RETURNING d.digest, d.stored_nbytes
 """
 _COUNT = """
-WITH unused AS (SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {unused_tensor}),
+WITH unused AS (SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {unused}),
      freed AS (SELECT d.stored_nbytes FROM arc_halo.tensor_data AS d
-                WHERE {unused_chunk}
-                  AND NOT EXISTS (SELECT FROM unused WHERE unused.id = c.tensor_id)))
+                WHERE {old}
+                  AND NOT EXISTS (SELECT FROM arc_halo.tensor_chunks AS c
+                                   WHERE c.tenant_id = d.tenant_id AND c.digest = d.digest
+                                     AND NOT EXISTS (SELECT FROM unused WHERE unused.id = c.tensor_id)))
 SELECT (SELECT count(*) FROM unused), count(*), coalesce(sum(stored_nbytes), 0)::bigint FROM freed
 """
 
@@ -70,21 +73,21 @@ def prune(engine: Engine, *, grace: dt.timedelta = GRACE, dry_run: bool = False)
     Parameters
     ----------
     grace
-        Longer than the longest import: an upload under way is not yet referred to.
+        At least an hour more than the longest import takes: an upload under way is not yet referred to. One that is
+        pruned nevertheless stores again what is missing.
     dry_run
         Count only.
     """
     with engine.connect() as connection:
         with connection.begin():
             unused = _UNUSED_TENSOR.format(unreferenced=_unreferenced(connection))
-        parameters = {"grace": grace.total_seconds(), "after": uuid.UUID(int=0), "first": b""}
+        parameters = {"grace": grace.total_seconds(), "after": uuid.UUID(int=0)}
         if dry_run:
             with connection.begin():
-                chunk = _UNUSED_CHUNK.replace(":after", ":first")
-                counting = text(_COUNT.format(unused_tensor=unused, unused_chunk=chunk))
+                counting = text(_COUNT.format(unused=unused, old=_OLD_CHUNK))
                 return Pruned(*connection.execute(counting, parameters).one())
         tensors, _ = _delete(connection, _DELETE_TENSORS.format(unused=unused), parameters)
-        chunks, freed = _delete(connection, _DELETE_CHUNKS.format(unused=_UNUSED_CHUNK), parameters | {"after": b""})
+        chunks, freed = _delete(connection, _DELETE_CHUNKS.format(old=_OLD_CHUNK), parameters | {"after": b""})
         return Pruned(tensors, chunks, freed)
 
 
@@ -114,6 +117,6 @@ def _delete_batch(connection: Connection, statement: str, parameters: dict[str, 
                 return [(key, size) for key, size in result]
         except ConstraintViolation as error:
             # Somebody began to use a row between our snapshot and our lock; the next snapshot shows it.
-            if error.sqlstate != FOREIGN_KEY_VIOLATION:
+            if not error.is_dangling:
                 raise
     raise TransactionConflict("content came into use as fast as it was found unused; prune again later")

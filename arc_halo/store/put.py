@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from arc_halo.codecs.chunking import ChunkLayout, ChunkSpan
 from arc_halo.codecs.digest import TensorHasher, chunk_digest, payload_checksum
-from arc_halo.codecs.policy import PolicyName, encode_chunk
+from arc_halo.codecs.policy import PolicyName, check_policy, encode_chunk
 from arc_halo.errors import ConstraintViolation, TransactionConflict
 from arc_halo.store import rows
-from arc_halo.store.connections import Destination, destination
+from arc_halo.store.connections import WORKERS, Destination, destination
 from arc_halo.store.progress import Meter, Progress
 from arc_halo.store.statistics import Statistics, measure
 
@@ -27,9 +27,7 @@ SMALL_NBYTES = 32 << 20  # held in memory, see `_Upload._gathered`
 BATCH_NBYTES = 4 << 20
 BATCH_PIECES = 1000
 HASH_NBYTES = 1 << 20
-WORKERS = 2
 ATTEMPTS = 5
-UNIQUE_VIOLATION, FOREIGN_KEY_VIOLATION = "23505", "23503"
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -64,9 +62,12 @@ def put_tensors(
 
     Raises
     ------
+    ConfigurationError
+        There is no such policy.
     TransactionConflict
         Content was pruned as fast as it was uploaded, or is hidden by the isolation level.
     """
+    check_policy(compression)
     nbytes = sum(source.nbytes for source in sources)
     with (
         ThreadPoolExecutor(WORKERS, "arc-halo-put") as pool,
@@ -226,12 +227,12 @@ class _Upload:
         chunks = [future.result() for future in batch.encoded.values()]
         for _attempt in range(ATTEMPTS):
             try:
-                with self._target.batch() as connection:
+                with self._target.batch(writes=True) as connection:
                     rows.insert(connection, chunks, batch.completed)
             except ConstraintViolation as error:
-                if error.sqlstate == FOREIGN_KEY_VIOLATION:
+                if error.is_dangling:
                     return  # a chunk was pruned: its tensor stays missing and is uploaded once more
-                if error.sqlstate != UNIQUE_VIOLATION:
+                if not error.is_duplicate:
                     raise
                 with self._target.batch() as connection:
                     present = rows.find_chunks(connection, [chunk.digest for chunk in chunks], touch=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from arc_halo.schema.columns import uuid7
+from arc_halo.schema.columns import TENANT_ID, uuid7
 from arc_halo.store.bulk import TENSOR_CHUNKS, TENSOR_DATA, TENSOR_METADATA
 from arc_halo.store.manifest import seal
 from arc_halo.store.statistics import Statistics
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from arc_halo.codecs.chunking import ChunkSpan
     from arc_halo.dtypes import DType
 
-TENANT_ID = 0
-"""Content of everybody who has not divided the database by tenants."""
-
-GRACE_SECONDS = 24 * 3600
-"""Content that nothing refers to lives this long before ``prune`` takes it."""
+TOUCH_SECONDS = 3600
+"""Content that a writer relies on is touched if it was not for this long: re-imports within it write nothing."""
 
 _FIND_TENSORS = """
 SELECT digest, id FROM arc_halo.tensor_metadata WHERE tenant_id = %s AND digest = ANY(%b::bytea[])
@@ -33,8 +30,7 @@ SELECT digest, id FROM arc_halo.tensor_metadata WHERE tenant_id = %s AND digest 
 _FIND_CHUNKS = """
 SELECT digest FROM arc_halo.tensor_data WHERE tenant_id = %s AND digest = ANY(%b::bytea[])
 """
-# Touched only when half the grace is over, so that importing the same content again and again writes nothing. A row
-# that somebody has locked is being touched or pruned: in the one case there is nothing to do, in the other the
+# A row that somebody has locked is being touched or pruned: in the one case there is nothing to do, in the other the
 # foreign key will tell.
 _TOUCH = """
 WITH old AS (
@@ -84,11 +80,11 @@ class TensorRow:
 def find_tensors(
     connection: psycopg.Connection[Any], digests: Iterable[bytes], *, touch: bool
 ) -> dict[bytes, uuid.UUID]:
-    """Ids of the tensors that are there; ``touch`` keeps them from ``prune`` for half the grace at least."""
+    """Ids of the tensors that are there; ``touch`` keeps them from ``prune`` for its grace less an hour."""
     asked = sorted(set(digests))
     with connection.cursor(binary=True) as cursor:
         if touch:
-            cursor.execute(_TOUCH.format(table="tensor_metadata"), (TENANT_ID, asked, GRACE_SECONDS / 2))
+            cursor.execute(_TOUCH.format(table="tensor_metadata"), (TENANT_ID, asked, TOUCH_SECONDS))
         return dict(cursor.execute(_FIND_TENSORS, (TENANT_ID, asked)).fetchall())
 
 
@@ -97,7 +93,7 @@ def find_chunks(connection: psycopg.Connection[Any], digests: Iterable[bytes], *
     asked = sorted(set(digests))
     with connection.cursor(binary=True) as cursor:
         if touch:
-            cursor.execute(_TOUCH.format(table="tensor_data"), (TENANT_ID, asked, GRACE_SECONDS / 2))
+            cursor.execute(_TOUCH.format(table="tensor_data"), (TENANT_ID, asked, TOUCH_SECONDS))
         return {digest for (digest,) in cursor.execute(_FIND_CHUNKS, (TENANT_ID, asked))}
 
 

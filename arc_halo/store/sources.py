@@ -45,10 +45,13 @@ class ArraySource:
     Raises
     ------
     TensorError
-        The array's dtype has no name in the safetensors format.
+        It is no array, or its dtype has no name in the safetensors format.
     """
 
-    def __init__(self, name: str, array: np.ndarray) -> None:
+    def __init__(self, name: str, array: object) -> None:
+        if not isinstance(array, np.ndarray | np.generic):
+            kind = f"{type(array).__module__}.{type(array).__name__}"
+            raise TensorError(f"tensor {name!r} is a {kind}; give a numpy array")
         self.name = name
         try:
             self.dtype = of_array(array)

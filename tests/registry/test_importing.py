@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 from sqlalchemy import select
 
-from arc_halo.errors import ModelExists, ModelFolderError, ModelNotFound, TensorError
+from arc_halo.errors import InvalidName, ModelExists, ModelFolderError, ModelNotFound, TensorError
 from arc_halo.registry import create_model, import_model, iter_tensors, read_tensor
 from arc_halo.schema import AttentionHead, Embedding, Model
 from arc_halo.store import put as store_put
@@ -221,7 +221,7 @@ def test_a_taken_version_is_refused_before_any_work(session, tmp_path):
 @pytest.mark.parametrize(("name", "version"), [("", None), (" ", None), ("a@b", None), ("a\0", None), ("a" * 201, None),
                                                ("\ud800", None), ("a", ""), ("a", "1@2"), ("a", "\0")])  # fmt: skip
 def test_names_that_cannot_be_referred_to_are_refused(session, name, version):
-    with pytest.raises(ModelFolderError, match="200 printable characters"):
+    with pytest.raises(InvalidName, match="200 printable characters"):
         create_model(session, name, {}, {"t": weights((2,))}, version=version)
     assert count(session, "models") == 0
 

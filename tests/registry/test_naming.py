@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select
 
-from arc_halo.errors import ModelExists, ModelFolderError, ModelNotFound
+from arc_halo.errors import InvalidName, ModelExists, ModelNotFound
 from arc_halo.registry import create_model, delete_model, find_model, set_alias
 from arc_halo.schema import Model, ModelAlias
 from tests.fixtures.tensors import weights
@@ -68,7 +68,7 @@ def test_neither_an_alias_nor_a_version_hides_the_other(session, versions):
 
 @pytest.mark.parametrize("alias", ["", " ", "a@b", "a\0b", "\x1b[2J", "a" * 201, "\ud800"], ids=repr)
 def test_an_alias_that_cannot_be_referred_to_is_refused(session, versions, alias):
-    with pytest.raises(ModelFolderError, match="alias"):
+    with pytest.raises(InvalidName, match="alias"):
         set_alias(session, versions[0], alias)
 
 
