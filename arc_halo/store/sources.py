@@ -52,15 +52,16 @@ class ArraySource:
         if not isinstance(array, np.ndarray | np.generic):
             kind = f"{type(array).__module__}.{type(array).__name__}"
             raise TensorError(f"tensor {name!r} is a {kind}; give a numpy array")
+        values = np.asarray(array)
         self.name = name
         try:
-            self.dtype = of_array(array)
+            self.dtype = of_array(values)
         except TensorError as error:
             raise TensorError(f"tensor {name!r}: {error}") from None
-        self.shape = tuple(array.shape)
-        self.nbytes = array.nbytes
-        stored = np.ascontiguousarray(array, dtype=self.dtype.numpy)
-        self._bytes = stored.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
+        self.shape = values.shape
+        self.nbytes = values.nbytes
+        stored = np.ascontiguousarray(values, dtype=self.dtype.numpy)
+        self._bytes = stored.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Copy from the array."""
