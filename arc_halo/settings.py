@@ -43,10 +43,21 @@ def load_settings() -> Settings:
     Raises
     ------
     ConfigurationError
-        A variable has a value of the wrong kind; the message names the variable, never its value.
+        A variable has a value of the wrong kind, or ``.env`` is no UTF-8 text; the message names the variable, never
+        its value.
     """
     try:
         return Settings()
     except ValidationError as error:
-        fields = ", ".join(".".join(map(str, problem["loc"])) + ": " + problem["msg"] for problem in error.errors())
-        raise ConfigurationError(f"settings cannot be used: {fields}; correct the environment or .env") from None
+        wrong = ", ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors())
+        raise ConfigurationError(f"settings cannot be used: {wrong}; correct the environment or .env") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f".env in the working directory is not UTF-8 ({error.reason}); save it as that"
+        ) from None
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The environment variable of a field; an alias is one already."""
+    name = str(location[0])
+    return name if name.isupper() else f"ARC_HALO_{name.upper()}"

@@ -58,7 +58,7 @@ def test_a_home_is_a_path(monkeypatch, tmp_path):
 )  # fmt: skip
 def test_a_value_of_the_wrong_kind_names_the_variable_but_not_the_value(monkeypatch, name, value):
     monkeypatch.setenv(f"ARC_HALO_{name}", value)
-    with pytest.raises(ConfigurationError, match=f"{name.lower()}.*environment or .env") as refused:
+    with pytest.raises(ConfigurationError, match=f"ARC_HALO_{name}.*environment or .env") as refused:
         load_settings()
     assert "open-sesame" not in str(refused.value)
     assert refused.value.__cause__ is None
@@ -74,3 +74,10 @@ def test_secrets_are_not_shown(monkeypatch):
 def test_settings_do_not_change():
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().pool_size = 3
+
+
+def test_a_dotenv_that_is_no_text_is_refused(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_bytes(b"ARC_HALO_HOME=\xff\xfe")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="UTF-8"):
+        load_settings()

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from arc_halo.errors import TensorError, TensorNotFound, TokenNotFound
 from arc_halo.registry.naming import find_model
 from arc_halo.schema import Embedding, Model, ModelWeight
-from arc_halo.schema.columns import uuid7
+from arc_halo.schema.columns import TENANT_ID, uuid7
 from arc_halo.schema.html import html_table
 from arc_halo.schema.tensors import (
     ACROSS_OWNERS_KINDS,
@@ -70,28 +70,42 @@ def find_similar_tokens(session: Session, model: Model | uuid.UUID | str, token:
     TensorNotFound
         The model's token embeddings were not made searchable when it was imported.
     """
+    _check_count(k)
     found = find_model(session, model)
     tensor_id = _token_embedding(session, found)
-    row = session.execute(
-        select(Embedding.row_index, Embedding.label)
-        .where(Embedding.tensor_id == tensor_id, Embedding.kind == "token")
-        .where(Embedding.label.in_(spelled := _spellings(token)))
-        .order_by(func.array_position(spelled, Embedding.label))
-        .limit(1)
-    ).one_or_none()
-    if row is None:
+    row_index = _find_token(session, tensor_id, token) if _is_text(token) else None
+    if row_index is None:
         raise _unknown_token(session, found, tensor_id, token)
     given = aliased(Embedding)
     distance: ColumnElement[float] = Embedding.vector.op(COSINE, return_type=Double())(given.vector)
     nearest = (
         select(Embedding.label, Embedding.row_index, 1 - distance, Embedding.owner_id)
-        .join(given, (given.owner_id == Embedding.owner_id) & (given.kind == "token"))
-        .where(given.row_index == row.row_index, Embedding.row_index != row.row_index)
-        .where(Embedding.owner_id == tensor_id, Embedding.kind == "token", given.owner_id == tensor_id)
+        .join_from(Embedding, given, given.row_index == row_index)
+        .where(*_token_rows(Embedding, tensor_id), *_token_rows(given, tensor_id), Embedding.row_index != row_index)
         .order_by(distance, Embedding.row_index)
         .limit(k)
     )
     return Matches(Match(*each) for each in session.execute(nearest))
+
+
+def _token_rows(embedding: type[Embedding], tensor_id: uuid.UUID) -> tuple[ColumnElement[bool], ...]:
+    """Conditions in the order of the primary key."""
+    return embedding.tenant_id == TENANT_ID, embedding.kind == "token", embedding.owner_id == tensor_id
+
+
+def _find_token(session: Session, tensor_id: uuid.UUID, token: str) -> int | None:
+    spelled = _spellings(token)
+    return session.scalar(
+        select(Embedding.row_index)
+        .where(Embedding.tensor_id == tensor_id, Embedding.kind == "token", Embedding.label.in_(spelled))
+        .order_by(func.array_position(spelled, Embedding.label))
+        .limit(1)
+    )
+
+
+def _check_count(k: int) -> None:
+    if k < 1:
+        raise TensorError(f"k is {k}; ask for one or more of the nearest")
 
 
 def _token_embedding(session: Session, model: Model) -> uuid.UUID:
@@ -100,7 +114,7 @@ def _token_embedding(session: Session, model: Model) -> uuid.UUID:
         .where(ModelWeight.model_id == model.id, ModelWeight.category == "embedding")
         .where(
             select(Embedding.row_index)
-            .where(Embedding.owner_id == ModelWeight.tensor_id, Embedding.kind == "token")
+            .where(Embedding.tensor_id == ModelWeight.tensor_id, Embedding.kind == "token")
             .exists()
         )
         .order_by(ModelWeight.position)
@@ -121,10 +135,11 @@ def _spellings(token: str) -> list[str]:
 
 
 def _unknown_token(session: Session, model: Model, tensor_id: uuid.UUID, token: str) -> TokenNotFound:
+    prefix = "".join(filter(str.isprintable, token[:3]))
     alike = session.scalars(
         select(Embedding.label)
         .where(Embedding.tensor_id == tensor_id, Embedding.kind == "token")
-        .where(func.ltrim(Embedding.label, "\u0120\u2581").istartswith(token[:3], autoescape=True))
+        .where(func.ltrim(Embedding.label, "\u0120\u2581").istartswith(prefix, autoescape=True))
         .order_by(func.length(Embedding.label), Embedding.label)
         .limit(8)
     ).all()
@@ -209,9 +224,11 @@ def search_embeddings(
     """
     if kind not in (*WEIGHT_KINDS, *ACROSS_OWNERS_KINDS):
         raise TensorError(f"no embeddings of kind {kind!r}; kinds are {', '.join(WEIGHT_KINDS + ACROSS_OWNERS_KINDS)}")
+    _check_count(k)
     asked = _as_vectors(vector, axes=1)
     # Literal, so that the planner can prove a partial index's predicate whatever the plan.
     conditions = [
+        Embedding.tenant_id == TENANT_ID,
         Embedding.kind == bindparam("kind", kind, literal_execute=True),
         Embedding.dimension == bindparam("dimension", asked.size, Integer, literal_execute=True),
     ]

@@ -129,7 +129,9 @@ def set_trainable(session: Session, model: Model | uuid.UUID | str, pattern: str
 
 def _wanted(session: Session, model: Model, name: str) -> Wanted:
     statement = select(ModelWeight).where(ModelWeight.model_id == model.id, ModelWeight.name == name)
-    weight = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+    weight = None
+    if name.isprintable():  # the driver refuses what no text column holds
+        weight = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
     if weight is None:
         names = session.scalars(select(ModelWeight.name).where(ModelWeight.model_id == model.id)).all()
         raise _not_found(model, name, names)

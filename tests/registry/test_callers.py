@@ -118,3 +118,19 @@ def test_layer_and_tie_are_of_the_same_model(session, folder, column):
     statement = text(f"UPDATE arc_halo.model_weights SET {column} = :value WHERE id = :id")
     with pytest.raises(ConstraintViolation, match=column):
         session.execute(statement, {"value": value, "id": weight.id})
+
+
+@pytest.mark.parametrize("text", ["\0", "king\0", "\ud800"])
+def test_texts_that_no_column_holds_are_not_found(session, folder, text):
+    model = import_model(session, folder, name="bert")
+    with pytest.raises(LookupError):
+        find_similar_tokens(session, model, text)
+    with pytest.raises(LookupError):
+        read_tensor(session, model, text)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_at_least_one_neighbour_is_asked_for(session, folder, k):
+    model = import_model(session, folder, name="bert")
+    with pytest.raises(TensorError, match="one or more"):
+        find_similar_tokens(session, model, "king", k)
