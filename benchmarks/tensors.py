@@ -35,7 +35,7 @@ from arc_halo.database.embedded import EmbeddedServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-SLICES = 200
+SLICES, TINY_SLICES = 200, 20
 SLICE_ROWS = 10
 _VISITED = """
 SELECT seq_tup_read + coalesce(idx_tup_fetch, 0)
@@ -53,6 +53,8 @@ class Server:
         self._resources = resources
         self.connection = self.connect("postgres")
         self._databases: list[psycopg.Connection[Any]] = []
+        self._create("migrated", "template1")
+        arc_halo.connect(self._server.url("migrated"), migrate=True).close()
 
     def connect(self, database: str) -> psycopg.Connection[Any]:
         """A connection in autocommit, closed when the benchmark ends."""
@@ -60,10 +62,14 @@ class Server:
         return self._resources.enter_context(psycopg.connect(address, autocommit=True))
 
     def create(self, database: str) -> URL:
-        """A new database."""
-        self.connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+        """A new database with our schema."""
+        self._create(database, "migrated")
         self._databases.append(self.connect(database))
         return self._server.url(database)
+
+    def _create(self, database: str, template: str) -> None:
+        names = (sql.Identifier(name) for name in (database, template))
+        self.connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
 
     def checkpoint(self) -> None:
         """Write what is dirty, so that the next measurement does not."""
@@ -80,13 +86,12 @@ def run(folder: Path, resources: ExitStack, *, model_count: int, tiny: bool) -> 
     """Measure everything on a new server."""
     server = Server(folder / "home", resources)
     machine = describe_machine(server.connection, folder)
-    url = server.create("memory")
-    arc_halo.connect(url, migrate=True).close()
-    memory = measure_memory(url.render_as_string(hide_password=False), folder, tiny=tiny)
+    memory = measure_memory(server.create("memory").render_as_string(hide_password=False), folder, tiny=tiny)
     models, origin = make_models(folder / "models", model_count, tiny=tiny)
     stores = _stores(server, folder, resources)
     measured = [each for precision in PRECISIONS for each in _measure(server, stores, models[precision], precision)]
-    slices = [_measure_slices(store, models["F32"]) for store in stores if isinstance(store, ArcHalo)]
+    count = TINY_SLICES if tiny else SLICES
+    slices = [_measure_slices(store, models["F32"], count) for store in stores if isinstance(store, ArcHalo)]
     return Results(origin, model_count, machine, measured, slices, memory)
 
 
@@ -96,7 +101,7 @@ def _stores(server: Server, folder: Path, resources: ExitStack) -> list[Store]:
     stores: list[Store] = [NaiveBytea(peers), BinaryBytea(peers), RawCopy(peers), LargeObjects(peers)]
     stores.append(SafetensorsFiles(folder / "files"))
     for policy in POLICIES:
-        database = arc_halo.connect(server.create(f"policy_{policy}"), migrate=True)
+        database = arc_halo.connect(server.create(f"policy_{policy}"))
         stores.append(ArcHalo(resources.enter_context(closing(database)), policy))
     return stores
 
@@ -157,12 +162,12 @@ def _take_turns(
     return seconds
 
 
-def _measure_slices(store: ArcHalo, models: Sequence[StoredModel]) -> Slices:
+def _measure_slices(store: ArcHalo, models: Sequence[StoredModel], count: int) -> Slices:
     """Ten rows of an embedding matrix, anywhere; the server itself says how many chunks it looked at."""
     choose = random.Random(0)
     seconds, chunks = [], []
     with store.database.session() as session:
-        for _ in range(SLICES):
+        for _ in range(count):
             model = choose.choice(models)
             first = choose.randrange(model.entries[EMBEDDING].shape[0] - SLICE_ROWS)
             visited = session.scalar(text(_VISITED)) or 0
