@@ -2,7 +2,7 @@
 
 Revision ID: 0001
 Revises: nothing
-Create Date: 2026-11-22 22:31:24.597997
+Create Date: 2026-11-22 23:00:36.656619
 """
 
 from __future__ import annotations
@@ -82,14 +82,18 @@ def upgrade() -> None:
         "        month_start := pg_catalog.date_trunc('month', from_time AT TIME ZONE 'UTC')\n"
         "                       + pg_catalog.make_interval(months => month);\n"
         "        partition_name := parent_name || pg_catalog.to_char(month_start, '_YYYY_MM');\n"
-        "        CONTINUE WHEN pg_catalog.to_regclass(pg_catalog.format('arc_halo.%I', partition_name)) "
-        "IS NOT NULL;\n"
+        "        CONTINUE WHEN EXISTS (\n"
+        "            SELECT FROM pg_catalog.pg_inherits AS i\n"
+        "             WHERE i.inhparent = parent\n"
+        "               AND i.inhrelid = pg_catalog.to_regclass(pg_catalog.format('arc_halo.%I', "
+        "partition_name)));\n"
         "        BEGIN\n"
         "            -- Created first and attached then: PARTITION OF would lock the parent against "
         "readers and writers.\n"
         "            EXECUTE pg_catalog.format(\n"
         "                'CREATE TABLE arc_halo.%I (LIKE arc_halo.%I INCLUDING DEFAULTS INCLUDING "
-        "CONSTRAINTS INCLUDING STORAGE)',\n"
+        "GENERATED'\n"
+        "                ' INCLUDING CONSTRAINTS INCLUDING STORAGE)',\n"
         "                partition_name, parent_name);\n"
         "            EXECUTE pg_catalog.format(\n"
         "                'ALTER TABLE arc_halo.%I ATTACH PARTITION arc_halo.%I FOR VALUES FROM (%L) TO "
@@ -100,8 +104,17 @@ def upgrade() -> None:
         "            created := created + 1;\n"
         "        EXCEPTION WHEN duplicate_table OR unique_violation THEN\n"
         "            -- Somebody else made it meanwhile: the catalog's unique index let us wait for their "
-        "commit.\n"
-        "            NULL;\n"
+        "commit. Or a table that\n"
+        "            -- is no partition, a detached one perhaps, has the name.\n"
+        "            PERFORM FROM pg_catalog.pg_inherits AS i\n"
+        "              WHERE i.inhparent = parent\n"
+        "                AND i.inhrelid = pg_catalog.to_regclass(pg_catalog.format('arc_halo.%I', "
+        "partition_name));\n"
+        "            IF NOT FOUND THEN\n"
+        "                RAISE EXCEPTION 'arc_halo.% is no partition of %', partition_name, parent\n"
+        "                    USING ERRCODE = 'duplicate_table', HINT = 'Attach, rename, move or drop that "
+        "table.';\n"
+        "            END IF;\n"
         "        END;\n"
         "    END LOOP;\n"
         "    RETURN created;\n"

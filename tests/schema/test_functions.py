@@ -180,6 +180,12 @@ def test_time_partitions_made_by_many_at_once_are_made_once(database):
         assert sum(pool.map(ensure, range(4))) == 6
 
 
+def test_a_table_that_has_a_partitions_name_and_is_none_is_refused(session):
+    session.execute(text("CREATE TABLE arc_halo.inference_metrics_2031_05 (id integer)"))
+    with pytest.raises(ProgrammingError, match="is no partition of"):
+        session.scalar(ENSURE, {"start": dt.datetime(2031, 5, 1, tzinfo=dt.UTC), "ahead": 0})
+
+
 @pytest.mark.parametrize("table", ["arc_halo.models", "arc_halo.embeddings", "pg_catalog.pg_class"])
 def test_only_our_tables_get_time_partitions(session, table):
     with pytest.raises(ProgrammingError, match="no table of schema arc_halo"):

@@ -25,11 +25,15 @@ BEGIN
         month_start := pg_catalog.date_trunc('month', from_time AT TIME ZONE 'UTC')
                        + pg_catalog.make_interval(months => month);
         partition_name := parent_name || pg_catalog.to_char(month_start, '_YYYY_MM');
-        CONTINUE WHEN pg_catalog.to_regclass(pg_catalog.format('arc_halo.%I', partition_name)) IS NOT NULL;
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_catalog.pg_inherits AS i
+             WHERE i.inhparent = parent
+               AND i.inhrelid = pg_catalog.to_regclass(pg_catalog.format('arc_halo.%I', partition_name)));
         BEGIN
             -- Created first and attached then: PARTITION OF would lock the parent against readers and writers.
             EXECUTE pg_catalog.format(
-                'CREATE TABLE arc_halo.%I (LIKE arc_halo.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',
+                'CREATE TABLE arc_halo.%I (LIKE arc_halo.%I INCLUDING DEFAULTS INCLUDING GENERATED'
+                ' INCLUDING CONSTRAINTS INCLUDING STORAGE)',
                 partition_name, parent_name);
             EXECUTE pg_catalog.format(
                 'ALTER TABLE arc_halo.%I ATTACH PARTITION arc_halo.%I FOR VALUES FROM (%L) TO (%L)',
@@ -38,8 +42,15 @@ BEGIN
                 pg_catalog.to_char(month_start + interval '1 month', 'YYYY-MM-DD 00:00:00+00'));
             created := created + 1;
         EXCEPTION WHEN duplicate_table OR unique_violation THEN
-            -- Somebody else made it meanwhile: the catalog's unique index let us wait for their commit.
-            NULL;
+            -- Somebody else made it meanwhile: the catalog's unique index let us wait for their commit. Or a table that
+            -- is no partition, a detached one perhaps, has the name.
+            PERFORM FROM pg_catalog.pg_inherits AS i
+              WHERE i.inhparent = parent
+                AND i.inhrelid = pg_catalog.to_regclass(pg_catalog.format('arc_halo.%I', partition_name));
+            IF NOT FOUND THEN
+                RAISE EXCEPTION 'arc_halo.% is no partition of %', partition_name, parent
+                    USING ERRCODE = 'duplicate_table', HINT = 'Attach, rename, move or drop that table.';
+            END IF;
         END;
     END LOOP;
     RETURN created;
