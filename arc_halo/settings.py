@@ -34,7 +34,6 @@ class Settings(BaseSettings):
     connect_timeout_seconds: PositiveInt = 10
     connect_attempts: PositiveInt = 6
     statement_timeout_seconds: float = Field(default=0.0, ge=0)  # 0: none; imports run long
-    lock_timeout_seconds: float = Field(default=5.0, ge=0)  # of migrations
 
 
 def load_settings() -> Settings:

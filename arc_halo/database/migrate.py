@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from argparse import Namespace
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,15 +16,15 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import URL, Engine, event, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy import URL, Connection, Engine, event, text
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from arc_halo.database.backoff import delays
 from arc_halo.database.embedded import embedded_server
 from arc_halo.database.engine import new_engine
 from arc_halo.database.url import configured_url, parse_url, printable, require_direct
-from arc_halo.errors import LockTimeout, SchemaNotAtHead
+from arc_halo.errors import DatabaseError, LockTimeout, SchemaNotAtHead
 from arc_halo.settings import load_settings
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ SEARCH_PATH: Final = "pg_catalog, public"
 # "arc_halo" in ASCII. Advisory locks are one space per database, shared with every other application in it.
 LOCK_KEY: Final = 0x6172635F68616C6F
 LOCK_WAIT_SECONDS: Final = 600.0
+# No setting: each revision says the same, for plain `alembic` and the SQL of --sql.
+LOCK_TIMEOUT: Final = "5s"
 _LOCK_POLL_SECONDS: Final = 0.2
 _LOCK_TIMEOUT_ATTEMPTS: Final = 4
 
@@ -73,16 +75,19 @@ def upgrade(target: Engine | URL | str, revision: str = "head") -> None:
     SchemaNotAtHead
         The database or the code is at a revision from which ``revision`` cannot be reached.
     """
+    url = _url(target)
     waits = delays(_LOCK_TIMEOUT_ATTEMPTS)
-    while True:
-        try:
-            # One transaction per revision: those done stay done, and the next round goes on from there.
-            return _alembic(target, lambda config: command.upgrade(config, revision))
-        except LockTimeout:
-            wait = next(waits, None)
-            if wait is None:
-                raise
-            time.sleep(wait)
+    # Around the attempts: the wait for another migration is long already, and is not to be multiplied by them.
+    with migration_lock(migration_engine(url)):
+        while True:
+            try:
+                # One transaction per revision: those done stay done, and the next round goes on from there.
+                return _alembic(url, lambda config: command.upgrade(config, revision))
+            except LockTimeout:
+                wait = next(waits, None)
+                if wait is None:
+                    raise
+                time.sleep(wait)
 
 
 def downgrade(target: Engine | URL | str, revision: str, *, allow_data_loss: bool = False) -> None:
@@ -184,13 +189,12 @@ def migration_engine(url: URL) -> Engine:
         ``url`` is a pooler's.
     """
     require_direct(url, "a migration")
-    settings = load_settings()
-    engine = new_engine(url, settings, poolclass=NullPool)
+    engine = new_engine(url, load_settings(), poolclass=NullPool)
 
     def pin_session(connection: psycopg.Connection[Any], _record: object) -> None:
         connection.autocommit = True
         connection.execute(f"SET search_path TO {SEARCH_PATH}")
-        connection.execute(f"SET lock_timeout TO {round(settings.lock_timeout_seconds * 1000)}")
+        connection.execute(f"SET lock_timeout TO '{LOCK_TIMEOUT}'")
         connection.autocommit = False
 
     event.listen(engine, "connect", pin_session, insert=True)  # before SQLAlchemy asks for the default schema
@@ -219,8 +223,8 @@ def migration_lock(engine: Engine, wait_seconds: float = LOCK_WAIT_SECONDS) -> I
         while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY}):
             if time.monotonic() > deadline:
                 raise LockTimeout(
-                    f"another migration of {printable(engine.url)} still runs after {wait_seconds:g} s; "
-                    "see pg_stat_activity for it, then run this again"
+                    f"another migration of {printable(engine.url)} still runs after {wait_seconds:g} s; see "
+                    f"{_holder(connection)} in pg_stat_activity, then run this again"
                 )
             time.sleep(_LOCK_POLL_SECONDS)
         token = _locked.set(held | {key})
@@ -228,12 +232,25 @@ def migration_lock(engine: Engine, wait_seconds: float = LOCK_WAIT_SECONDS) -> I
             yield
         finally:
             _locked.reset(token)
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK_KEY})
+            # Where this connection was lost, its lock went with it: what the block did or raised is what counts.
+            with suppress(DatabaseError, SQLAlchemyError):
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK_KEY})
+
+
+def _holder(connection: Connection) -> str:
+    """Who holds the migration lock now, as an error names it."""
+    statement = (
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
+        "AND classid = (:key >> 32) AND objid = (:key & 4294967295) "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    pid = connection.scalar(text(statement), {"key": LOCK_KEY})
+    return "who held the lock until now" if pid is None else f"pid {pid}"
 
 
 def _alembic(target: Engine | URL | str, run: Callable[[Config], object], **x_arguments: str) -> None:
     """Run one of Alembic's commands in silence, its refusals as errors of ours."""
-    url = target.url if isinstance(target, Engine) else parse_url(target)
+    url = _url(target)
     engine = migration_engine(url)
     config = _config(url)
     config.cmd_opts = Namespace(x=[f"{name}={value}" for name, value in x_arguments.items()])
@@ -244,6 +261,10 @@ def _alembic(target: Engine | URL | str, run: Callable[[Config], object], **x_ar
             run(config)
     except CommandError as error:
         raise SchemaNotAtHead(f"{printable(url)}: {error}") from error
+
+
+def _url(target: Engine | URL | str) -> URL:
+    return target.url if isinstance(target, Engine) else parse_url(target)
 
 
 def _config(url: URL | None = None) -> Config:

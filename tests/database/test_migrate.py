@@ -103,8 +103,8 @@ def test_a_killed_upgrade_is_taken_up_again(scripts, database_url):
     assert run_sql(database_url, "SELECT count(*) FROM arc_halo.runs") == [(1,)]
 
 
-def test_a_long_reader_costs_a_timeout_and_nothing_changes(database_url, monkeypatch):
-    monkeypatch.setenv("ARC_HALO_LOCK_TIMEOUT_SECONDS", "0.05")
+def test_a_long_reader_costs_a_timeout_and_nothing_changes(scripts, database_url, monkeypatch):
+    scripts.add_label(lock_timeout="50ms")
     monkeypatch.setattr("arc_halo.database.backoff.FIRST_SECONDS", 0.001)
     migrate.upgrade(database_url, "0001")
     with psycopg.connect(libpq_string(database_url)) as reader:
@@ -116,8 +116,8 @@ def test_a_long_reader_costs_a_timeout_and_nothing_changes(database_url, monkeyp
     assert columns(database_url) == {"pid", "label"}
 
 
-def test_a_reader_that_leaves_in_time_is_waited_for(database_url, monkeypatch):
-    monkeypatch.setenv("ARC_HALO_LOCK_TIMEOUT_SECONDS", "0.2")
+def test_a_reader_that_leaves_in_time_is_waited_for(scripts, database_url):
+    scripts.add_label(lock_timeout="200ms")
     migrate.upgrade(database_url, "0001")
     reader = psycopg.connect(libpq_string(database_url))
     reader.execute("SELECT FROM arc_halo.runs")
@@ -149,6 +149,41 @@ def test_the_lock_is_held_by_one_and_given_up(database_url):
                 thread.join()
         thread.join()
         assert outcome.pop().startswith(expected)
+
+
+def test_another_migration_is_waited_for_once_and_named(database_url, monkeypatch):
+    waits = []
+
+    def hurried(engine):
+        waits.append(engine)
+        return migration_lock(engine, wait_seconds=0.1)
+
+    migration_lock = migrate.migration_lock
+    monkeypatch.setattr(migrate, "migration_lock", hurried)
+    with psycopg.connect(libpq_string(database_url)) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [migrate.LOCK_KEY])
+        with pytest.raises(LockTimeout, match=f"see pid {other.info.backend_pid} in pg_stat_activity"):
+            migrate.upgrade(database_url)
+    assert len(waits) == 1
+
+
+def lose_the_lock(url):
+    ours = "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    assert run_sql(url, f"SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE {ours}") == [(True,)]
+
+
+def test_work_done_stays_done_where_the_lock_was_lost(database_url):
+    with migrate.migration_lock(migrate.migration_engine(database_url)):
+        lose_the_lock(database_url)
+    with migrate.migration_lock(migrate.migration_engine(database_url), wait_seconds=0):
+        pass
+
+
+def test_a_lost_lock_hides_no_error(database_url):
+    engine = migrate.migration_engine(database_url)
+    with pytest.raises(ZeroDivisionError), migrate.migration_lock(engine):  # noqa: PT012  the loss is the point
+        lose_the_lock(database_url)
+        raise ZeroDivisionError
 
 
 def test_the_agreement_of_code_and_database_is_one_query(database_url, engine, count_statements):
