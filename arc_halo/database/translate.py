@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 # Mistakes in SQL (classes 22 and 42) stay SQLAlchemy's own errors: those show the statement.
 _BY_SQLSTATE: Final[dict[str, tuple[type[DatabaseError], str]]] = {
     "25P03": (DatabaseUnavailable, "the transaction was idle for too long: run the unit again"),
-    "25P04": (DatabaseUnavailable, "the transaction took longer than the server allows: run the unit again, in parts"),
+    "25P04": (StatementTimeout, "the transaction took longer than transaction_timeout allows: do the work in parts"),
     "25006": (ReadOnlyDatabase, "this is a replica or a read-only transaction: write to the primary"),
     "40001": (TransactionConflict, "another transaction changed what this one read: run the whole unit again"),
     "40P01": (TransactionConflict, "two transactions waited for each other: run the whole unit again"),
     "42501": (PermissionDenied, "grant the privilege to the role, or connect as one that has it"),
     "53100": (DiskFull, "free space on the server, then run the unit again"),
     "53300": (DatabaseUnavailable, "the server takes no more connections: close some or raise max_connections"),
-    "55P03": (LockTimeout, "somebody holds the lock: try again, or see pg_stat_activity for who"),
+    "55P03": (LockTimeout, "somebody holds the lock: see pg_locks and pg_stat_activity for who, then try again"),
     "57014": (StatementTimeout, "it ran past statement_timeout or was cancelled: raise the timeout or ask for less"),
     "57P01": (DatabaseUnavailable, "the server ended the connection: run the unit again"),
     "57P02": (DatabaseUnavailable, "the server is recovering from a crash: run the unit again"),

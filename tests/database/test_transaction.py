@@ -66,7 +66,7 @@ def test_passing_troubles_are_tried_again_from_the_start(engine, sqlstate):
     assert count(engine) == 1
 
 
-@pytest.mark.parametrize("sqlstate", ["53100", "57014", "22012", "42601", "23505"])
+@pytest.mark.parametrize("sqlstate", ["25P04", "53100", "57014", "22012", "42601", "23505"])
 def test_other_troubles_are_not(engine, sqlstate):
     attempts = []
 
@@ -77,6 +77,20 @@ def test_other_troubles_are_not(engine, sqlstate):
     with pytest.raises((errors.DatabaseError, DBAPIError)):
         run_transaction(lambda: Session(engine), unit)
     assert len(attempts) == 1
+
+
+def test_a_transaction_that_took_too_long_says_so_and_is_not_run_again(engine):
+    attempts = []
+
+    def unit(session):
+        attempts.append(1)
+        session.execute(text("SET LOCAL transaction_timeout TO '50ms'"))
+        session.execute(text("SELECT pg_sleep(60)"))
+
+    with pytest.raises(errors.StatementTimeout, match="in parts"):
+        run_transaction(lambda: Session(engine), unit)
+    assert len(attempts) == 1
+    assert run_transaction(lambda: Session(engine), lambda session: session.scalar(text("SELECT 1"))) == 1
 
 
 def test_attempts_end(engine):

@@ -13,6 +13,7 @@ RAISE = "DO $$ BEGIN RAISE EXCEPTION 'said so' USING ERRCODE = '{}'; END $$"
 TRANSLATED = {
     "08006": errors.DatabaseUnavailable,
     "23505": errors.ConstraintViolation,
+    "25P04": errors.StatementTimeout,
     "25006": errors.ReadOnlyDatabase,
     "40001": errors.TransactionConflict,
     "40P01": errors.TransactionConflict,
