@@ -72,18 +72,16 @@ class BulkTable:
     name: str
     columns: tuple[Column, ...]
 
-    def insert(self, connection: psycopg.Connection[Any], rows: Sequence[Sequence[Any]]) -> None:
+    def insert(self, connection: psycopg.Connection[Any], rows: Sequence[Sequence[Any]], *, by_copy: bool) -> None:
         """Insert rows in their order; a duplicate aborts the statement, so callers hold a savepoint.
 
         Payloads pass through in buffers of their own: nothing larger than ``_GATHER_NBYTES`` is copied.
         """
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_catalog.row_security_active(%s::pg_catalog.regclass)", (f"arc_halo.{self.name}",))
-            row = cursor.fetchone()
-            if row is not None and row[0]:
-                self._insert_unnest(cursor, rows)
-            else:
+            if by_copy:
                 self._copy(cursor, rows)
+            else:
+                self._insert_unnest(cursor, rows)
 
     def _copy(self, cursor: psycopg.Cursor[Any], rows: Iterable[Sequence[Any]]) -> None:
         statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(self._identifier, self._names)

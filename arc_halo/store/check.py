@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from arc_halo.codecs.digest import TensorHasher
 from arc_halo.errors import CorruptionError
 from arc_halo.store.connections import reading
-from arc_halo.store.get import Manifest, Wanted, iter_results, load_manifests
+from arc_halo.store.get import Manifest, Part, Wanted, iter_results, load_manifests
 from arc_halo.store.progress import Meter, Progress
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _check_tensor(connect: Connect, wanted: Wanted, meter: Meter) -> Iterator[Fa
 def _check_chunks(connect: Connect, manifest: Manifest, meter: Meter) -> Iterator[Fault]:
     hasher = TensorHasher(manifest.layout.dtype, manifest.layout.shape)
     whole = True
-    for index, result in enumerate(iter_results(connect, [(manifest, range(len(manifest.layout)))])):
+    for index, result in enumerate(iter_results(connect, [Part(manifest, range(len(manifest.layout)))])):
         meter.add(manifest.layout[index].nbytes)
         if isinstance(result, CorruptionError):
             whole = False

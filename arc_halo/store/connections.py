@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
+from sqlalchemy import text
 
 from arc_halo.database.engine import sibling_engine
 from arc_halo.database.translate import driver_errors
@@ -40,6 +41,8 @@ class Destination(Protocol):
 
     keeps_locks: bool
     """Whether locks taken in a batch last until the caller commits."""
+    by_copy: bool
+    """Whether rows may come by COPY, which row-level security forbids."""
 
     def batch(self, *, writes: bool = False) -> AbstractContextManager[psycopg.Connection[Any]]:
         """A unit that is written wholly or not at all; ``writes`` says that it is not only for looking."""
@@ -52,6 +55,7 @@ class CallerTransaction:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.by_copy = _may_copy(session.connection())
 
     @contextmanager
     def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:
@@ -72,11 +76,19 @@ class ShortTransactions:
         # Not from the caller's pool: importers that hold its last connections would wait for each other.
         self._engine = sibling_engine(engine)
         self._connection = self._engine.connect()
+        with self._connection.begin():
+            self.by_copy = _may_copy(self._connection)
 
     @contextmanager
-    def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:  # noqa: ARG002  # the protocol's
-        """Within a transaction that is committed at its end."""
+    def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:
+        """Within a transaction that is committed at its end.
+
+        The commit does not wait for the disk: the caller's, which makes the content count, flushes all that was
+        logged before it.
+        """
         with driver_errors(), self._connection.begin():
+            if writes:
+                self._connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
             yield driver_connection(self._connection)
 
     def close(self) -> None:
@@ -85,6 +97,14 @@ class ShortTransactions:
         self._engine.dispose()
 
 
+def _may_copy(connection: Connection) -> bool:
+    return not connection.scalar(text(_ROW_SECURITY))
+
+
+_ROW_SECURITY = """
+SELECT bool_or(pg_catalog.row_security_active(name::pg_catalog.regclass))
+  FROM unnest(ARRAY['arc_halo.tensor_data', 'arc_halo.tensor_chunks', 'arc_halo.embeddings']) AS name
+"""
 _WROTE = "arc_halo.content_written_in"
 
 

@@ -12,7 +12,7 @@ from arc_halo.errors import ConstraintViolation
 from arc_halo.schema.columns import TENANT_ID
 from arc_halo.store.bulk import EMBEDDINGS
 from arc_halo.store.connections import destination
-from arc_halo.store.get import Wanted, iter_pieces, load_manifests
+from arc_halo.store.get import Part, Wanted, iter_pieces, load_manifests
 from arc_halo.store.put import SMALL_NBYTES
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def put_matrix_rows(
                     rows = _matrix_rows(connection, wanted, kind, labels(), meter)
                     # All or nothing, so that the first row stands for all of them.
                     while batch := list(islice(rows, ROWS_PER_COPY)):
-                        EMBEDDINGS.insert(connection, batch)
+                        EMBEDDINGS.insert(connection, batch, by_copy=target.by_copy)
                     return
                 if not has_labels and (texts := labels()):
                     connection.execute(_LOCK, where)
@@ -94,7 +94,7 @@ def _matrix_rows(
 
     (manifest,) = load_manifests(connect, [wanted])
     dtype, dimension = manifest.layout.dtype, manifest.layout.shape[1]
-    for piece in iter_pieces(connect, [(manifest, range(len(manifest.layout)))]):
+    for piece in iter_pieces(connect, [Part(manifest, range(len(manifest.layout)))]):
         matrix = np.frombuffer(piece.raw, dtype.numpy).reshape(-1, dimension).astype(np.float32)
         first_row = manifest.layout[piece.index].first_row
         for offset in np.flatnonzero(np.isfinite(matrix).all(axis=1)).tolist():
@@ -118,4 +118,4 @@ def put_vectors(
         for i, (vector, label) in enumerate(zip(vectors, labels, strict=True))
     )
     with destination(session, 0, small_nbytes=SMALL_NBYTES) as target, target.batch(writes=True) as connection:
-        EMBEDDINGS.insert(connection, list(rows))
+        EMBEDDINGS.insert(connection, list(rows), by_copy=target.by_copy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +13,7 @@ import numpy as np
 from arc_halo.codecs import codec
 from arc_halo.codecs.chunking import ChunkLayout
 from arc_halo.codecs.digest import chunk_digest, payload_checksum
-from arc_halo.dtypes import DType, by_name
+from arc_halo.dtypes import by_name
 from arc_halo.errors import (
     CodecError,
     CorruptChunk,
@@ -81,6 +81,15 @@ class Piece:
     raw: memoryview
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Chunks of a tensor to be read; ``into`` takes the tensor's bytes, where somebody wants them in one place."""
+
+    manifest: Manifest
+    indexes: range
+    into: memoryview | None = None
+
+
 def load_manifests(connect: Connect, wanted: Sequence[Wanted]) -> list[Manifest]:
     """Manifests in the order asked, from one statement.
 
@@ -114,7 +123,7 @@ def _manifest(name: str, row: tuple[Any, ...]) -> Manifest:
     return Manifest(name, digest, layout, digests, tenant_id)
 
 
-def iter_pieces(connect: Connect, parts: Iterable[tuple[Manifest, range]]) -> Iterator[Piece]:
+def iter_pieces(connect: Connect, parts: Iterable[Part]) -> Iterator[Piece]:
     """Chunks of tensors in order, decoded and checked in threads while the next ones are fetched.
 
     A connection is asked for anew for each window and none is held between pieces: whoever consumes them may use the
@@ -131,7 +140,7 @@ def iter_pieces(connect: Connect, parts: Iterable[tuple[Manifest, range]]) -> It
         yield result
 
 
-def iter_results(connect: Connect, parts: Iterable[tuple[Manifest, range]]) -> Iterator[Piece | CorruptionError]:
+def iter_results(connect: Connect, parts: Iterable[Part]) -> Iterator[Piece | CorruptionError]:
     """As `iter_pieces`, with the error in the place of each piece that is not what was written."""
     with ThreadPoolExecutor(WORKERS, "arc-halo-get") as pool:
         decoding: list[Future[Piece | CorruptionError]] = []
@@ -148,13 +157,13 @@ def _results(futures: list[Future[Piece | CorruptionError]]) -> Iterator[Piece |
         yield futures.pop().result()  # popped, so that the bytes go when the caller is done with them
 
 
-def _windows(parts: Iterable[tuple[Manifest, range]]) -> Iterator[list[tuple[Manifest, int]]]:
-    window: list[tuple[Manifest, int]] = []
+def _windows(parts: Iterable[Part]) -> Iterator[list[tuple[Part, int]]]:
+    window: list[tuple[Part, int]] = []
     nbytes = 0
-    for manifest, indexes in parts:
-        for index in indexes:
-            window.append((manifest, index))
-            nbytes += manifest.layout[index].nbytes
+    for part in parts:
+        for index in part.indexes:
+            window.append((part, index))
+            nbytes += part.manifest.layout[index].nbytes
             if nbytes >= WINDOW_NBYTES:
                 yield window
                 window, nbytes = [], 0
@@ -163,26 +172,28 @@ def _windows(parts: Iterable[tuple[Manifest, range]]) -> Iterator[list[tuple[Man
 
 
 def _start(
-    pool: ThreadPoolExecutor, connect: Connect, window: list[tuple[Manifest, int]]
+    pool: ThreadPoolExecutor, connect: Connect, window: list[tuple[Part, int]]
 ) -> list[Future[Piece | CorruptionError]]:
-    asked = sorted({manifest.chunk_digests[index] for manifest, index in window})
+    asked = sorted({part.manifest.chunk_digests[index] for part, index in window})
     with connect() as connection, connection.cursor(binary=True) as cursor:
-        cursor.execute(_PAYLOADS, (window[0][0].tenant_id, asked))
+        cursor.execute(_PAYLOADS, (window[0][0].manifest.tenant_id, asked))
         stored = {row[0]: row[1:] for row in cursor}
     return [
-        pool.submit(_checked, manifest, index, stored.get(manifest.chunk_digests[index])) for manifest, index in window
+        pool.submit(_checked, part, index, stored.get(part.manifest.chunk_digests[index])) for part, index in window
     ]
 
 
-def _checked(manifest: Manifest, index: int, stored: tuple[Any, ...] | None) -> Piece | CorruptionError:
+def _checked(part: Part, index: int, stored: tuple[Any, ...] | None) -> Piece | CorruptionError:
     try:
-        return _decode(manifest, index, stored)
+        return _decode(part, index, stored)
     except CorruptionError as error:
         return error
 
 
-def _decode(manifest: Manifest, index: int, stored: tuple[Any, ...] | None) -> Piece:
+def _decode(part: Part, index: int, stored: tuple[Any, ...] | None) -> Piece:
+    manifest = part.manifest
     span = manifest.layout[index]
+    out = None if part.into is None else part.into[span.offset : span.stop]
     digest = manifest.chunk_digests[index]
     where = f"tensor {manifest.name!r}, chunk {index} ({digest.hex()})"
     if stored is None:
@@ -193,7 +204,7 @@ def _decode(manifest: Manifest, index: int, stored: tuple[Any, ...] | None) -> P
     if raw_nbytes != span.nbytes:
         raise CorruptChunk(f"{where}: holds {raw_nbytes} bytes where {span.nbytes} belong; restore it from a copy")
     try:
-        raw = codec(codec_id).decode(payload, by_name(dtype), raw_nbytes)
+        raw = codec(codec_id).decode(payload, by_name(dtype), raw_nbytes, out)
     except (CodecError, ValueError) as error:
         raise CorruptChunk(f"{where}: {error}; restore it from a copy") from error
     if chunk_digest(raw) != digest:
@@ -221,10 +232,10 @@ def read_pieces(session: Session, wanted: Iterable[Wanted]) -> Iterator[Piece]:
     yield from iter_pieces(connect, _whole(connect, wanted))
 
 
-def _whole(connect: Connect, wanted: Iterable[Wanted]) -> Iterator[tuple[Manifest, range]]:
+def _whole(connect: Connect, wanted: Iterable[Wanted]) -> Iterator[Part]:
     for group in grouped(wanted):
         for manifest in load_manifests(connect, group):
-            yield manifest, range(len(manifest.layout))
+            yield Part(manifest, range(len(manifest.layout)))
 
 
 def get_arrays(session: Session, wanted: Iterable[Wanted]) -> Iterator[np.ndarray]:
@@ -233,28 +244,21 @@ def get_arrays(session: Session, wanted: Iterable[Wanted]) -> Iterator[np.ndarra
     Tensors of packed types (F4, F6) come as one-dimensional arrays of bytes.
     """
     connect = partial(reading, session)
-    waiting: deque[Manifest] = deque()  # read from the database, not handed on yet
+    waiting: deque[tuple[Manifest, np.ndarray]] = deque()  # asked for, not handed on yet
 
-    def parts() -> Iterator[tuple[Manifest, range]]:
-        for manifest, indexes in _whole(connect, wanted):
-            waiting.append(manifest)
-            yield manifest, indexes
+    def parts() -> Iterator[Part]:
+        for part in _whole(connect, wanted):
+            buffer = np.empty(part.manifest.layout.nbytes, np.uint8)
+            waiting.append((part.manifest, buffer))
+            yield replace(part, into=buffer.data)
 
     for piece in iter_pieces(connect, parts()):
-        while waiting[0] is not piece.manifest:  # tensors without bytes have no pieces
-            yield _empty_array(waiting.popleft())
-        if piece.index == 0:
-            buffer = np.empty(piece.manifest.layout.nbytes, np.uint8)
-        buffer[piece.offset : piece.offset + len(piece.raw)] = piece.raw
+        while waiting[0][0] is not piece.manifest:  # tensors without bytes have no pieces
+            yield _as_array(*waiting.popleft())
         if piece.index == len(piece.manifest.layout) - 1:
-            layout = waiting.popleft().layout
-            yield _as_array(buffer, layout.dtype, layout.shape)
+            yield _as_array(*waiting.popleft())
     while waiting:
-        yield _empty_array(waiting.popleft())
-
-
-def _empty_array(manifest: Manifest) -> np.ndarray:
-    return _as_array(np.empty(0, np.uint8), manifest.layout.dtype, manifest.layout.shape)
+        yield _as_array(*waiting.popleft())
 
 
 def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
@@ -278,7 +282,7 @@ def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
         begin, end = layout.row_bytes(0, 1)  # refuses rows that share a byte
         matrix = buffer.reshape(-1, end - begin)[:: abs(selected.step) if len(spans) == 1 else 1]
         buffer = np.ascontiguousarray(matrix if selected.step > 0 else matrix[::-1]).reshape(-1)
-    array = _as_array(buffer, layout.dtype, (len(selected), *layout.shape[1:]))
+    array = _as_array(manifest, buffer, (len(selected), *layout.shape[1:]))
     if isinstance(rows, slice) or layout.dtype.numpy is None:
         return array
     row: np.ndarray = array[0]
@@ -298,7 +302,7 @@ def _read_spans(connect: Connect, manifest: Manifest, spans: Sequence[tuple[int,
     parts, places, size = [], [], 0
     for start, stop in spans:
         indexes = manifest.layout.chunks_for(start, stop)
-        parts.append((manifest, indexes))
+        parts.append(Part(manifest, indexes))
         places += [(start, stop, size)] * len(indexes)
         size += stop - start
     buffer = np.empty(size, np.uint8)
@@ -321,5 +325,7 @@ def _selection(rows: int | slice, shape: tuple[int, ...], name: str) -> range:
     return range(index, index + 1)
 
 
-def _as_array(buffer: np.ndarray, dtype: DType, shape: Sequence[int]) -> np.ndarray:
+def _as_array(manifest: Manifest, buffer: np.ndarray, shape: Sequence[int] | None = None) -> np.ndarray:
+    dtype = manifest.layout.dtype
+    shape = manifest.layout.shape if shape is None else shape
     return buffer if dtype.numpy is None else buffer.view(dtype.numpy).reshape(shape)

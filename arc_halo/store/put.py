@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from arc_halo.codecs.chunking import ChunkLayout, ChunkSpan
 from arc_halo.codecs.digest import TensorHasher, chunk_digest, payload_checksum
 from arc_halo.codecs.policy import PolicyName, check_policy, encode_chunk
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from arc_halo.store.sources import TensorSource
 
 SMALL_NBYTES = 32 << 20  # held in memory, see `_Upload._gathered`
-BATCH_NBYTES = 4 << 20
+BATCH_NBYTES = 8 << 20
 BATCH_PIECES = 1000
 HASH_NBYTES = 1 << 20
 ATTEMPTS = 5
@@ -122,7 +124,7 @@ class _Piece:
 
     def read(self) -> _Piece:
         """Read, name and measure: bytes of our own, so that all three speak of the same."""
-        self.raw = memoryview(bytearray(self.span.nbytes))
+        self.raw = np.empty(self.span.nbytes, np.uint8).data
         self.source.read_into(self.span.offset, self.raw)
         self.digest = chunk_digest(self.raw)
         self.statistics = measure(self.raw, self.source.dtype, self.span.offset * 8 // self.source.dtype.bits)
@@ -228,7 +230,7 @@ class _Upload:
         for _attempt in range(ATTEMPTS):
             try:
                 with self._target.batch(writes=True) as connection:
-                    rows.insert(connection, chunks, batch.completed)
+                    rows.insert(connection, chunks, batch.completed, by_copy=self._target.by_copy)
             except ConstraintViolation as error:
                 if error.is_dangling:
                     return  # a chunk was pruned: its tensor stays missing and is uploaded once more

@@ -97,7 +97,9 @@ def find_chunks(connection: psycopg.Connection[Any], digests: Iterable[bytes], *
         return {digest for (digest,) in cursor.execute(_FIND_CHUNKS, (TENANT_ID, asked))}
 
 
-def insert(connection: psycopg.Connection[Any], chunks: Sequence[ChunkRow], tensors: Sequence[TensorRow]) -> None:
+def insert(
+    connection: psycopg.Connection[Any], chunks: Sequence[ChunkRow], tensors: Sequence[TensorRow], *, by_copy: bool
+) -> None:
     """Insert chunks, then the tensors they complete: everybody locks in the same order, so nobody deadlocks.
 
     A chunk that is there by now raises a unique violation, one that was pruned a foreign key violation. A tensor
@@ -105,7 +107,7 @@ def insert(connection: psycopg.Connection[Any], chunks: Sequence[ChunkRow], tens
     """
     if chunks:
         ordered = sorted(chunks, key=lambda chunk: chunk.digest)
-        TENSOR_DATA.insert(connection, [_chunk_values(chunk) for chunk in ordered])
+        TENSOR_DATA.insert(connection, [_chunk_values(chunk) for chunk in ordered], by_copy=by_copy)
     ordered_tensors = sorted(tensors, key=lambda tensor: tensor.digest)
     values = [tensor.values() for tensor in ordered_tensors]
     inserted = set(TENSOR_METADATA.insert_new(connection, values, conflict=("tenant_id", "digest")))
@@ -116,7 +118,7 @@ def insert(connection: psycopg.Connection[Any], chunks: Sequence[ChunkRow], tens
         for span, digest in tensor.chunks
     ]
     if spans:
-        TENSOR_CHUNKS.insert(connection, spans)
+        TENSOR_CHUNKS.insert(connection, spans, by_copy=by_copy)
 
 
 def _chunk_values(chunk: ChunkRow) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SKETCH_DIMENSION = 64
 _PERIOD = 4096
+_BLOCK = 1 << 16  # elements that stay in the processor's cache from one pass to the next
 # Fixed for ever: sketches of two databases must be comparable.
 _SIGNS = np.where(np.random.Generator(np.random.PCG64(20)).integers(0, 2, _PERIOD), 1.0, -1.0)
 
@@ -88,10 +89,18 @@ def measure(raw: memoryview, dtype: DType, first_element: int) -> Statistics:
 
     Complex and packed element types have none: the result counts no elements.
     """
-    values = _as_float(raw, dtype)
-    if values is None or not values.size:
-        return Statistics()
-    measured = Statistics(count=values.size, zero_count=values.size - int(np.count_nonzero(values)))
+    measured = Statistics()
+    if dtype.numpy is None or dtype.name == "C64":
+        return measured
+    block_nbytes = _BLOCK * dtype.bits // 8
+    for start in range(0, raw.nbytes, block_nbytes):
+        values = _as_float(raw[start : start + block_nbytes], dtype)
+        measured.merge(_measure_block(values, first_element + start * 8 // dtype.bits))
+    return measured
+
+
+def _measure_block(values: np.ndarray, first_element: int) -> Statistics:
+    measured = Statistics(count=values.size, zero_count=int(np.count_nonzero(np.equal(values, 0))))
     low, high = float(values.min()), float(values.max())  # a NaN anywhere makes both NaN
     if not (np.isfinite(low) and np.isfinite(high)):
         measured.nan_count = int(np.isnan(values).sum())
@@ -105,21 +114,19 @@ def measure(raw: memoryview, dtype: DType, first_element: int) -> Statistics:
         measured.finite_count = values.size
     measured.min_value, measured.max_value = low, high
     with np.errstate(over="ignore", invalid="ignore"):
-        measured.mean = float(values.sum(dtype=np.float64) / measured.finite_count)
         deviations = values.astype(np.float64)
-        measured.sketch = _sketch(deviations, first_element)
+        columns = _columns(deviations, first_element)
+        measured.sketch = (columns * _SIGNS).reshape(-1, SKETCH_DIMENSION).sum(axis=0)
+        measured.mean = float(columns.sum() / measured.finite_count)
         deviations -= measured.mean
-        np.square(deviations, out=deviations)
         # Elements that are not finite stand as zero above; their share of the sum is taken out again.
         absent = measured.count - measured.finite_count
-        squares = deviations.sum() - absent * np.float64(measured.mean) ** 2
+        squares = np.vecdot(deviations, deviations) - absent * np.float64(measured.mean) ** 2
         measured.squares = float(np.maximum(squares, 0.0))  # keeps the NaN that an overflow leaves
     return measured
 
 
-def _as_float(raw: memoryview, dtype: DType) -> np.ndarray | None:
-    if dtype.numpy is None or dtype.name == "C64":
-        return None
+def _as_float(raw: memoryview, dtype: DType) -> np.ndarray:
     if dtype.name == "BF16":  # the upper half of a float32
         return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
     values = np.frombuffer(raw, dtype.numpy)
@@ -142,8 +149,8 @@ _F8_TABLES = {
 }
 
 
-def _sketch(values: np.ndarray, first_element: int) -> np.ndarray:
-    """Signed sums of the elements by position; ``values`` is float64."""
+def _columns(values: np.ndarray, first_element: int) -> np.ndarray:
+    """Sums of the elements by their place in the period; ``values`` is float64."""
     phase = first_element % _PERIOD
     columns = np.zeros(_PERIOD)
     head = min((-phase) % _PERIOD, values.size)
@@ -151,5 +158,4 @@ def _sketch(values: np.ndarray, first_element: int) -> np.ndarray:
     whole = head + (values.size - head) // _PERIOD * _PERIOD
     columns += values[head:whole].reshape(-1, _PERIOD).sum(axis=0)
     columns[: values.size - whole] += values[whole:]
-    sketch: np.ndarray = (columns * _SIGNS).reshape(-1, SKETCH_DIMENSION).sum(axis=0)
-    return sketch
+    return columns

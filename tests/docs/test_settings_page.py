@@ -9,8 +9,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def test_the_page_has_every_setting_and_no_other():
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
-    assert rows.keys() - {"DATABASE_URL"} == {f"ARC_HALO_{name.upper()}" for name in Settings.model_fields}
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(rows) - {"DATABASE_URL"} == {f"ARC_HALO_{name.upper()}" for name in Settings.model_fields}
 
 
 def test_the_page_has_the_defaults():
