@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from html import escape
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -13,10 +13,12 @@ from arc_halo.database.embedded import EmbeddedServer, embedded_server
 from arc_halo.database.engine import application_engine
 from arc_halo.database.transaction import DEFAULT_ATTEMPTS, run_transaction
 from arc_halo.database.url import configured_url, parse_url, printable
+from arc_halo.errors import EmbeddedServerError
 from arc_halo.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import IsolationLevel
 
 Result = TypeVar("Result")
+_DUMPS_KEPT: Final = 3
 
 
 class Database:
@@ -98,7 +101,7 @@ def connect(url: str | URL | None = None, *, migrate: bool | None = None) -> Dat
         Else ``ARC_HALO_DATABASE_URL``, then ``DATABASE_URL``, then the embedded server under ``ARC_HALO_HOME``.
     migrate
         Bring the schema to the code's revision. By default only the embedded database is, after a dump into
-        ``ARC_HALO_HOME/backups`` if it holds an older one.
+        ``ARC_HALO_HOME/backups`` if it holds an older one; the newest three dumps are kept.
 
     Raises
     ------
@@ -142,10 +145,29 @@ def _bring_to_head(engine: Engine, url: URL, server: EmbeddedServer | None) -> N
 
 
 def _dump(server: EmbeddedServer, found: tuple[str, ...]) -> None:
-    """Keep the database as it was before a migration, for `pg_restore`."""
+    """Keep the database as it was before a migration, for `pg_restore`, and of older dumps the newest."""
     folder = server.home / "backups"
-    folder.mkdir(exist_ok=True)
     whole = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{'-'.join(found)}.dump"
     partial = whole.with_suffix(".partial")
-    server.run_tool("pg_dump", "--format=custom", f"--file={partial}")
+    _make_private(folder, partial)
+    try:
+        server.run_tool("pg_dump", "--format=custom", f"--file={partial}")
+    except BaseException:
+        partial.unlink()
+        raise
     partial.rename(whole)
+    for old in sorted(folder.glob("[0-9]*T[0-9]*Z-*.dump"))[:-_DUMPS_KEPT]:
+        old.unlink()
+
+
+def _make_private(folder: Path, file: Path) -> None:
+    """Make the folder and the file of a dump, which holds every tenant's rows, for their owner alone."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)  # an older version left it open
+        file.touch(mode=0o600)  # pg_dump empties what is there and keeps its mode
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"the database cannot be dumped into {folder} before it is upgraded: {error.strerror}; make that folder "
+            "your own, or move it away"
+        ) from error

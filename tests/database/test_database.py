@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from arc_halo.database import Database, connect, embedded, migrate
-from arc_halo.database.embedded import embedded_server
+from arc_halo.database.embedded import EmbeddedServer, embedded_server
 from arc_halo.database.engine import application_engine
 from arc_halo.database.url import parse_url
-from arc_halo.errors import DatabaseUnavailable, SchemaNotAtHead
+from arc_halo.errors import DatabaseUnavailable, EmbeddedServerError, SchemaNotAtHead
 from arc_halo.settings import Settings
 from tests.fixtures.embedded import kill
 
@@ -119,6 +121,46 @@ def test_an_older_embedded_database_is_dumped_first(scripts, embedded_home):
     server = embedded_server(embedded_home)
     server.acquire()
     server.run_tool("pg_restore", "--dbname=arc_halo", "--table=runs", "--schema=arc_halo", str(dump))
+
+
+def upgrade_again(scripts, count):
+    for number in range(count):
+        scripts.add(f"1{number}", f"1{number - 1}" if number else "0002", "SELECT 1")
+        connect().close()
+
+
+def test_dumps_are_their_owners_alone(scripts, embedded_home):
+    (embedded_home / "backups").mkdir(mode=0o755)
+    connect().close()
+    upgrade_again(scripts, 1)
+    (dump,) = (embedded_home / "backups").iterdir()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (dump.parent, dump)] == [0o700, 0o600]
+
+
+def test_the_newest_three_dumps_are_kept_and_nobody_elses_is_touched(scripts, embedded_home):
+    connect().close()
+    (embedded_home / "backups").mkdir()
+    (embedded_home / "backups" / "mine.dump").touch()
+    upgrade_again(scripts, 4)
+    kept = {dump.stem.partition("-")[2] for dump in (embedded_home / "backups").iterdir()}
+    assert kept == {"", "10", "11", "12"}
+
+
+def test_a_failed_dump_leaves_nothing_and_the_schema_as_it_was(scripts, embedded_home, monkeypatch):
+    connect().close()
+    scripts.add("0003", "0002", "DROP TABLE arc_halo.runs")
+    run_tool = partial(embedded_server(embedded_home).run_tool, "pg_dump", "--table=missing")
+    monkeypatch.setattr(EmbeddedServer, "run_tool", lambda _self, _tool, *arguments: run_tool(*arguments))
+    with pytest.raises(EmbeddedServerError, match="pg_dump failed"):
+        connect()
+    assert not list((embedded_home / "backups").iterdir())
+
+
+def test_backups_that_cannot_be_written_stop_the_upgrade(scripts, embedded_home):
+    connect().close()
+    (embedded_home / "backups").touch()
+    with pytest.raises(EmbeddedServerError, match="cannot be dumped into"):
+        upgrade_again(scripts, 1)
 
 
 def test_a_newer_embedded_database_is_left_alone(scripts, embedded_home):
