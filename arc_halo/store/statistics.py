@@ -121,7 +121,7 @@ def _measure_block(values: np.ndarray, first_element: int) -> Statistics:
         deviations -= measured.mean
         # Elements that are not finite stand as zero above; their share of the sum is taken out again.
         absent = measured.count - measured.finite_count
-        squares = np.vecdot(deviations, deviations) - absent * np.float64(measured.mean) ** 2
+        squares = np.square(deviations, out=deviations).sum() - absent * np.float64(measured.mean) ** 2
         measured.squares = float(np.maximum(squares, 0.0))  # keeps the NaN that an overflow leaves
     return measured
 
