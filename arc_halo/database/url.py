@@ -18,6 +18,8 @@ DRIVER: Final = "postgresql+psycopg"
 _ACCEPTED_DRIVERS: Final = frozenset({"postgresql", "postgres", DRIVER})
 _LOCAL_HOSTS: Final = frozenset({"", "localhost", "127.0.0.1", "::1"})
 _SECRETS: Final = ("password", "sslpassword", "oauth_client_secret")
+_PREPARE_THRESHOLD: Final = "prepare_threshold"
+_LONGEST_COUNT: Final = 9  # digits
 _EXAMPLE: Final = "postgresql://user:password@host/database"
 
 # A link that died without a word is noticed within a minute, not after the kernel's quarter of an hour.
@@ -38,7 +40,8 @@ def parse_url(text: str | URL) -> URL:
     Raises
     ------
     ConfigurationError
-        The URL cannot be read, or names another database system or driver. The message never holds a password.
+        The URL cannot be read, names another database system or driver, or has a ``prepare_threshold`` that is neither
+        a count nor ``none``. The message never holds a password.
     """
     try:
         url = make_url(text)
@@ -54,6 +57,7 @@ def parse_url(text: str | URL) -> URL:
     url = url.set(drivername=DRIVER)
     if "password" in url.query:  # an engine's repr hides the password's own place, not the query
         url = url.set(password=_single(url, "password")).difference_update_query(["password"])
+    _prepare_threshold(url)
     return url if is_local(url) else _require_tls(url)
 
 
@@ -68,8 +72,12 @@ def is_local(url: URL) -> bool:
 
 
 def is_pooled(url: URL) -> bool:
-    """Whether ``url`` names a Neon pooler: PgBouncer in transaction mode, where no session state survives."""
-    return any(host.partition(".")[0].endswith("-pooler") for host in _hosts(url))
+    """Whether ``url`` names a pooler in transaction mode, such as PgBouncer, where no session state survives.
+
+    Neon's are known by their host, ``*-pooler``. Any other is told by ``prepare_threshold=none`` in the URL.
+    """
+    told = _PREPARE_THRESHOLD in url.query and _prepare_threshold(url) is None
+    return told or any(host.partition(".")[0].endswith("-pooler") for host in _hosts(url))
 
 
 def require_direct(url: URL, purpose: str) -> None:
@@ -78,18 +86,22 @@ def require_direct(url: URL, purpose: str) -> None:
     Raises
     ------
     ConfigurationError
-        ``url`` is pooled; the message names the direct host.
+        ``url`` is pooled; the message names the direct host where it is known.
     """
     if is_pooled(url):
         hosts = ", ".join(_hosts(url))
+        direct = hosts.replace("-pooler", "")
+        named = direct if direct != hosts else f"and port, without {_PREPARE_THRESHOLD}=none"
         raise ConfigurationError(
             f"{purpose} cannot go through the pooler {hosts}: it shares sessions between clients, and with them locks "
-            f"and settings; use the direct host {hosts.replace('-pooler', '')}"
+            f"and settings; use the direct host {named}"
         )
 
 
 def connect_arguments(url: URL, settings: Settings) -> dict[str, Any]:
     """What psycopg is told beside the URL; anything the URL says itself is left alone.
+
+    ``prepare_threshold`` is psycopg's own option, not libpq's: it wants the number that the URL has as text.
 
     Through a pooler nothing is prepared and no ``options`` are sent, so ``statement_timeout_seconds`` does not reach
     it: set that on the role instead.
@@ -101,9 +113,9 @@ def connect_arguments(url: URL, settings: Settings) -> dict[str, Any]:
     if not is_local(url):
         arguments |= _KEEPALIVES
     arguments = {name: value for name, value in arguments.items() if name not in url.query}
-    if is_pooled(url):
-        arguments["prepare_threshold"] = None
-    elif settings.statement_timeout_seconds:
+    if _PREPARE_THRESHOLD in url.query or is_pooled(url):
+        arguments[_PREPARE_THRESHOLD] = _prepare_threshold(url)
+    if not is_pooled(url) and settings.statement_timeout_seconds:
         timeout = f"-c statement_timeout={round(settings.statement_timeout_seconds * 1000)}"
         arguments["options"] = f"{_single(url, 'options')} {timeout}".strip()
     return arguments
@@ -123,7 +135,8 @@ def printable(url: URL) -> str:
 def libpq_string(url: URL) -> str:
     """``url`` for libpq, secrets included; SQLAlchemy's own rendering writes a space as ``+``, which libpq keeps."""
     named = url.translate_connect_args(database="dbname", username="user")
-    query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+    given = url.difference_update_query([_PREPARE_THRESHOLD]).query  # libpq would refuse psycopg's own option
+    query = {name: value if isinstance(value, str) else ",".join(value) for name, value in given.items()}
     return make_conninfo("", **named, **query)
 
 
@@ -132,6 +145,19 @@ def _hosts(url: URL) -> list[str]:
     named = url.query.get("host") or url.host or os.environ.get("PGHOST", "")
     listed = [named] if isinstance(named, str) else list(named)
     return [host.partition(":")[0] if host.count(":") == 1 else host for part in listed for host in part.split(",")]
+
+
+def _prepare_threshold(url: URL) -> int | None:
+    """After how many executions psycopg prepares a statement by this URL; None is never."""
+    value = _single(url, _PREPARE_THRESHOLD)
+    if _PREPARE_THRESHOLD not in url.query or value == "none":
+        return None
+    if not (value.isascii() and value.isdecimal() and len(value) <= _LONGEST_COUNT):
+        raise ConfigurationError(
+            f"{_PREPARE_THRESHOLD} in the database URL is neither a count nor none; write 5 to prepare a statement "
+            "after five executions, or none to prepare nothing, as a pooler in transaction mode wants it"
+        )
+    return int(value)
 
 
 def _single(url: URL, name: str) -> str:

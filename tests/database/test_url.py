@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 
+from arc_halo.database.engine import application_engine
 from arc_halo.database.url import (
     configured_url,
     connect_arguments,
     is_local,
     is_pooled,
+    libpq_string,
     parse_url,
     printable,
     require_direct,
@@ -105,6 +107,31 @@ def test_poolers_get_no_session_state(settings):
     arguments = connect_arguments(parse_url(POOLER), settings)
     assert arguments["prepare_threshold"] is None
     assert "options" not in arguments
+
+
+@pytest.mark.parametrize(("text", "threshold"), [("0", 0), ("7", 7), ("none", None)])
+def test_a_prepare_threshold_is_what_psycopg_wants(database_url, impatient, text, threshold):
+    url = database_url.update_query_dict({"prepare_threshold": text})
+    engine = application_engine(parse_url(url), impatient)
+    with engine.connect() as connection:
+        assert connection.connection.driver_connection.prepare_threshold == threshold
+    engine.dispose()
+    assert "prepare_threshold" not in libpq_string(url)
+
+
+@pytest.mark.parametrize("text", ["few", "-1", "1.5", "1_000", "9" * 5000])
+def test_another_prepare_threshold_is_refused(text):
+    with pytest.raises(ConfigurationError, match="neither a count nor none"):
+        parse_url(f"{NEON}?prepare_threshold={text}")
+
+
+def test_a_pooler_of_another_name_is_told_by_the_url(settings):
+    url = parse_url("postgresql://localhost:6432/db?prepare_threshold=none")
+    assert is_pooled(url)
+    assert "options" not in connect_arguments(url, settings)
+    with pytest.raises(ConfigurationError, match="use the direct host and port, without prepare_threshold=none"):
+        require_direct(url, "a migration")
+    assert not is_pooled(parse_url("postgresql://localhost:6432/db?prepare_threshold=0"))
 
 
 def test_what_the_url_says_wins(settings):
