@@ -61,7 +61,7 @@ def upgrade(
     """Bring the schema to the code's revision, or to the one given.
 
     Several at once are fine: one does it, the others wait and find it done.
-    The embedded database is dumped first if it holds an older schema.
+    Before the embedded database is upgraded to head it is dumped, if it holds an older schema.
 
     Example: arc-halo db upgrade
     """
@@ -179,14 +179,16 @@ def url(
 ) -> None:
     """Print the URL of the database that commands use.
 
-    The embedded server runs only while somebody uses it.
+    A configured one can be handed on: psql "$(arc-halo db url --show-password)".
+    The embedded server stops with this command unless somebody else uses it.
 
-    Example: psql "$(arc-halo db url --show-password)"
+    Example: arc-halo db url
     """
     from arc_halo.database import printable
 
     with context.obj.target() as target:
-        plain = target.url.set(drivername="postgresql")  # as libpq's programs read it
+        # As libpq's programs read it: prepare_threshold is psycopg's own.
+        plain = target.url.set(drivername="postgresql").difference_update_query(["prepare_threshold"])
         text = plain.render_as_string(hide_password=False) if show_password else printable(plain)
     if json:
         print_json({"url": text, "is_embedded": target.is_embedded})

@@ -129,6 +129,11 @@ def test_url_hides_the_password():
     assert secret.json("db", "url") == {"url": "postgresql://me:***@localhost/db", "is_embedded": False}
 
 
+def test_url_is_one_that_psql_reads():
+    pooled = CommandLine("postgresql+psycopg://me@localhost/db?prepare_threshold=none")
+    assert pooled.says("db", "url") == "postgresql://me@localhost/db\n"
+
+
 def test_eight_upgrades_at_once_of_an_embedded_database(home: Path):
     processes = [start("db", "upgrade", ARC_HALO_HOME=str(home)) for _ in range(8)]
     ended = [(*process.communicate(timeout=240), process.returncode) for process in processes]
