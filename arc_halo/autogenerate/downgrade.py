@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from arc_halo.errors import DataLossRefused
 
@@ -45,30 +45,84 @@ def goes_down(migration_context: MigrationContext) -> bool:
 def refuse_data_loss(connection: Connection, schema: str, *, version_table: str = "alembic_version") -> Iterator[None]:
     """Let the block drop only tables without rows, and columns of such tables.
 
-    Writers are locked out of the schema's tables until the transaction ends: a row that came after the look would be
-    lost unseen. What the block did must be in the same transaction, for the error to take it back.
+    It is checked before every commit, since ``autocommit_block()`` commits, and at the end of the block. Writers are
+    locked out of the schema's tables in each transaction: a row that came after the look would be lost unseen. Within
+    an ``autocommit_block()`` each statement is final, and the loss can only be told.
 
     Raises
     ------
     DataLossRefused
-        At the end of the block; the caller's transaction must be rolled back.
+        Before a commit, or at the end of the block; the transaction must be rolled back.
     """
-    parameters = {"schema": schema, "version_table": version_table}
-    tables: dict[int, str] = {row[0]: row[1] for row in connection.execute(text(_TABLES), parameters)}
-    if tables:
-        connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables.values())} IN SHARE MODE")
-    filled = [oid for oid, name in tables.items() if connection.scalar(text(f"SELECT EXISTS (SELECT FROM {name})"))]  # noqa: S608  (quoted by PostgreSQL)
-    before = _columns(connection, filled)
-    yield
-    lost = before.keys() - _columns(connection, filled).keys()
-    if lost:
-        whole = {column.table for column in before} - {column.table for column in before.keys() - lost}
-        parts = {f"{tables[column.table]}.{before[column]}" for column in lost if column.table not in whole}
-        names = ", ".join(sorted({tables[table] for table in whole} | parts))
+    guard = _Guard(connection, schema, version_table)
+    guard.look()
+    listeners = {"begin": guard.look, "commit": guard.before_commit}
+    for name, listener in listeners.items():
+        event.listen(connection, name, listener)
+    try:
+        yield
+        guard.check()
+    finally:
+        for name, listener in listeners.items():
+            event.remove(connection, name, listener)
+
+
+class _Guard:
+    """What held rows when the transaction began."""
+
+    def __init__(self, connection: Connection, schema: str, version_table: str) -> None:
+        self.connection = connection
+        self.parameters = {"schema": schema, "version_table": version_table}
+        self.tables: dict[int, str] = {}
+        self.filled: list[int] = []
+        self.columns: dict[Column, str] = {}
+        self.final = False  # whether what is done now is committed by itself
+        self.committed = False
+
+    def look(self, _connection: Connection | None = None) -> None:
+        """Lock the tables and see which of them, and of their columns, must stay."""
+        self.final = _is_autocommit(self.connection)
+        self.tables = {row[0]: row[1] for row in self.connection.execute(text(_TABLES), self.parameters)}
+        if self.tables and not self.final:
+            self.connection.exec_driver_sql(f"LOCK TABLE {', '.join(self.tables.values())} IN SHARE MODE")
+        self.filled = [oid for oid, name in self.tables.items() if self._has_rows(name)]
+        self.columns = _columns(self.connection, self.filled)
+
+    def _has_rows(self, name: str) -> bool:
+        return bool(self.connection.scalar(text(f"SELECT EXISTS (SELECT FROM {name})")))  # noqa: S608  (quoted by PostgreSQL)
+
+    def before_commit(self, _connection: Connection) -> None:
+        self.check()
+        self.committed = True
+
+    def check(self) -> None:
+        lost = self.columns.keys() - _columns(self.connection, self.filled).keys()
+        if not lost:
+            return
+        kept_tables = {column.table for column in self.columns.keys() - lost}
+        names = ", ".join(sorted({self._lost(column, kept_tables) for column in lost}))
+        if self.final:
+            raise DataLossRefused(
+                f"The downgrade dropped what held rows: {names}. It did so in an `autocommit_block()`, where nothing"
+                " can be taken back: restore it from a backup, and have the revision drop outside of such a block."
+            )
+        done = (
+            "What came before its last `autocommit_block()` stays done." if self.committed else "Nothing was changed."
+        )
         raise DataLossRefused(
-            f"The downgrade would drop what holds rows: {names}. Nothing was changed. Save it first, or say that it may"
+            f"The downgrade would drop what holds rows: {names}. {done} Save it first, or say that it may"
             " go: `-x allow_data_loss=1`."
         )
+
+    def _lost(self, column: Column, kept_tables: set[int]) -> str:
+        table = self.tables[column.table]
+        return f"{table}.{self.columns[column]}" if column.table in kept_tables else table
+
+
+def _is_autocommit(connection: Connection) -> bool:
+    driver_connection = connection.connection.dbapi_connection
+    assert driver_connection is not None
+    return connection.dialect.detect_autocommit_setting(driver_connection)
 
 
 def _columns(connection: Connection, tables: list[int]) -> dict[Column, str]:

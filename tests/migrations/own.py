@@ -54,10 +54,12 @@ class Migrations:
         script = command.revision(self.config, "A change", autogenerate=True, version_path=str(self.folder))
         return Path(script.path).read_text()
 
-    def add(self, revision: str, down: str, up: str, back: str) -> None:
-        """A revision written by hand."""
+    def add(self, revision: str, down: str, up: str, back: str, back_at_once: str | None = None) -> None:
+        """A revision written by hand; ``back_at_once`` stands in an ``autocommit_block()`` of the downgrade."""
         head = f"from alembic import op\nrevision, down_revision = {revision!r}, {down!r}\n"
         body = f"def upgrade():\n    op.execute({up!r})\n\ndef downgrade():\n    op.execute({back!r})\n"
+        if back_at_once is not None:
+            body += f"    with op.get_context().autocommit_block():\n        op.execute({back_at_once!r})\n"
         (self.folder / f"{revision}.py").write_text(head + body)
 
     def upgrade(self, revision: str = "head") -> None:

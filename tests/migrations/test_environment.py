@@ -91,6 +91,50 @@ def test_a_refused_downgrade_takes_back_its_first_steps(migrated):
     assert migrated.scalars("SELECT version_num FROM arc_halo.alembic_version") == ["later"]
 
 
+LATER = "CREATE TABLE arc_halo.later (id bigint, name text); INSERT INTO arc_halo.later VALUES (1, 'a')"
+
+
+def refusal(migrated, back, back_at_once, destination="-1"):
+    """What a downgrade is told; it drops what ``back`` and ``back_at_once`` say of a table with a row."""
+    head = migrated.scalars("SELECT version_num FROM arc_halo.alembic_version")
+    migrated.add("later", head[0], LATER, back, back_at_once)
+    migrated.upgrade()
+    with pytest.raises(DataLossRefused) as caught:
+        migrated.downgrade(destination)
+    return str(caught.value)
+
+
+def test_rows_are_kept_before_a_commit_in_the_midst(migrated):
+    said = refusal(migrated, "ALTER TABLE arc_halo.later DROP COLUMN name", "SELECT 1")
+    assert "Nothing was changed." in said
+    assert migrated.scalars("SELECT name FROM arc_halo.later") == ["a"]
+    assert migrated.scalars("SELECT version_num FROM arc_halo.alembic_version") == ["later"]
+
+
+def test_a_commit_in_the_midst_is_told(migrated):
+    migrated.execute(MODEL)
+    said = refusal(migrated, "TRUNCATE arc_halo.later", "SELECT 1", "base")
+    assert "arc_halo.models." in said
+    assert "Nothing was changed" not in said
+    assert migrated.scalars("SELECT name FROM arc_halo.models") == ["m"]
+
+
+def test_a_loss_without_a_transaction_is_told(migrated):
+    said = refusal(migrated, "SELECT 1", "ALTER TABLE arc_halo.later DROP COLUMN name")
+    assert "dropped what held rows: arc_halo.later.name. " in said
+    assert "Nothing was changed" not in said
+
+
+def test_a_concurrent_drop_of_an_index_is_let_through(migrated):
+    head = migrated.scalars("SELECT version_num FROM arc_halo.alembic_version")
+    index = "CREATE INDEX ix_later ON arc_halo.models (created_at)"
+    migrated.add("later", head[0], index, "SELECT 1", "DROP INDEX CONCURRENTLY arc_halo.ix_later")
+    migrated.upgrade()
+    migrated.execute(MODEL)
+    migrated.downgrade()
+    assert migrated.scalars("SELECT version_num FROM arc_halo.alembic_version") == head
+
+
 def test_what_holds_no_rows_may_go(migrated):
     head = migrated.scalars("SELECT version_num FROM arc_halo.alembic_version")
     migrated.execute(MODEL)
