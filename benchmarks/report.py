@@ -87,27 +87,27 @@ def goals(results: Results) -> list[Goal]:
 
 def _of_size(results: Results) -> Iterable[Goal]:
     for policy, most, aim in (("dense", 0.663 * 1.01, "0.670: ZipNN's ratio and 1 %"), ("fast", 0.69, "0.690")):
-        measured = results.of(f"arc-halo {policy}", "BF16")
+        measured = results.of(f"Arc-Halo {policy}", "BF16")
         ratio = measured.payload_nbytes / measured.raw_nbytes
         yield Goal(f"`{policy}`, bf16: payload at most {aim}", f"{ratio:.4f}", ratio <= most)
 
 
 def _of_import(results: Results) -> Iterable[Goal]:
     for precision in ("F32", "BF16"):
-        fast = results.of("arc-halo fast", precision).saved_seconds
+        fast = results.of("Arc-Halo fast", precision).saved_seconds
         for peer, least in ((NAIVE, 2.0), (COPY, 1.0)):
             ratio = faster(results.of(peer, precision).saved_seconds, fast)
             aim = f"`fast`, {precision}: import at least {least:g} times as fast as {peer}"
             yield Goal(aim, f"{ratio:.2f}", ratio >= least)
     for precision in ("F32", "BF16"):
-        fast_again = results.of("arc-halo fast", precision)
+        fast_again = results.of("Arc-Halo fast", precision)
         speed = rate(fast_again.model_nbytes, fast_again.again_seconds)
         yield Goal(f"{precision}: unchanged import at least 800 MB/s", f"{speed:.0f}", speed >= 800)
 
 
 def _of_load(results: Results) -> Iterable[Goal]:
     for precision in ("F32", "BF16"):
-        balanced = results.of("arc-halo balanced", precision)
+        balanced = results.of("Arc-Halo balanced", precision)
         speed = rate(balanced.model_nbytes, balanced.loaded_seconds)
         yield Goal(f"`balanced`, {precision}: load at least 400 MB/s", f"{speed:.0f}", speed >= 400)
         ratio = faster(results.of(NAIVE, precision).loaded_seconds, balanced.loaded_seconds)
@@ -116,7 +116,7 @@ def _of_load(results: Results) -> Iterable[Goal]:
 
 
 def _of_slices(results: Results) -> Iterable[Goal]:
-    (balanced,) = (each for each in results.slices if each.store == "arc-halo balanced")
+    (balanced,) = (each for each in results.slices if each.store == "Arc-Halo balanced")
     aim = "10 rows of an embedding matrix: at most 2 chunks and 5 ms"
     found = f"{balanced.chunk_count} chunks, {balanced.seconds * 1e3:.1f} ms"
     yield Goal(aim, found, balanced.chunk_count <= 2 and balanced.seconds <= 0.005)

@@ -218,7 +218,7 @@ class ArcHalo(Store):
     """A database of ours, under one policy: whole models with layers and heads, embeddings not made searchable."""
 
     def __init__(self, database: Database, policy: PolicyName) -> None:
-        self.name = f"arc-halo {policy}"
+        self.name = f"Arc-Halo {policy}"
         self.policy = policy
         self.database = database
         self._empty = self.stored_nbytes()[0]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-OURS = {f"arc-halo {policy}" for policy in ("none", "fast", "balanced", "dense")}
+OURS = {f"Arc-Halo {policy}" for policy in ("none", "fast", "balanced", "dense")}
 READERS = {"naive bytea, binary cursor"}
 PEERS = {"naive bytea", "raw COPY", "large objects", "safetensors file"}
 MODELS = 2
@@ -36,11 +36,11 @@ def check_counts(measured):
 
 
 def check_bytes(measured):
-    for name in ("raw COPY", "large objects", "arc-halo none"):
+    for name in ("raw COPY", "large objects", "Arc-Halo none"):
         assert measured[name]["payload_nbytes"] == MODELS * measured[name]["model_nbytes"]
     for name in OURS | PEERS:
         assert measured[name]["stored_nbytes"] >= measured[name]["payload_nbytes"]
-    payloads = [measured[f"arc-halo {policy}"]["payload_nbytes"] for policy in ("dense", "balanced", "fast", "none")]
+    payloads = [measured[f"Arc-Halo {policy}"]["payload_nbytes"] for policy in ("dense", "balanced", "fast", "none")]
     assert payloads == sorted(payloads)
 
 
