@@ -22,9 +22,10 @@ _SIGNS = np.where(np.random.Generator(np.random.PCG64(20)).integers(0, 2, _PERIO
 class Statistics:
     """What is known of the elements seen so far; ``mean`` and ``squares`` are over finite elements.
 
-    ``squares`` is the sum of squared deviations from the mean; below 1e-160 they are subnormal and lose digits. Two parts merge without loss of precision by the
-    pairwise formulas of Chan, Golub and LeVeque (1979). ``sketch`` is a count sketch (Charikar, Chen and
-    Farach-Colton, 2002): tensors that differ little have sketches with a cosine near 1.
+    ``squares`` is the sum of squared deviations from the mean; those of elements below 1e-160 are subnormal and lose
+    digits. Two parts merge without loss of precision by the pairwise formulas of Chan, Golub and LeVeque (1979).
+    ``sketch`` is a count sketch (Charikar, Chen and Farach-Colton, 2002): tensors that differ little have sketches with
+    a cosine near 1.
     """
 
     count: int = 0
