@@ -13,11 +13,11 @@ from arc_halo.autogenerate.catalog import columns, read
 from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.order import arrange
 from arc_halo.autogenerate.savepoints import rolled_back, run, succeeds
-from arc_halo.autogenerate.tables import claimed_parts, dropped_tables, late_references
+from arc_halo.autogenerate.tables import claimed_parts, dropped_tables, late_references, tables_made_views
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from alembic.autogenerate.api import AutogenContext
@@ -93,9 +93,11 @@ def compare_server_default(
     return PriorityDispatchResult.STOP if plain or computed else PriorityDispatchResult.CONTINUE
 
 
-def _comparison(connection: Connection, metadata: MetaData, table_ops: Iterable[MigrateOperation]) -> Comparison:
+def _comparison(connection: Connection, metadata: MetaData, table_ops: list[MigrateOperation]) -> Comparison:
     schema = str(metadata.schema)
     before, current = columns(connection, schema), read(connection, schema)
+    standing_tables = {table for table, _ in before}
+    table_ops += tables_made_views(standing_tables, metadata)
     with rolled_back(connection):
         _put_aside(connection, schema)
         built = create_all(connection, metadata)
@@ -105,7 +107,7 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: Iterable[
         )
         standing = before.keys() & columns(connection, schema).keys()
         comparison.changes = _changes(connection, schema, comparison, standing)
-        comparison.changes.new_parts |= late_references(table_ops, wanted)
+        comparison.changes.new_parts |= late_references(table_ops, standing_tables, wanted)
     return comparison
 
 

@@ -121,7 +121,8 @@ def _creations(comparison: Comparison, drop: set[Key]) -> tuple[list[MigrateOper
     before: list[MigrateOperation] = []
     after: list[MigrateOperation] = []
     for key, made in comparison.built.items():
-        side = before if made.before_tables else after
+        # A view may take the name of a table that goes.
+        side = before if made.before_tables and wanted[key].relation not in comparison.gone_tables else after
         if key in drop or key not in current:
             side.append(operations.create(key, made.source, wanted[key]))
         elif key in changes.replaced:

@@ -5,20 +5,20 @@ Reflection forgets: partitioning, operator classes, index parameters, doubled pe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from alembic.operations import ops
 from sqlalchemy import ForeignKeyConstraint
 
 from arc_halo.autogenerate import operations
-from arc_halo.autogenerate.objects import Key
+from arc_halo.autogenerate.objects import Key, tables_and_views
 from arc_halo.autogenerate.partitions import pop_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from alembic.operations import MigrateOperation
-    from sqlalchemy.schema import SchemaItem
+    from sqlalchemy import MetaData
 
     from arc_halo.autogenerate.catalog import Found, TableText
 
@@ -45,20 +45,31 @@ def dropped_tables(table_ops: Iterable[MigrateOperation]) -> set[str]:
     return {op.table_name for op in flat(table_ops) if isinstance(op, ops.DropTableOp)}
 
 
-def late_references(table_ops: Iterable[MigrateOperation], wanted: Mapping[Key, Found]) -> set[Key]:
-    """Take the foreign keys with ``use_alter`` out of new tables: CREATE TABLE, as Alembic sends it, forgets them."""
-    late: set[tuple[str, str]] = set()
+def tables_made_views(standing: set[str], metadata: MetaData) -> list[ops.DropTableOp]:
+    """Drops of tables whose names are declared as views: Alembic takes the two for one and leaves the table alone."""
+    _, views = tables_and_views(metadata)
+    return [ops.DropTableOp(view.name, schema=metadata.schema) for view in views if view.name in standing]
+
+
+def late_references(table_ops: Iterable[MigrateOperation], standing: set[str], wanted: Mapping[Key, Found]) -> set[Key]:
+    """Take foreign keys out of new tables, all of a table if one must wait, and return them.
+
+    Those with ``use_alter`` CREATE TABLE, as Alembic sends it, forgets; those to a standing table may point to a column
+    or a unique constraint that this revision adds, and Alembic adds them later.
+    """
+    late: set[str] = set()
     for op in flat(table_ops):
-        if isinstance(op, ops.CreateTableOp):
-            late |= {(op.table_name, str(item.name)) for item in op.columns if _is_late(item)}
-            op.columns = [item for item in op.columns if not _is_late(item)]
-    return {
-        key for key, found in wanted.items() if key.kind == "foreign key" and (found.relation, found.member) in late
-    }
+        if not isinstance(op, ops.CreateTableOp):
+            continue
+        references = [item for item in op.columns if isinstance(item, ForeignKeyConstraint)]
+        if any(item.use_alter or _refers_to(item, op.schema, standing) for item in references):
+            late.add(op.table_name)
+            op.columns = [item for item in op.columns if not isinstance(item, ForeignKeyConstraint)]
+    return {key for key, found in wanted.items() if key.kind == "foreign key" and found.relation in late}
 
 
-def _is_late(item: SchemaItem) -> TypeGuard[ForeignKeyConstraint]:
-    return isinstance(item, ForeignKeyConstraint) and item.use_alter
+def _refers_to(item: ForeignKeyConstraint, schema: str | None, tables: set[str]) -> bool:
+    return item.referred_table.schema == schema and item.referred_table.name in tables
 
 
 def amended(

@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 
 from arc_halo.autogenerate import difference
-from tests.autogenerate.cases import (
-    check,
-    column_in_the_middle_of_a_view,
-    comments,
-    generated_column,
-    nearest_index,
-    policy,
-    storage,
-)
+from tests.autogenerate.object_cases import column_in_the_middle_of_a_view, policy
 from tests.autogenerate.project import new_metadata
+from tests.autogenerate.table_cases import check, comments, generated_column, nearest_index, storage
 
 PLANTED = {
     "column": "ALTER TABLE app.items ADD COLUMN more text",
