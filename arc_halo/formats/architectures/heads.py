@@ -9,7 +9,7 @@ from arc_halo.errors import ModelFolderError
 from arc_halo.formats.architectures.description import HeadSlice, HeadSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from arc_halo.formats.architectures.abc import Family, Projections
     from arc_halo.formats.architectures.description import Shaped
@@ -53,6 +53,16 @@ def _count(config: Mapping[str, object], field: str) -> int | None:
     return value
 
 
+def _stacked(tensors: Sequence[Shaped], lengths: Sequence[int]) -> tuple[list[int], dict[str, int]]:
+    """Where each projection begins in its tensor, and where each tensor must end: fused ones stand one after another."""
+    begins: list[int] = []
+    ends: dict[str, int] = {}
+    for tensor, length in zip(tensors, lengths, strict=True):
+        begins.append(ends.get(tensor.name, 0))
+        ends[tensor.name] = begins[-1] + length
+    return begins, ends
+
+
 def cut_heads(
     layer_key: str,
     counts: HeadCounts,
@@ -86,11 +96,7 @@ def cut_heads(
             f"{layer_key}: head_dim {counts.head_dim} contradicts {output.name} {list(output.shape)}"
         )
     lengths = (counts.query * head_dim, counts.key_value * head_dim, counts.key_value * head_dim)
-    begins: list[int] = []
-    ends: dict[str, int] = {}
-    for tensor, length in zip((query, key, value), lengths, strict=True):
-        begins.append(ends.get(tensor.name, 0))
-        ends[tensor.name] = begins[-1] + length
+    begins, ends = _stacked((query, key, value), lengths)
     sizes = {tensor.name: tensor.shape[output_axis] for tensor in (query, key, value)}
     if not head_dim or sizes != ends or output.shape[input_axis] != lengths[0]:
         raise ModelFolderError(
