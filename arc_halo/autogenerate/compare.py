@@ -10,10 +10,12 @@ from sqlalchemy import Computed, DefaultClause, MetaData
 
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import columns, read
+from arc_halo.autogenerate.fingerprint import remainder
 from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.order import arrange
 from arc_halo.autogenerate.savepoints import rolled_back, run, succeeds
 from arc_halo.autogenerate.tables import claimed_parts, dropped_tables, late_references, tables_made_views
+from arc_halo.autogenerate.uncovered import report, uncovered_lines
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from arc_halo.autogenerate.build import Built
     from arc_halo.autogenerate.catalog import Address, Found
+    from arc_halo.autogenerate.fingerprint import Line
     from arc_halo.autogenerate.objects import Key, Statements
 
 _NO_CASCADE = {"rls", "storage", "default"}
@@ -52,6 +55,7 @@ class Comparison:
     wanted: dict[Key, Found]
     claimed: set[Key]
     gone_tables: set[str]
+    remainder: tuple[list[Line], list[Line]]  # as it stands, as it is declared
     changes: Changes = field(default_factory=Changes)
 
 
@@ -67,7 +71,9 @@ def compare_schema(
             " context.configure(), and keep that schema from being the first of the search_path."
         )
     comparison = _comparison(connection, metadata, upgrade_ops.ops)
+    uncovered = uncovered_lines(comparison, upgrade_ops.ops, context.migration_context.version_table)
     upgrade_ops.ops[:] = arrange(connection, comparison, metadata.schema, upgrade_ops.ops)
+    report(uncovered, alone=not upgrade_ops.ops)
     return PriorityDispatchResult.CONTINUE
 
 
@@ -98,12 +104,19 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: list[Migr
     before, current = columns(connection, schema), read(connection, schema)
     standing_tables = {table for table, _ in before}
     table_ops += tables_made_views(standing_tables, metadata)
+    standing_remainder = remainder(connection, schema)
     with rolled_back(connection):
         _put_aside(connection, schema)
         built = create_all(connection, metadata)
         wanted = read(connection, schema)
         comparison = Comparison(
-            before, current, built, wanted, claimed_parts(current, table_ops), dropped_tables(table_ops)
+            before,
+            current,
+            built,
+            wanted,
+            claimed_parts(current, table_ops),
+            dropped_tables(table_ops),
+            (standing_remainder, remainder(connection, schema)),
         )
         standing = before.keys() & columns(connection, schema).keys()
         comparison.changes = _changes(connection, schema, comparison, standing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from arc_halo.autogenerate.catalog import qualified, read
 
@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _REST = resources.files(__package__).joinpath("fingerprint.sql").read_text("utf-8")
+
+
+class Line(NamedTuple):
+    """One thing of a schema, and the bare name of the table it belongs to, or of itself."""
+
+    relation: str
+    text: str
+
+
+def remainder(connection: Connection, schema: str) -> list[Line]:
+    """What is neither object nor part: tables, columns, sequences, types, disabled triggers."""
+    rows = qualified(connection, _REST, schema)
+    return [Line(str(row.relation), f"{row.kind} {row.name}: {row.text}") for row in rows]
 
 
 def fingerprint(connection: Connection, schema: str, *, version_table: str = "alembic_version") -> list[str]:
@@ -25,11 +38,7 @@ def fingerprint(connection: Connection, schema: str, *, version_table: str = "al
     list[str]
         One text per thing, sorted; a text may have several lines.
     """
-    lines = [
-        f"{row.kind} {row.name}: {row.text}"
-        for row in qualified(connection, _REST, schema)
-        if row.relation != version_table
-    ]
+    lines = [line.text for line in remainder(connection, schema) if line.relation != version_table]
     for key, found in read(connection, schema).items():
         if found.relation != version_table:
             lines.append(f"{key.kind} {key.name}: " + "; ".join(found.statements))

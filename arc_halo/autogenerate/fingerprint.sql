@@ -17,10 +17,6 @@ SELECT 'column', format('%s.%I', t.oid::regclass, a.attname), t.relname,
  WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND t.relkind IN ('r', 'p') AND NOT t.relispartition
    AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL
-SELECT 'invalid index', i.indexrelid::regclass::text, t.relname, ''
-  FROM pg_index AS i JOIN pg_class AS t ON t.oid = i.indrelid
- WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND NOT t.relispartition AND NOT i.indisvalid
-UNION ALL
 SELECT 'disabled trigger', format('%I ON %s', g.tgname, t.oid::regclass), t.relname, g.tgenabled::text
   FROM pg_trigger AS g JOIN pg_class AS t ON t.oid = g.tgrelid
  WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND NOT t.relispartition

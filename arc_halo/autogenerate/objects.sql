@@ -28,7 +28,7 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'matview' END, c.oid::regclass::
    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = c.tableoid AND objid = c.oid AND deptype = 'e')
 UNION ALL
 SELECT 'index', i.indexrelid::regclass::text, false, x.tableoid, x.oid, 0, c.relname, x.relname,
-       ARRAY[pg_get_indexdef(x.oid)],
+       ARRAY[pg_get_indexdef(x.oid) || CASE WHEN i.indisvalid THEN '' ELSE ' /* INVALID */' END],
        format('DROP INDEX %s', x.oid::regclass),
        jsonb_strip_nulls(jsonb_build_object(format('INDEX %s', x.oid::regclass), obj_description(x.oid, 'pg_class')))
   FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_class AS c ON c.oid = i.indrelid

@@ -1,8 +1,9 @@
 -- Parts of the tables of the schema :schema, run with an empty search_path; same columns as objects.sql.
 SELECT 'index' AS kind, x.oid::regclass::text AS name, true AS is_part,
        x.tableoid AS catalog, x.oid, 0 AS column_number, t.relname::text AS relation, x.relname::text AS member,
-       -- ONLY would leave the partitions without the index
-       ARRAY[regexp_replace(pg_get_indexdef(x.oid), ' ON ONLY ', ' ON ')] AS definition,
+       -- ONLY would leave the partitions without the index; an invalid one is to be made anew
+       ARRAY[regexp_replace(pg_get_indexdef(x.oid), ' ON ONLY ', ' ON ')
+             || CASE WHEN i.indisvalid THEN '' ELSE ' /* INVALID */' END] AS definition,
        format('DROP INDEX %s', x.oid::regclass) AS removal,
        jsonb_strip_nulls(jsonb_build_object(format('INDEX %s', x.oid::regclass),
                                             obj_description(x.oid, 'pg_class'))) AS comments
