@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from logging.config import fileConfig
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +32,21 @@ PREREQUISITES = {
 
 
 @contextmanager
-def connected() -> Iterator[Connection]:
+def connected(*, alone: bool) -> Iterator[Connection]:
     """The connection to migrate: the caller's, whose lock and transaction are the caller's too, or a new one."""
     given = config.attributes.get("connection")
     if isinstance(given, Connection):
         yield given
         return
     engine = given or migration_engine(environment_url(config))
-    with migration_lock(engine), engine.connect() as connection:
+    with migration_lock(engine) if alone else nullcontext(), engine.connect() as connection:
         yield connection
+
+
+def only_looks() -> bool:
+    """Whether the command is ``current``: before any other, Alembic makes the version table, which needs the schema."""
+    configure(dialect_name="postgresql")  # the command's options can be seen only then
+    return bool(context.get_context().opts.get("dont_mutate"))
 
 
 def prepare(connection: Connection) -> None:
@@ -73,9 +79,11 @@ def may_lose_data() -> bool:
 
 def run_online() -> None:
     """Migrate a database: each upgrade in a transaction of its own, a downgrade as a whole in one."""
-    with connected() as connection, ExitStack() as stack:
+    changes = not only_looks()
+    with connected(alone=changes) as connection, ExitStack() as stack:
         callers_transaction = connection.in_transaction()
-        prepare(connection)
+        if changes:
+            prepare(connection)
         if not callers_transaction:
             connection.commit()  # or Alembic finds a transaction open, leaves it to us and commits nothing
         configure(connection, transaction_per_migration=True)

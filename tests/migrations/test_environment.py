@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect
 
+from arc_halo.database.migrate import migration_lock
 from arc_halo.errors import DataLossRefused, LockTimeout
 from tests.migrations.own import copy_of_ours
 
@@ -39,6 +40,15 @@ def test_plain_alembic_without_a_url(home):
     assert alembic("upgrade", "head", ARC_HALO_HOME=str(home)).returncode == 0
     current = alembic("current", ARC_HALO_HOME=str(home))
     assert "(head)" in current.stdout
+
+
+def test_current_changes_nothing_and_waits_for_nobody(migrations):
+    url = migrations.engine.url.render_as_string(hide_password=False)
+    with migration_lock(migrations.engine):
+        current = alembic("current", ARC_HALO_DATABASE_URL=url)
+    assert (current.returncode, current.stdout) == (0, "")
+    assert migrations.scalars("SELECT to_regnamespace('arc_halo')") == [None]
+    assert migrations.scalars("SELECT extname FROM pg_extension WHERE extname = 'vector'") == []
 
 
 def test_offline_needs_no_server(tmp_path):
