@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alembic.operations import MigrateOperation
+from alembic.operations import MigrateOperation, ops
 
 from arc_halo.autogenerate.catalog import comment_on
 from arc_halo.autogenerate.objects import Key, or_replace
@@ -31,6 +31,16 @@ class SqlOperation(MigrateOperation):
     def to_diff_tuple(self) -> tuple[str, str, str]:
         """What ``alembic check`` prints."""
         return (self.action, *self.key)
+
+
+class DropDeclaredColumnOp(ops.DropColumnOp):
+    """A column that is declared no more, not one that a downgrade takes back: the revision warns of the loss."""
+
+    @classmethod
+    def of(cls, op: ops.DropColumnOp) -> DropDeclaredColumnOp:
+        """The same operation."""
+        add = op._reverse  # noqa: SLF001  (Alembic has no other way to the operation of the downgrade)
+        return cls(op.table_name, op.column_name, schema=op.schema, if_exists=op.if_exists, _reverse=add, **op.kw)
 
 
 def create(key: Key, source: Statements, wanted: Found) -> SqlOperation:

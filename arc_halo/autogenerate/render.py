@@ -6,9 +6,10 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from alembic.autogenerate.render import _repr_type, renderers
+from alembic.operations.ops import DropColumnOp
 from sqlalchemy import TypeDecorator
 
-from arc_halo.autogenerate.operations import SqlOperation
+from arc_halo.autogenerate.operations import DropDeclaredColumnOp, SqlOperation
 
 if TYPE_CHECKING:
     from typing import Any
@@ -21,7 +22,17 @@ _PIECE = re.compile(r".{1,96}(?:\s|\Z)|.{1,96}", re.DOTALL)  # short enough for 
 @renderers.dispatch_for(SqlOperation)
 def render_sql(_context: AutogenContext, operation: SqlOperation) -> list[str]:
     """One ``op.execute`` per statement."""
-    return [_execute(statement) for statement in operation.up]
+    lines = [_execute(statement) for statement in operation.up]
+    if (operation.action, operation.key.kind) == ("drop", "table"):
+        lines.insert(0, "# Its rows are lost. If it has a new name only, write op.rename_table(old, new, schema=...).")
+    return lines
+
+
+@renderers.dispatch_for(DropDeclaredColumnOp)
+def render_drop_column(context: AutogenContext, operation: DropDeclaredColumnOp) -> list[str]:
+    """As Alembic does, with a warning."""
+    line: str = renderers.dispatch(DropColumnOp)(context, operation)
+    return ["# Its values are lost. If it has a new name only, write op.alter_column(..., new_column_name=...).", line]
 
 
 def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[False]:

@@ -97,7 +97,9 @@ def amended(
 def _exact(op: MigrateOperation, current: Mapping[Key, Found], dropped: set[Key]) -> MigrateOperation | None:
     if isinstance(op, ops.AlterColumnOp | ops.DropColumnOp):
         anew = {(current[key].relation, current[key].member) for key in dropped if key.kind == "generated"}
-        return None if (op.table_name, op.column_name) in anew else op
+        if (op.table_name, op.column_name) in anew:
+            return None
+        return operations.DropDeclaredColumnOp.of(op) if isinstance(op, ops.DropColumnOp) else op
     if isinstance(op, ops.DropIndexOp | ops.DropConstraintOp):
         key = _part(current, op)
         if key is not None:

@@ -57,7 +57,7 @@ def report(lines: list[str], *, alone: bool) -> None:
         return
     said = (
         "The database (-) and the declarations (+) differ in what autogenerate does not write. Write the operation into"
-        " a revision by hand:\n"
+        " a revision by hand (`alembic revision`, without --autogenerate):\n"
     ) + "\n".join(lines)
     if alone:
         raise SchemaNotAtHead(said)

@@ -77,6 +77,17 @@ def test_text(project, name, present, absent):
     assert absent not in upgrade
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("dropped_table", "op.rename_table("), ("column_dropped_below_a_view", "new_column_name=")]
+)
+def test_a_loss_is_said(project, name, said):
+    project.migrate(declared(name, changed=False))
+    upgrade, _, downgrade = project.revise(declared(name, changed=True)).partition("def downgrade")
+    assert " lost. If it has a new name only, write op." in upgrade
+    assert said in upgrade
+    assert "lost" not in downgrade
+
+
 def test_partitions_made_later_are_data(project):
     project.migrate(declared("trigger_on_a_partitioned_table", changed=False))
     project.execute(
