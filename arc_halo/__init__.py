@@ -85,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Public names, whether used already or not."""
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 _DUMPS_KEPT: Final = 3
+_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -139,12 +141,14 @@ def _bring_to_head(engine: Engine, url: URL, server: EmbeddedServer | None) -> N
             return
         found = migrations.known_revisions(engine)
         if server is not None and found:
-            _dump(server, found)
+            _log.warning(
+                "the embedded database is at %s: it is dumped to %s and upgraded", found[0], _dump(server, found)
+            )
         migrations.upgrade(url)
     migrations.ensure_at_head(engine)
 
 
-def _dump(server: EmbeddedServer, found: tuple[str, ...]) -> None:
+def _dump(server: EmbeddedServer, found: tuple[str, ...]) -> Path:
     """Keep the database as it was before a migration, for `pg_restore`, and of older dumps the newest."""
     folder = server.home / "backups"
     whole = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{'-'.join(found)}.dump"
@@ -158,6 +162,7 @@ def _dump(server: EmbeddedServer, found: tuple[str, ...]) -> None:
     partial.rename(whole)
     for old in sorted(folder.glob("[0-9]*T[0-9]*Z-*.dump"))[:-_DUMPS_KEPT]:
         old.unlink()
+    return whole
 
 
 def _make_private(folder: Path, file: Path) -> None:

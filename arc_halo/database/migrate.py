@@ -142,7 +142,7 @@ def known_revisions(engine: Engine) -> tuple[str, ...]:
     if unknown := [revision for revision in found if revision not in known]:
         raise SchemaNotAtHead(
             f"{printable(engine.url)} is at revision {', '.join(unknown)}, which this version of arc-halo does not "
-            "know; install the newer version that made it"
+            "know; install the newer version that made it, put the missing revision file back, or restore a dump"
         )
     return found
 

@@ -45,6 +45,8 @@ def run_transaction(
         The last attempt failed, too.
     DatabaseUnavailable
         The connection was lost during COMMIT. Whether the work is stored is unknown, so it is not run again.
+    KeyboardInterrupt, SystemExit
+        Also where the rollback that follows one fails: what was interrupted is not run again.
     """
     waits = delays(attempts)
     for attempt in range(1, attempts + 1):
@@ -53,13 +55,27 @@ def run_transaction(
             session.connection(execution_options={"isolation_level": isolation_level} if isolation_level else None)
             try:
                 return _attempt(session, unit)
-            except _RETRIED as error:
+            except Exception as error:
+                if (interruption := _interruption(error)) is not None:
+                    session.invalidate()  # its command may still be running
+                    raise interruption from error
+                if not isinstance(error, _RETRIED):
+                    raise
                 if isinstance(error, DatabaseUnavailable):
                     session.invalidate()  # a ROLLBACK over a lost link would raise in its turn
                 if attempt == attempts or isinstance(error, _CommitUnanswered):
                     raise
         time.sleep(next(waits))
     raise AssertionError("attempts is positive")
+
+
+def _interruption(error: BaseException) -> BaseException | None:
+    """The interrupt behind an error: rolling back a statement that was interrupted fails, and hides it."""
+    while (context := error.__context__) is not None:
+        if isinstance(context, KeyboardInterrupt | SystemExit):
+            return context
+        error = context
+    return None
 
 
 class _CommitUnanswered(DatabaseUnavailable):

@@ -198,3 +198,18 @@ def test_a_violation_found_at_commit_is_told(engine):
         connection.execute(text("CREATE TABLE a (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
     with pytest.raises(errors.ConstraintViolation):
         run_transaction(lambda: Session(engine), lambda session: session.execute(text("INSERT INTO a VALUES (1), (1)")))
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_that_a_failed_rollback_hides_is_not_run_again(engine, interrupt):
+    runs = []
+
+    def unit(_session):
+        runs.append(1)
+        failed = errors.DatabaseUnavailable("another command is already in progress")
+        failed.__context__ = interrupt()
+        raise failed
+
+    with pytest.raises(interrupt):
+        run_transaction(lambda: Session(engine), unit)
+    assert runs == [1]

@@ -37,9 +37,9 @@ def run(folder: Path) -> NotebookNode:
 
 
 def printed(notebook: NotebookNode) -> list[str]:
-    """What the cells print or give as text."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [output.get("text") or output["data"].get("text/plain", "") for output in outputs]
+    """What each cell prints or gives as text; a kernel may cut what is printed anywhere."""
+    cells = [cell.get("outputs", []) for cell in notebook.cells]
+    return ["".join(each.get("text") or each["data"].get("text/plain", "") for each in outputs) for outputs in cells]
 
 
 def shown(notebook: NotebookNode) -> str:

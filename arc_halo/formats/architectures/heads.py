@@ -54,7 +54,7 @@ def _count(config: Mapping[str, object], field: str) -> int | None:
 
 
 def _stacked(tensors: Sequence[Shaped], lengths: Sequence[int]) -> tuple[list[int], dict[str, int]]:
-    """Where each projection begins in its tensor, and where each tensor must end: fused ones stand one after another."""
+    """Where each projection begins in its tensor and each tensor must end; fused ones stand one after another."""
     begins: list[int] = []
     ends: dict[str, int] = {}
     for tensor, length in zip(tensors, lengths, strict=True):
