@@ -203,7 +203,7 @@ def diff(context: typer.Context, before: Reference, after: Reference, *, json: J
         )
     changed = sum(each.changed_nbytes for each in comparison.differences)
     say(
-        f"{count(len(comparison.differences), 'tensor')} differ, by {size(changed)} of chunks; "
+        f"{count(len(comparison.differences), 'tensor')} {'differs' if len(comparison.differences) == 1 else 'differ'}, by {size(changed)} of chunks; "
         f"{comparison.equal_count:,} are equal ({size(comparison.equal_nbytes)})"
     )
 
