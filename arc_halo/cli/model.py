@@ -202,8 +202,9 @@ def diff(context: typer.Context, before: Reference, after: Reference, *, json: J
             right=["size", "changed", "norm before", "norm after"],
         )
     changed = sum(each.changed_nbytes for each in comparison.differences)
+    differ = "differs" if len(comparison.differences) == 1 else "differ"
     say(
-        f"{count(len(comparison.differences), 'tensor')} {'differs' if len(comparison.differences) == 1 else 'differ'}, by {size(changed)} of chunks; "
+        f"{count(len(comparison.differences), 'tensor')} {differ}, by {size(changed)} of chunks; "
         f"{comparison.equal_count:,} are equal ({size(comparison.equal_nbytes)})"
     )
 
