@@ -60,7 +60,7 @@ __all__ = [
     "set_trainable",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "ArcHaloError": "arc_halo.errors",

@@ -21,6 +21,8 @@ Fusion
     Reactor       several models run as one; Member one of them (ReactorModel), ModelInteraction an edge between two
     Operation     a question and its joint answer (FusionOperation), with each member's (FusionOperationMember)
     State         a version of what a reactor has in mind (CognitiveState), its CognitiveMemory; ReactorMetric
+Upkeep
+    UploadLease, Operation, BlobDeletion, Verification: what the database remembers of work on itself
 Views
     ModelArchitecture, TrainingProgress, ReactorStatus, TensorStatistics: computed, read-only
 
@@ -61,12 +63,14 @@ from arc_halo.schema.training import (
     TrainingMetric,
     TrainingSession,
 )
+from arc_halo.schema.upkeep import BlobDeletion, Operation, UploadLease, Verification
 from arc_halo.schema.views import ModelArchitecture, ReactorStatus, TensorStatistics, TrainingProgress
 
 __all__ = [
     "AttentionHead",
     "AttentionPattern",
     "Base",
+    "BlobDeletion",
     "CacheNamespace",
     "CachedActivation",
     "CheckpointTensor",
@@ -92,6 +96,7 @@ __all__ = [
     "ModelInteraction",
     "ModelLineage",
     "ModelWeight",
+    "Operation",
     "OptimizerState",
     "Reactor",
     "ReactorMetric",
@@ -105,4 +110,6 @@ __all__ = [
     "TrainingProgress",
     "TrainingSession",
     "TransformerLayer",
+    "UploadLease",
+    "Verification",
 ]

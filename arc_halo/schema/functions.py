@@ -33,6 +33,7 @@ for _name in (
     "check_interaction_graph",
     "refuse_state_change",
     "refresh_statistics",
+    "request_blob_deletion",
 ):
     _declare_function(_name)
 
@@ -70,6 +71,9 @@ declare(
     " AFTER INSERT OR UPDATE OF reactor_id, source_id, target_id, interaction_type OR DELETE"
     " ON arc_halo.model_interaction_graph"
     " FOR EACH ROW EXECUTE FUNCTION arc_halo.check_interaction_graph()",
+    # By row: those of one statement let go of different objects.
+    "CREATE TRIGGER tr_tensor_data_blob_left AFTER DELETE OR UPDATE OF blob_location ON arc_halo.tensor_data"
+    " FOR EACH ROW WHEN (OLD.blob_location IS NOT NULL) EXECUTE FUNCTION arc_halo.request_blob_deletion()",
     "CREATE TRIGGER tr_cognitive_state_append_only BEFORE UPDATE OR DELETE ON arc_halo.cognitive_state"
     " FOR EACH ROW EXECUTE FUNCTION arc_halo.refuse_state_change()",
 )

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
 SKETCH_DIMENSION = 64
+RELATIVES_NBYTES = 1 << 16
 WEIGHT_KINDS = ("token", "position", "segment")
 ACROSS_OWNERS_KINDS = ("text", "run", "tensor")
 
@@ -63,6 +64,13 @@ class Tensor(TensorHtml, Base):
         closed_set("compression", "none", "fast", "balanced", "dense"),
         # prune asks for what nobody has touched since
         Index("ix_tensor_metadata_touched_at", "touched_at"),
+        # finds relatives; what is smaller than this is not worth a delta
+        Index(
+            "ix_tensor_metadata_sketch",
+            text("sketch public.vector_cosine_ops"),
+            postgresql_using="hnsw",
+            postgresql_where=text(f"nbytes >= {RELATIVES_NBYTES}"),
+        ),
     )
 
     id: Mapped[Key]
@@ -110,6 +118,7 @@ class Chunk(Base):
         ForeignKeyConstraint(
             ["tenant_id", "base_digest", "base_depth"],
             ["arc_halo.tensor_data.tenant_id", "arc_halo.tensor_data.digest", "arc_halo.tensor_data.depth"],
+            onupdate="CASCADE",  # a base that is given another depth takes what leans on it along
         ),
         CheckConstraint("(base_digest IS NULL) = (base_depth IS NULL)", name="base_whole"),
         CheckConstraint("base_depth BETWEEN 0 AND 7", name="base_depth_bound"),
@@ -121,6 +130,12 @@ class Chunk(Base):
             "ix_tensor_data_base_digest", "tenant_id", "base_digest", postgresql_where=text("base_digest IS NOT NULL")
         ),
         Index("ix_tensor_data_touched_at", "touched_at"),
+        Index(
+            "uq_tensor_data_blob_location",
+            "blob_location",
+            unique=True,
+            postgresql_where=text("blob_location IS NOT NULL"),
+        ),
     )
 
     tenant_id: Mapped[TenantId] = mapped_column(primary_key=True)
@@ -138,7 +153,7 @@ class Chunk(Base):
         SmallInteger, Computed("(COALESCE((base_depth + 1), 0))::smallint", persisted=True)
     )
     payload: Mapped[bytes | None] = mapped_column(deferred=True, deferred_raiseload=True)
-    blob_location: Mapped[str | None]
+    blob_location: Mapped[str | None] = mapped_column(comment="key of its object, below the URL of the blob store")
     created_at: Mapped[Now]
     touched_at: Mapped[Now] = mapped_column(comment="last time a writer relied on it; prune leaves recent ones")
 

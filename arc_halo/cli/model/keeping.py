@@ -1,0 +1,126 @@
+"""Models kept: checked, named, frozen, deleted."""
+
+# ruff: noqa: PLC0415  (commands import what is heavy when they run, so that --help is fast)
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from arc_halo.cli.model.application import Reference, app
+from arc_halo.cli.output import Json, count, print_json, say, shown, size
+from arc_halo.cli.progress import progress_bars
+from arc_halo.errors import CorruptionError
+
+
+@app.command("verify")
+def verify(context: typer.Context, model: Reference, *, json: Json = False) -> None:
+    """Read every stored byte of a model and compare it with what was written.
+
+    Names each tensor and chunk that is not sound, and exits with 1 then.
+
+    Example: arc-halo model verify minilm
+    """
+    from arc_halo.registry import check_model, find_model
+
+    with context.obj.connect() as database, database.session() as session, progress_bars(silent=json) as progress:
+        found = find_model(session, model)
+        name, nbytes = f"{found.name}@{found.version}", found.nbytes
+        faults = list(check_model(session, found, progress=progress))
+    if json:
+        print_json({"model": name, "nbytes": nbytes, "faults": faults})
+    for fault in () if json else faults:
+        say((shown(name), "bold"), ": ", (shown(fault.message), "red"))
+    if faults:
+        raise CorruptionError(f"{name} is damaged: {count(len(faults), 'fault')}; import it again from a copy")
+    if not json:
+        say(f"{shown(name)} is sound: {size(nbytes)} read and compared")
+
+
+@app.command("delete")
+def delete(
+    context: typer.Context,
+    model: Reference,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete one version of a model; its chunks wait for prune.
+
+    Example: arc-halo model delete minilm@2 --yes
+    """
+    from arc_halo.registry import delete_model, find_model, measure_storage
+
+    with context.obj.connect() as database:
+        with database.session() as session:
+            found = find_model(session, model)
+            freed = measure_storage(session, found).own_nbytes
+        name = f"{found.name}@{found.version}"
+        if not yes:
+            typer.confirm(f"Delete {shown(name)} ({size(freed)} that no other model uses)?", abort=True, err=True)
+        database.transaction(lambda session: delete_model(session, found.id))
+    if json:
+        print_json({"deleted": name, "id": found.id, "own_nbytes": freed})
+    else:
+        say(f"deleted {shown(name)}; arc-halo prune frees its {size(freed)} after the grace period")
+
+
+@app.command("alias")
+def alias(
+    context: typer.Context,
+    model: Reference,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="What this version is to be called.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Let NAME@ALIAS mean this version, whatever it meant before.
+
+    Example: arc-halo model alias minilm@2 production
+    """
+    from arc_halo.registry import find_model, set_alias
+
+    def point(session: Any) -> Any:
+        found = find_model(session, model)
+        try:
+            set_alias(session, found, alias)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="ALIAS") from error
+        return found
+
+    with context.obj.connect() as database:
+        found = database.transaction(point)
+    if json:
+        print_json({"name": found.name, "alias": alias, "version": found.version, "id": found.id})
+    else:
+        say(f"{shown(found.name)}@{shown(alias)} is {shown(found.name)}@{shown(found.version)}")
+
+
+@app.command("trainable")
+def trainable(
+    context: typer.Context,
+    model: Reference,
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Shell pattern over tensor names.")],
+    *,
+    train: Annotated[bool, typer.Option("--train/--freeze", help="Training may change them, or not.")],
+    json: Json = False,
+) -> None:
+    """Say which tensors training may change.
+
+    Example: arc-halo model trainable minilm 'embeddings.*' --freeze
+    """
+    from arc_halo.registry import find_model, set_trainable
+
+    with context.obj.connect() as database:
+        matched = database.transaction(lambda session: set_trainable(session, model, pattern, train))
+        with database.session() as session:
+            found = find_model(session, model)
+            total, left = found.parameter_count, found.trainable_parameter_count
+    if json:
+        print_json(
+            {"matched": matched, "trainable": train, "parameter_count": total, "trainable_parameter_count": left}
+        )
+    else:
+        say(
+            f"{count(matched, 'tensor')} {'may be trained' if train else 'frozen'}; {left:,} of {total:,} are trainable"
+        )

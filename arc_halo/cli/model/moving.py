@@ -1,0 +1,90 @@
+"""Models into the database and out of it."""
+
+# ruff: noqa: PLC0415  (commands import what is heavy when they run, so that --help is fast)
+# ruff: noqa: TC003  (Typer evaluates the annotations of commands)
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from arc_halo.cli.description import describe, print_description
+from arc_halo.cli.model.application import Reference, app
+from arc_halo.cli.output import Json, count, print_json, print_table, say, shown, size
+from arc_halo.cli.progress import progress_bars
+
+
+@app.command("import")
+def import_(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A Hugging Face folder, or one .safetensors file.")],
+    *,
+    name: Annotated[str, typer.Option(help="What to call the model.")],
+    version: Annotated[str | None, typer.Option(help="Any text; by default the next number.")] = None,
+    compression: Annotated[
+        Literal["fast", "balanced", "dense", "none"], typer.Option(help="From quick to small; never lossy.")
+    ] = "balanced",
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings/--no-embeddings", help="Make token embeddings searchable, up to 256 MiB.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Store a model: its tensors, layers, heads, config and tokenizer.
+
+    What other models have stored already is not stored again. The model
+    appears when all of it is there, or not at all.
+
+    Example: arc-halo model import ./all-MiniLM-L6-v2 --name minilm
+    """
+    from arc_halo.formats.hf import open_model
+    from arc_halo.registry import find_model, import_model
+
+    with open_model(path) as folder:
+        ignored = folder.ignored
+    with context.obj.connect() as database, progress_bars(silent=json) as progress:
+        model = database.transaction(
+            lambda session: import_model(
+                session,
+                path,
+                name=name,
+                version=version,
+                compression=compression,
+                embeddings=embeddings,
+                progress=progress,
+            )
+        )
+        with database.session() as session:
+            described = describe(session, find_model(session, model.id)) | {"ignored": ignored}
+    if json:
+        print_json(described)
+        return
+    print_description(described)
+    if described["other_tensor_count"]:
+        say(f"{count(described['other_tensor_count'], 'tensor')} of no known role: in layers of type other")
+    if ignored:
+        say(f"ignored, as no part of the model: {', '.join(shown(each) for each in ignored)}")
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    model: Reference,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; made if it is not there.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Write a model's files, byte for byte as they were imported.
+
+    Example: arc-halo model export minilm@1 ./minilm
+    """
+    from arc_halo.registry import export_model
+
+    with context.obj.connect() as database, database.session() as session, progress_bars(silent=json) as progress:
+        paths = export_model(session, model, folder, progress=progress)
+    sizes = {path: path.stat().st_size for path in paths}
+    if json:
+        print_json({"folder": folder, "files": [{"path": path, "nbytes": nbytes} for path, nbytes in sizes.items()]})
+    else:
+        print_table(["file", "size"], [(path, size(nbytes)) for path, nbytes in sizes.items()], right=["size"])
