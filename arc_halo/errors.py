@@ -2,6 +2,7 @@
 
     ArcHaloError
     ├── ConfigurationError (ValueError)         a setting or URL that cannot be used
+    │   └── BlobStoreNotConfigured              payloads are in an object store, and none is named
     ├── DatabaseError                           the server said no, or nothing at all
     │   ├── DatabaseUnavailable (ConnectionError)
     │   ├── EmbeddedServerError (RuntimeError)  the server on this machine does not start
@@ -15,6 +16,7 @@
     │   ├── ConstraintViolation (ValueError)    a named constraint refused a row
     │   └── SchemaNotAtHead                     code and database are at different revisions
     │       └── DataLossRefused                 a downgrade that would drop rows
+    ├── BlobStoreError (OSError)                the object store does not answer, or refuses
     ├── FormatError (ValueError)                a file is not what it says
     │   ├── SafetensorsError
     │   ├── ModelFolderError                    a model folder's parts do not fit together
@@ -45,6 +47,10 @@ class ArcHaloError(Exception):
 
 class ConfigurationError(ArcHaloError, ValueError):
     """A setting or URL that cannot be used."""
+
+
+class BlobStoreNotConfigured(ConfigurationError):
+    """Payloads are in an object store, and no URL says where that is."""
 
 
 class DatabaseError(ArcHaloError):
@@ -112,6 +118,10 @@ class SchemaNotAtHead(DatabaseError):
 
 class DataLossRefused(SchemaNotAtHead):
     """A downgrade would drop rows and nobody said that it may."""
+
+
+class BlobStoreError(ArcHaloError, OSError):
+    """The object store that payloads are in does not answer, or refuses."""
 
 
 class FormatError(ArcHaloError, ValueError):

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("ARC_HALO_DATABASE_URL", "DATABASE_URL")
     )
+    blob_url: SecretStr | None = None  # of an object store; may hold credentials, too
     home: Path = Field(default_factory=lambda: user_data_path("arc-halo", appauthor=False))
     pool_size: PositiveInt = 5
     max_overflow: int = Field(default=5, ge=0)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
 from arc_halo.codecs.abc import MAX_RAW_NBYTES, Codec
+from arc_halo.codecs.ordering import from_ordered, to_ordered, unsigned
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
     from arc_halo.dtypes import DType
-
-Bits: TypeAlias = np.ndarray[tuple[int], np.dtype[Any]]
 
 
 class Pco(Codec):
@@ -47,8 +46,8 @@ class Pco(Codec):
         """A standalone pcodec file; None for no bytes, too many, or part of a number."""
         if not 0 < raw.nbytes <= MAX_RAW_NBYTES or raw.nbytes % dtype.component_nbytes:
             return None
-        bits = np.frombuffer(raw, _unsigned(dtype))
-        payload: bytes = standalone.simple_compress(bits ^ _flips(bits, dtype, negative=1), self._config)
+        bits = np.frombuffer(raw, unsigned(dtype))
+        payload: bytes = standalone.simple_compress(to_ordered(bits, dtype), self._config)
         return payload
 
     def _check(self, payload: memoryview, dtype: DType, raw_nbytes: int) -> None:
@@ -57,7 +56,7 @@ class Pco(Codec):
 
     def _decode_into(self, payload: memoryview, dtype: DType, out: memoryview) -> None:
         """Decode into an array of its own: pcodec wants it aligned, and ``out`` may not be."""
-        bits = np.empty(out.nbytes // dtype.component_nbytes, _unsigned(dtype))
+        bits = np.empty(out.nbytes // dtype.component_nbytes, unsigned(dtype))
         try:
             progress = standalone.simple_decompress_into(bytes(payload), bits)
         except (RuntimeError, TypeError) as error:
@@ -68,27 +67,4 @@ class Pco(Codec):
             raise CodecError(f"{self.id}: payload made the decoder panic: {error}") from error
         if progress.n_processed != bits.size or not progress.finished:
             raise CodecError(f"{self.id}: payload does not hold the {bits.size} numbers expected")
-        np.bitwise_xor(bits, _flips(bits, dtype, negative=0), out=np.frombuffer(out, bits.dtype))
-
-
-def _unsigned(dtype: DType) -> np.dtype[Any]:
-    return np.dtype(f"<u{dtype.component_nbytes}")
-
-
-def _flips(bits: Bits, dtype: DType, *, negative: int) -> Any:
-    """The bits to turn over between numbers and unsigned integers of the same order, there and back.
-
-    Two's complement: the sign bit. Floats: the sign bit, and in negative numbers, those whose top bit is ``negative``,
-    all others too; the way there leaves that bit upside down.
-    """
-    shift = bits.dtype.itemsize * 8 - 1
-    sign = bits.dtype.type(1 << shift)
-    if not (dtype.is_float or dtype.name == "C64"):
-        return sign if dtype.name.startswith("I") else bits.dtype.type(0)
-    flips = bits >> shift
-    if negative:
-        np.negative(flips, out=flips)
-    else:
-        flips -= 1
-    flips |= sign
-    return flips
+        from_ordered(bits, dtype, out)

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import numpy as np
 
 from arc_halo.codecs.abc import MAX_RAW_NBYTES
+from arc_halo.codecs.delta import PcoDelta, XorDelta
 from arc_halo.codecs.pco import Pco
 from arc_halo.codecs.raw import Raw
 from arc_halo.codecs.zstd import BloscZstd
 from arc_halo.errors import CodecError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from arc_halo.codecs.abc import BytesLike, Codec
+    from arc_halo.codecs.delta import Base, Delta
     from arc_halo.dtypes import DType
 
 PolicyName = Literal["none", "fast", "balanced", "dense"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
+
+MAX_DEPTH = MappingProxyType[PolicyName, int]({"none": 0, "fast": 0, "balanced": 2, "dense": 8})
+"""How many deltas may lean on one another; each is one more payload to fetch and decode."""
 
 _RAW = Raw()
 _ZSTD = BloscZstd()
 _PCO = Pco(level=8)
 _PCO_PLAIN = Pco(level=8, search=False)
 _PCO_DENSE = Pco(level=9)
+_DELTA = PcoDelta(level=8)
+_DENSE_DELTAS: tuple[Delta, ...] = (PcoDelta(level=9), XorDelta())
 
 _INTEGERS = frozenset({"U16", "I16", "U32", "I32", "U64", "I64"})
 
@@ -31,6 +41,8 @@ _PROBE_PIECES, _PROBE_PIECE_NBYTES = 8, 4096
 _PROBE_NBYTES = _PROBE_PIECES * _PROBE_PIECE_NBYTES
 _INCOMPRESSIBLE = 0.98
 _REPETITIVE = 0.6
+# A delta this much smaller than byte planes of a sample is smaller than anything the bytes alone compress to.
+_CLEARLY = 0.7
 
 
 def check_policy(policy: str) -> None:
@@ -39,8 +51,16 @@ def check_policy(policy: str) -> None:
         raise ConfigurationError(f"unknown compression policy {policy!r}; choose one of {', '.join(POLICIES)}")
 
 
-def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName) -> tuple[str, BytesLike]:
-    """The smallest payload under a policy, and the id of its codec; ``raw`` itself where nothing is smaller.
+class Encoded(NamedTuple):
+    """A payload, the id of its codec, and whether it is a delta of the base that was offered."""
+
+    codec: str
+    payload: BytesLike
+    is_delta: bool
+
+
+def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName, base: Base | None = None) -> Encoded:
+    """The smallest payload under a policy; ``raw`` itself where nothing is smaller.
 
     Parameters
     ----------
@@ -53,6 +73,8 @@ def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName) -> tuple[str
         - ``fast``: byte planes through zstd.
         - ``balanced``: what reads and writes at least as fast as the database does.
         - ``dense``: the smallest of all, patiently.
+    base
+        A chunk that this one may be a delta of, under ``balanced`` and ``dense``.
 
     Raises
     ------
@@ -64,16 +86,38 @@ def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName) -> tuple[str
     check_policy(policy)
     if raw.nbytes > MAX_RAW_NBYTES:
         raise CodecError(f"a chunk of {raw.nbytes} bytes is above {MAX_RAW_NBYTES}; cut the tensor into smaller ones")
-    best_id: str = _RAW.id
-    best: BytesLike = raw
-    for codec in _candidates(raw, dtype, policy):
-        payload = codec.encode(raw, dtype)
-        if payload is not None and len(payload) < len(best):
-            best_id, best = codec.id, payload
-    return best_id, best
+    best = Encoded(_RAW.id, raw, is_delta=False)
+    probed = _probe(raw, dtype) if policy in ("balanced", "dense") else 0.0
+    for delta in _deltas(raw, dtype, policy, base, probed):
+        assert base is not None
+        best = _smaller(best, delta.id, delta.encode(raw, dtype, base), is_delta=True)
+    if policy == "balanced" and best.is_delta and len(best.payload) < _CLEARLY * probed * raw.nbytes:
+        return best
+    for codec in _candidates(raw, dtype, policy, probed):
+        best = _smaller(best, codec.id, codec.encode(raw, dtype), is_delta=False)
+    return best
 
 
-def _candidates(raw: memoryview, dtype: DType, policy: PolicyName) -> Sequence[Codec]:
+def _smaller(best: Encoded, codec_id: str, payload: BytesLike | None, *, is_delta: bool) -> Encoded:
+    """The smaller of two; of equals the one that leans on nothing."""
+    if payload is None or len(payload) > len(best.payload):
+        return best
+    if len(payload) == len(best.payload) and (is_delta or not best.is_delta):
+        return best
+    return Encoded(codec_id, payload, is_delta)
+
+
+def _deltas(raw: memoryview, dtype: DType, policy: PolicyName, base: Base | None, probed: float) -> Sequence[Delta]:
+    """The delta codecs worth trying; under ``balanced`` none where a sample of differences is no smaller."""
+    if base is None or not MAX_DEPTH[policy] or not raw.nbytes:
+        return ()
+    if policy == "dense":
+        return _DENSE_DELTAS
+    is_alike = not probed or base.dtype != dtype or _probe_difference(raw, dtype, base) < _INCOMPRESSIBLE * probed
+    return (_DELTA,) if is_alike else ()
+
+
+def _candidates(raw: memoryview, dtype: DType, policy: PolicyName, probed: float) -> Sequence[Codec]:
     """The codecs worth trying.
 
     Measured on MiniLM in chunks of 1 MiB, one thread, as ratio, MB/s in, MB/s out::
@@ -89,7 +133,6 @@ def _candidates(raw: memoryview, dtype: DType, policy: PolicyName) -> Sequence[C
         return ()
     if policy == "fast":  # noise goes through at 1 to 2 GB/s: a probe would cost more than it saves
         return (_ZSTD,)
-    probed = _probe(raw, dtype)
     if probed > _INCOMPRESSIBLE:
         return ()
     return (_ZSTD, _PCO_DENSE) if policy == "dense" else _balanced(dtype, probed)
@@ -112,9 +155,25 @@ def _probe(raw: memoryview, dtype: DType) -> float:
     """
     if raw.nbytes <= 2 * _PROBE_NBYTES:
         return 0.0
+    return _sampled_ratio(b"".join(_pieces(raw, raw.nbytes, dtype)), dtype)
+
+
+def _probe_difference(raw: memoryview, dtype: DType, base: Base) -> float:
+    """As `_probe`, of the bits in which the chunk differs from a base of its own type."""
+    common = min(raw.nbytes, base.raw.nbytes)
+    if common <= 2 * _PROBE_NBYTES:
+        return 0.0
+    left, right = (np.frombuffer(b"".join(_pieces(each, common, dtype)), np.uint8) for each in (raw, base.raw))
+    return _sampled_ratio((left ^ right).tobytes(), dtype)
+
+
+def _pieces(raw: memoryview, nbytes: int, dtype: DType) -> Iterator[memoryview]:
     width = dtype.component_nbytes
-    stride = (raw.nbytes - _PROBE_PIECE_NBYTES) // (_PROBE_PIECES - 1) // width * width
-    pieces = (raw[i * stride : i * stride + _PROBE_PIECE_NBYTES] for i in range(_PROBE_PIECES))
-    payload = _ZSTD.encode(memoryview(b"".join(pieces)), dtype)
+    stride = (nbytes - _PROBE_PIECE_NBYTES) // (_PROBE_PIECES - 1) // width * width
+    return (raw[i * stride : i * stride + _PROBE_PIECE_NBYTES] for i in range(_PROBE_PIECES))
+
+
+def _sampled_ratio(sample: bytes, dtype: DType) -> float:
+    payload = _ZSTD.encode(memoryview(sample), dtype)
     assert payload is not None
     return len(payload) / _PROBE_NBYTES

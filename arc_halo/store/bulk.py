@@ -160,7 +160,10 @@ TENSOR_DATA = _table(
     codec="text",
     dtype="text",
     payload_checksum="bigint",
+    base_digest="bytea",
+    base_depth="smallint",
     payload="bytea",
+    blob_location="text",
 )
 TENSOR_METADATA = _table(
     "tensor_metadata",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from arc_halo.codecs.digest import TensorHasher
 from arc_halo.errors import CorruptionError
-from arc_halo.store.connections import reading
+from arc_halo.store.connections import Reading
 from arc_halo.store.get import Manifest, Part, Wanted, iter_results, load_manifests
 from arc_halo.store.progress import Meter, Progress
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from arc_halo.store.get import Connect
+    from arc_halo.store.connections import Connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ def check_tensors(session: Session, wanted: Iterable[Wanted], progress: Progress
     """Read every chunk of the tensors and compare checksums, digests and seals; yields what does not agree."""
     asked = list(wanted)
     meter = Meter(progress, "verify", sum(each.nbytes for each in asked))
-    connect = partial(reading, session)
+    connect = Reading(session)
     for each in asked:
         yield from _check_tensor(connect, each, meter)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from queue import Empty, LifoQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
@@ -10,12 +12,15 @@ from sqlalchemy import text
 
 from arc_halo.database.engine import sibling_engine
 from arc_halo.database.translate import driver_errors
+from arc_halo.store.blobs import blob_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import Session
+
+    from arc_halo.store.blobs import BlobStore
 
 
 def driver_connection(connection: Connection) -> psycopg.Connection[Any]:
@@ -27,13 +32,49 @@ def driver_connection(connection: Connection) -> psycopg.Connection[Any]:
 
 WORKERS = 2
 """Threads that encode or decode beside the one that talks to the server."""
+WRITERS = 2
+"""Connections that a big upload writes by."""
 
 
-@contextmanager
-def reading(session: Session) -> Iterator[psycopg.Connection[Any]]:
-    """The driver's connection inside the caller's transaction, its errors translated."""
-    with driver_errors():
-        yield driver_connection(session.connection())
+class Connect(Protocol):
+    """Where bytes are read from: called, it lends a connection for as long as a block lasts."""
+
+    def __call__(self) -> AbstractContextManager[psycopg.Connection[Any]]:
+        """The driver's connection, its errors translated."""
+
+    @property
+    def blobs(self) -> BlobStore | None:
+        """The blob store that is configured."""
+
+
+class Reading:
+    """Lends the driver's connection inside the caller's transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @contextmanager
+    def __call__(self) -> Iterator[psycopg.Connection[Any]]:
+        """The connection of the caller's transaction as it is then."""
+        with driver_errors():
+            yield driver_connection(self._session.connection())
+
+    @property
+    def blobs(self) -> BlobStore | None:
+        """That of the session."""
+        return blob_store(self._session)
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """Lends a connection that somebody else has opened, in a block that translates its errors."""
+
+    connection: psycopg.Connection[Any]
+    blobs: BlobStore | None
+
+    def __call__(self) -> AbstractContextManager[psycopg.Connection[Any]]:
+        """Always the same."""
+        return nullcontext(self.connection)
 
 
 class Destination(Protocol):
@@ -43,6 +84,8 @@ class Destination(Protocol):
     """Whether locks taken in a batch last until the caller commits."""
     by_copy: bool
     """Whether rows may come by COPY, which row-level security forbids."""
+    blobs: BlobStore | None
+    """Where payloads go that are not to be in the database."""
 
     def batch(self, *, writes: bool = False) -> AbstractContextManager[psycopg.Connection[Any]]:
         """A unit that is written wholly or not at all; ``writes`` says that it is not only for looking."""
@@ -56,6 +99,7 @@ class CallerTransaction:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.by_copy = _may_copy(session.connection())
+        self.blobs = blob_store(session)
 
     @contextmanager
     def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:
@@ -72,28 +116,42 @@ class ShortTransactions:
 
     keeps_locks = False
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, blobs: BlobStore | None) -> None:
         # Not from the caller's pool: importers that hold its last connections would wait for each other.
         self._engine = sibling_engine(engine)
-        self._connection = self._engine.connect()
-        with self._connection.begin():
-            self.by_copy = _may_copy(self._connection)
+        self._idle: LifoQueue[Connection] = LifoQueue()
+        self.blobs = blobs
+        with self._borrowed() as connection, connection.begin():
+            self.by_copy = _may_copy(connection)
 
     @contextmanager
     def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:
-        """Within a transaction that is committed at its end.
+        """Within a transaction that is committed at its end, on a connection that no other thread has.
 
         The commit does not wait for the disk: the caller's, which makes the content count, flushes all that was
         logged before it.
         """
-        with driver_errors(), self._connection.begin():
+        with driver_errors(), self._borrowed() as connection, connection.begin():
             if writes:
-                self._connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
-            yield driver_connection(self._connection)
+                connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+            yield driver_connection(connection)
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Connection]:
+        """A connection of our own, a new one where all are in use."""
+        try:
+            connection = self._idle.get_nowait()
+        except Empty:
+            connection = self._engine.connect()
+        try:
+            yield connection
+        finally:
+            self._idle.put(connection)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connections, which nobody may be using."""
+        while not self._idle.empty():
+            self._idle.get_nowait().close()
         self._engine.dispose()
 
 
@@ -119,7 +177,7 @@ def destination(session: Session, nbytes: int, *, small_nbytes: int) -> Iterator
     if nbytes <= small_nbytes or session.info.get(_WROTE) is session.get_transaction() is not None:
         yield CallerTransaction(session)
         return
-    short = ShortTransactions(session.connection().engine)
+    short = ShortTransactions(session.connection().engine, blob_store(session))
     try:
         yield short
     finally:

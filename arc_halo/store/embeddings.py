@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,17 @@ import numpy as np
 from arc_halo.errors import ConstraintViolation
 from arc_halo.schema.columns import TENANT_ID
 from arc_halo.store.bulk import EMBEDDINGS
-from arc_halo.store.connections import destination
+from arc_halo.store.connections import Lent, destination
 from arc_halo.store.get import Part, Wanted, iter_pieces, load_manifests
 from arc_halo.store.put import SMALL_NBYTES
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
-    import psycopg
     from sqlalchemy.orm import Session
 
+    from arc_halo.store.connections import Connect
     from arc_halo.store.progress import Meter
 
 ROWS_PER_COPY = 2000
@@ -72,7 +70,7 @@ def put_matrix_rows(
             with target.batch(writes=True) as connection:
                 has_rows, has_labels = connection.execute(_STORED, where).fetchone() or (False, False)
                 if not has_rows:
-                    rows = _matrix_rows(connection, wanted, kind, labels(), meter)
+                    rows = _matrix_rows(Lent(connection, target.blobs), wanted, kind, labels(), meter)
                     # All or nothing, so that the first row stands for all of them.
                     while batch := list(islice(rows, ROWS_PER_COPY)):
                         EMBEDDINGS.insert(connection, batch, by_copy=target.by_copy)
@@ -87,11 +85,8 @@ def put_matrix_rows(
 
 
 def _matrix_rows(
-    connection: psycopg.Connection[Any], wanted: Wanted, kind: str, labels: Mapping[int, str], meter: Meter
+    connect: Connect, wanted: Wanted, kind: str, labels: Mapping[int, str], meter: Meter
 ) -> Iterator[tuple[Any, ...]]:
-    def connect() -> AbstractContextManager[psycopg.Connection[Any]]:
-        return nullcontext(connection)
-
     (manifest,) = load_manifests(connect, [wanted])
     dtype, dimension = manifest.layout.dtype, manifest.layout.shape[1]
     for piece in iter_pieces(connect, [Part(manifest, range(len(manifest.layout)))]):

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arc_halo.codecs import codec
 from arc_halo.codecs.chunking import ChunkLayout
-from arc_halo.codecs.digest import chunk_digest, payload_checksum
+from arc_halo.codecs.digest import chunk_digest
 from arc_halo.dtypes import by_name
 from arc_halo.errors import (
-    CodecError,
     CorruptChunk,
     CorruptionError,
     DigestMismatch,
@@ -23,18 +20,17 @@ from arc_halo.errors import (
     SliceError,
     TensorNotFound,
 )
-from arc_halo.store.connections import WORKERS, reading
+from arc_halo.store.connections import WORKERS, Reading
 from arc_halo.store.manifest import seal
+from arc_halo.store.payloads import Payloads, fetch
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Iterator, Sequence
 
-    import psycopg
     from sqlalchemy.orm import Session
 
-    Connect: TypeAlias = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
+    from arc_halo.store.connections import Connect
 
 WINDOW_NBYTES = 4 << 20
 
@@ -44,10 +40,6 @@ SELECT t.id, t.digest, t.dtype, t.shape, t.nbytes, t.chunk_nbytes, t.seal, t.ten
        array_agg(c.raw_nbytes ORDER BY c.chunk_index) FILTER (WHERE c.digest IS NOT NULL)
   FROM arc_halo.tensor_metadata AS t LEFT JOIN arc_halo.tensor_chunks AS c ON c.tensor_id = t.id
  WHERE t.id = ANY(%b::uuid[]) GROUP BY t.id
-"""
-_PAYLOADS = """
-SELECT digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, payload
-  FROM arc_halo.tensor_data WHERE tenant_id = %s AND digest = ANY(%b::bytea[])
 """
 
 
@@ -100,16 +92,31 @@ def load_manifests(connect: Connect, wanted: Sequence[Wanted]) -> list[Manifest]
     TensorNotFound
         A tensor was deleted in the meantime.
     """
+    manifests = []
+    for found in find_manifests(connect, wanted):
+        if isinstance(found, Exception):
+            raise found
+        manifests.append(found)
+    return manifests
+
+
+def find_manifests(connect: Connect, wanted: Sequence[Wanted]) -> list[Manifest | CorruptionError | TensorNotFound]:
+    """As `load_manifests`, with the error in the place of each that cannot be used."""
     with connect() as connection, connection.cursor(binary=True) as cursor:
         cursor.execute(_CHUNKS, ([each.tensor_id for each in wanted],))
-        found = {row[0]: row[1:] for row in cursor}
+        rows = {row[0]: row[1:] for row in cursor}
+    found: list[Manifest | CorruptionError | TensorNotFound] = []
     for each in wanted:
-        if each.tensor_id not in found:
-            raise TensorNotFound(f"tensor {each.name!r} is not in tensor_metadata any more; look its model up again")
-    return [_manifest(each.name, found[each.tensor_id]) for each in wanted]
+        try:
+            found.append(_manifest(each.name, rows.get(each.tensor_id)))
+        except (CorruptionError, TensorNotFound) as error:
+            found.append(error)
+    return found
 
 
-def _manifest(name: str, row: tuple[Any, ...]) -> Manifest:
+def _manifest(name: str, row: tuple[Any, ...] | None) -> Manifest:
+    if row is None:
+        raise TensorNotFound(f"tensor {name!r} is not in tensor_metadata any more; look its model up again")
     digest, dtype, shape, nbytes, chunk_nbytes, stored_seal, tenant_id, chunk_digests, raw_nbytes = row
     digests = tuple(chunk_digests or ())
     is_shape = all(isinstance(size, int) and size >= 0 for size in shape)
@@ -143,18 +150,53 @@ def iter_pieces(connect: Connect, parts: Iterable[Part]) -> Iterator[Piece]:
 def iter_results(connect: Connect, parts: Iterable[Part]) -> Iterator[Piece | CorruptionError]:
     """As `iter_pieces`, with the error in the place of each piece that is not what was written."""
     with ThreadPoolExecutor(WORKERS, "arc-halo-get") as pool:
-        decoding: list[Future[Piece | CorruptionError]] = []
+        decoders = _Decoders(connect, pool)
+        decoding: list[_Decoding] = []
         for window in _windows(parts):
-            started = _start(pool, connect, window)
-            yield from _results(decoding)
+            started = decoders.start(window)
+            yield from _results(decoders, decoding)
             decoding = started
-        yield from _results(decoding)
+        yield from _results(decoders, decoding)
 
 
-def _results(futures: list[Future[Piece | CorruptionError]]) -> Iterator[Piece | CorruptionError]:
-    futures.reverse()
-    while futures:
-        yield futures.pop().result()  # popped, so that the bytes go when the caller is done with them
+class _Decoders:
+    """Threads that decode what is fetched for them."""
+
+    def __init__(self, connect: Connect, pool: ThreadPoolExecutor) -> None:
+        self._connect = connect
+        self._blobs = connect.blobs
+        self._pool = pool
+
+    def start(self, window: Sequence[tuple[Part, int]]) -> list[_Decoding]:
+        """Fetch the payloads of a window and begin to decode them."""
+        digests = {part.manifest.chunk_digests[index] for part, index in window}
+        start_get = None if self._blobs is None else self._blobs.start_get
+        with self._connect() as connection:
+            payloads = fetch(connection, window[0][0].manifest.tenant_id, digests, start_get)
+        return [_Decoding(part, index, self._pool.submit(_checked, part, index, payloads)) for part, index in window]
+
+    def result(self, decoding: _Decoding) -> Piece | CorruptionError:
+        """What came of it; looked up once more where an object was gone: its payload may have moved meanwhile."""
+        result = decoding.future.result()
+        if isinstance(result, MissingChunk) and self._blobs is not None:
+            (again,) = self.start([(decoding.part, decoding.index)])
+            return again.future.result()
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoding:
+    """A chunk that a thread is at work on."""
+
+    part: Part
+    index: int
+    future: Future[Piece | CorruptionError]
+
+
+def _results(decoders: _Decoders, decoding: list[_Decoding]) -> Iterator[Piece | CorruptionError]:
+    decoding.reverse()
+    while decoding:
+        yield decoders.result(decoding.pop())  # popped, so that the bytes go when the caller is done with them
 
 
 def _windows(parts: Iterable[Part]) -> Iterator[list[tuple[Part, int]]]:
@@ -171,42 +213,22 @@ def _windows(parts: Iterable[Part]) -> Iterator[list[tuple[Part, int]]]:
         yield window
 
 
-def _start(
-    pool: ThreadPoolExecutor, connect: Connect, window: list[tuple[Part, int]]
-) -> list[Future[Piece | CorruptionError]]:
-    asked = sorted({part.manifest.chunk_digests[index] for part, index in window})
-    with connect() as connection, connection.cursor(binary=True) as cursor:
-        cursor.execute(_PAYLOADS, (window[0][0].manifest.tenant_id, asked))
-        stored = {row[0]: row[1:] for row in cursor}
-    return [
-        pool.submit(_checked, part, index, stored.get(part.manifest.chunk_digests[index])) for part, index in window
-    ]
-
-
-def _checked(part: Part, index: int, stored: tuple[Any, ...] | None) -> Piece | CorruptionError:
+def _checked(part: Part, index: int, payloads: Payloads) -> Piece | CorruptionError:
     try:
-        return _decode(part, index, stored)
+        return _decode(part, index, payloads)
     except CorruptionError as error:
         return error
 
 
-def _decode(part: Part, index: int, stored: tuple[Any, ...] | None) -> Piece:
+def _decode(part: Part, index: int, payloads: Payloads) -> Piece:
     manifest = part.manifest
     span = manifest.layout[index]
     out = None if part.into is None else part.into[span.offset : span.stop]
     digest = manifest.chunk_digests[index]
     where = f"tensor {manifest.name!r}, chunk {index} ({digest.hex()})"
-    if stored is None:
-        raise MissingChunk(f"{where}: not in tensor_data; restore it from a copy")
-    raw_nbytes, stored_nbytes, codec_id, dtype, checksum, payload = stored
-    if payload is None or len(payload) != stored_nbytes or payload_checksum(payload) != checksum:
-        raise CorruptChunk(f"{where}: the payload's checksum does not match; restore it from a copy")
-    if raw_nbytes != span.nbytes:
-        raise CorruptChunk(f"{where}: holds {raw_nbytes} bytes where {span.nbytes} belong; restore it from a copy")
-    try:
-        raw = codec(codec_id).decode(payload, by_name(dtype), raw_nbytes, out)
-    except (CodecError, ValueError) as error:
-        raise CorruptChunk(f"{where}: {error}; restore it from a copy") from error
+    raw = payloads.decode(digest, where, out)
+    if raw.nbytes != span.nbytes:
+        raise CorruptChunk(f"{where}: holds {raw.nbytes} bytes where {span.nbytes} belong; restore it from a copy")
     if chunk_digest(raw) != digest:
         raise DigestMismatch(f"{where}: decodes to other bytes than its digest names; restore it from a copy")
     return Piece(manifest, index, span.offset, raw)
@@ -228,7 +250,7 @@ def grouped(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
 
 def read_pieces(session: Session, wanted: Iterable[Wanted]) -> Iterator[Piece]:
     """All bytes of tensors in the order asked, chunk by chunk; see `iter_pieces`."""
-    connect = partial(reading, session)
+    connect = Reading(session)
     yield from iter_pieces(connect, _whole(connect, wanted))
 
 
@@ -243,7 +265,7 @@ def get_arrays(session: Session, wanted: Iterable[Wanted]) -> Iterator[np.ndarra
 
     Tensors of packed types (F4, F6) come as one-dimensional arrays of bytes.
     """
-    connect = partial(reading, session)
+    connect = Reading(session)
     waiting: deque[tuple[Manifest, np.ndarray]] = deque()  # asked for, not handed on yet
 
     def parts() -> Iterator[Part]:
@@ -272,7 +294,7 @@ def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
         The tensor is a scalar, an index is outside it, ``rows`` is neither an int nor a slice, or rows of a packed
         type begin or end inside a byte.
     """
-    connect = partial(reading, session)
+    connect = Reading(session)
     (manifest,) = load_manifests(connect, [wanted])
     layout = manifest.layout
     selected = _selection(rows, layout.shape, wanted.name)

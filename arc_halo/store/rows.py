@@ -41,7 +41,7 @@ UPDATE arc_halo.{table} AS t SET touched_at = now() FROM old WHERE t.tenant_id =
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChunkRow:
     """A row of ``tensor_data`` about to be written."""
 
@@ -50,7 +50,11 @@ class ChunkRow:
     codec: str
     dtype: str
     payload_checksum: int
-    payload: BytesLike
+    stored_nbytes: int
+    payload: BytesLike | None
+    base_digest: bytes | None = None
+    base_depth: int | None = None
+    blob_location: str | None = None
 
 
 @dataclass(slots=True)
@@ -97,23 +101,28 @@ def find_chunks(connection: psycopg.Connection[Any], digests: Iterable[bytes], *
         return {digest for (digest,) in cursor.execute(_FIND_CHUNKS, (TENANT_ID, asked))}
 
 
-def insert(
-    connection: psycopg.Connection[Any], chunks: Sequence[ChunkRow], tensors: Sequence[TensorRow], *, by_copy: bool
-) -> None:
-    """Insert chunks, then the tensors they complete: everybody locks in the same order, so nobody deadlocks.
+def insert_chunks(connection: psycopg.Connection[Any], chunks: Sequence[ChunkRow], *, by_copy: bool) -> None:
+    """Insert chunks in the order of their digests: everybody locks in that order, so nobody deadlocks.
 
-    A chunk that is there by now raises a unique violation, one that was pruned a foreign key violation. A tensor
-    that is there by now is left as it is.
+    A chunk that is there by now raises a unique violation; a base that was pruned, or encoded anew at another depth, a
+    foreign key violation.
     """
     if chunks:
         ordered = sorted(chunks, key=lambda chunk: chunk.digest)
         TENSOR_DATA.insert(connection, [_chunk_values(chunk) for chunk in ordered], by_copy=by_copy)
-    ordered_tensors = sorted(tensors, key=lambda tensor: tensor.digest)
-    values = [tensor.values() for tensor in ordered_tensors]
+
+
+def insert_tensors(connection: psycopg.Connection[Any], tensors: Sequence[TensorRow], *, by_copy: bool) -> None:
+    """Insert tensors in the order of their digests, and the places of their chunks.
+
+    A tensor that is there by now is left as it is; a chunk that was pruned raises a foreign key violation.
+    """
+    ordered = sorted(tensors, key=lambda tensor: tensor.digest)
+    values = [tensor.values() for tensor in ordered]
     inserted = set(TENSOR_METADATA.insert_new(connection, values, conflict=("tenant_id", "digest")))
     spans = [
         (TENANT_ID, tensor.id, span.index, digest, span.first_row, span.offset, span.nbytes)
-        for tensor in ordered_tensors
+        for tensor in ordered
         if tensor.id in inserted
         for span, digest in tensor.chunks
     ]
@@ -122,5 +131,7 @@ def insert(
 
 
 def _chunk_values(chunk: ChunkRow) -> tuple[Any, ...]:
-    sizes = (chunk.raw_nbytes, len(chunk.payload))
-    return (TENANT_ID, chunk.digest, *sizes, chunk.codec, chunk.dtype, chunk.payload_checksum, chunk.payload)
+    sizes = (chunk.raw_nbytes, chunk.stored_nbytes)
+    base = (chunk.base_digest, chunk.base_depth)
+    encoding = (chunk.codec, chunk.dtype, chunk.payload_checksum)
+    return (TENANT_ID, chunk.digest, *sizes, *encoding, *base, chunk.payload, chunk.blob_location)

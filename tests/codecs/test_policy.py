@@ -20,7 +20,8 @@ NOISE = RNG.bytes(MIB)
 
 
 def encoded(raw, name, policy):
-    codec_id, payload = encode_chunk(memoryview(raw), by_name(name), policy)
+    codec_id, payload, is_delta = encode_chunk(memoryview(raw), by_name(name), policy)
+    assert not is_delta
     assert bytes(codec(codec_id).decode(payload, by_name(name), len(raw))) == raw
     return codec_id, len(payload) / max(len(raw), 1)
 

@@ -1,0 +1,172 @@
+"""Chunks as differences from others: small where a model was trained on from the one it is a delta of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from arc_halo.codecs.abc import MAX_RAW_NBYTES
+from arc_halo.codecs.ordering import from_ordered, to_ordered, unsigned
+from arc_halo.codecs.pco import Pco
+from arc_halo.codecs.zstd import BloscZstd
+from arc_halo.dtypes import by_name
+from arc_halo.errors import CodecError, TensorError
+
+if TYPE_CHECKING:
+    from arc_halo.codecs.abc import BytesLike, Codec
+    from arc_halo.codecs.ordering import Bits
+    from arc_halo.dtypes import DType
+
+# A cast in the ways that are exact arithmetic on bits. A conversion by the processor may flush subnormals or change
+# NaNs, and a chunk that decodes on one machine only is lost on the others.
+_CASTS = frozenset({("F32", "BF16"), ("BF16", "F32")})
+
+
+class Base(NamedTuple):
+    """Raw bytes that a chunk is a delta of, and the type of their elements."""
+
+    raw: memoryview
+    dtype: DType
+
+
+def is_comparable(base: DType, dtype: DType) -> bool:
+    """Whether elements of one type can be predicted from those of another."""
+    return base.name == dtype.name or (base.name, dtype.name) in _CASTS
+
+
+class Delta(ABC):
+    """Turns a chunk into a payload and back, given the base chunk; the other contract is that of `Codec`.
+
+    Element by element the base, cast if need be, is the prediction; what is stored is how the chunk differs from it.
+    Where the base is shorter, the prediction is zero. A payload begins with the name of the base's element type and
+    its length in one byte; no name means the chunk's own.
+    """
+
+    id: ClassVar[str]
+    """The name stored beside each payload, for ever."""
+
+    def encode(self, raw: memoryview, dtype: DType, base: Base) -> bytes | None:
+        """The payload of a chunk; None if its type and the base's are not comparable, or it has no whole elements."""
+        if not 0 < raw.nbytes <= MAX_RAW_NBYTES or raw.nbytes % dtype.component_nbytes:
+            return None
+        if not is_comparable(base.dtype, dtype):
+            return None
+        bits = np.frombuffer(raw, unsigned(dtype))
+        payload = self._encode(bits, predict(base, dtype, bits.size), dtype)
+        return None if payload is None else _header(base.dtype, dtype) + bytes(payload)
+
+    def decode(
+        self, payload: BytesLike, dtype: DType, raw_nbytes: int, base: memoryview, out: memoryview | None = None
+    ) -> memoryview:
+        """The raw bytes of a payload, in ``out`` if given; parameters and errors are those of `Codec.decode`.
+
+        ``base`` is what the chunk leans on, whole: with other bytes than those it was encoded against, others come
+        back. Compare their digest.
+        """
+        view = memoryview(payload).cast("B")
+        base_dtype, inner = _parse(view, dtype, self.id)
+        if raw_nbytes % dtype.component_nbytes or base.nbytes % base_dtype.component_nbytes:
+            raise CodecError(f"{self.id}: {raw_nbytes} bytes on a base of {base.nbytes} are no whole {dtype.name}")
+        if not 0 < raw_nbytes <= MAX_RAW_NBYTES:
+            raise CodecError(f"{self.id}: a chunk of {raw_nbytes} bytes is outside 1 to {MAX_RAW_NBYTES}")
+        target = np.empty(raw_nbytes, np.uint8).data if out is None else out
+        if target.readonly or target.nbytes != raw_nbytes:
+            raise CodecError(f"{self.id}: the buffer to decode into must be writable and {raw_nbytes} bytes long")
+        predicted = predict(Base(base, base_dtype), dtype, raw_nbytes // dtype.component_nbytes)
+        self._decode_into(inner, dtype, predicted, target)
+        return target
+
+    @abstractmethod
+    def _encode(self, bits: Bits, predicted: Bits, dtype: DType) -> BytesLike | None:
+        """The payload of bits against the predicted ones."""
+
+    @abstractmethod
+    def _decode_into(self, payload: memoryview, dtype: DType, predicted: Bits, out: memoryview) -> None:
+        """Fill ``out`` to the last byte, or raise `CodecError`."""
+
+
+class PcoDelta(Delta):
+    """Differences of the integers that sort as the numbers do, through pcodec.
+
+    A step of training moves a number to one nearby: the difference is small whatever its exponent, where bits compared
+    by XOR differ in many places as soon as a power of two is crossed.
+    """
+
+    id = "pco-delta"
+
+    def __init__(self, level: int = 8) -> None:
+        self._codec = Pco(level, search=False)  # differences have no order for a search to find
+
+    def _encode(self, bits: Bits, predicted: Bits, dtype: DType) -> BytesLike | None:
+        difference = to_ordered(bits, dtype) - to_ordered(predicted, dtype)
+        return self._codec.encode(difference.data.cast("B"), _signed(dtype))
+
+    def _decode_into(self, payload: memoryview, dtype: DType, predicted: Bits, out: memoryview) -> None:
+        ordered = np.empty(predicted.size, predicted.dtype)
+        self._codec.decode(payload, _signed(dtype), ordered.nbytes, ordered.data.cast("B"))
+        ordered += to_ordered(predicted, dtype)
+        from_ordered(ordered, dtype, out)
+
+
+class XorDelta(Delta):
+    """Bits that differ, in byte planes through zstd: fast, and best where most elements stayed as they were."""
+
+    id = "xor-zstd"
+
+    def __init__(self) -> None:
+        self._codec: Codec = BloscZstd()
+
+    def _encode(self, bits: Bits, predicted: Bits, dtype: DType) -> BytesLike | None:
+        return self._codec.encode((bits ^ predicted).data.cast("B"), dtype)
+
+    def _decode_into(self, payload: memoryview, dtype: DType, predicted: Bits, out: memoryview) -> None:
+        self._codec.decode(payload, dtype, out.nbytes, out)
+        bits = np.frombuffer(out, predicted.dtype)
+        np.bitwise_xor(bits, predicted, out=bits)
+
+
+def predict(base: Base, dtype: DType, count: int) -> Bits:
+    """The bits of ``count`` numbers of the type, from the first ones of the base; zeros where it ends before."""
+    known = np.frombuffer(base.raw, unsigned(base.dtype))[:count]
+    if base.dtype.name != dtype.name:
+        known = _truncate(known) if dtype.name == "BF16" else known.astype("<u4") << 16
+    if known.size == count:
+        return known
+    padded = np.zeros(count, unsigned(dtype))
+    padded[: known.size] = known
+    return padded
+
+
+def _truncate(bits: Bits) -> Bits:
+    """Float32 to bfloat16, to the nearest and in doubt to the even one; a NaN keeps its upper half."""
+    rounded: Bits = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype("<u2")
+    is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    if is_nan.any():
+        rounded[is_nan] = bits[is_nan] >> 16
+    return rounded
+
+
+def _signed(dtype: DType) -> DType:
+    return by_name(f"I{dtype.component_nbytes * 8}")
+
+
+def _header(base: DType, dtype: DType) -> bytes:
+    name = b"" if base.name == dtype.name else base.name.encode("ascii")
+    return bytes([len(name)]) + name
+
+
+def _parse(payload: memoryview, dtype: DType, codec_id: str) -> tuple[DType, memoryview]:
+    if not payload.nbytes or payload.nbytes <= payload[0]:
+        raise CodecError(f"{codec_id}: payload of {payload.nbytes} bytes ends within its header")
+    name, inner = bytes(payload[1 : 1 + payload[0]]), payload[1 + payload[0] :]
+    if not name:
+        return dtype, inner
+    try:
+        base = by_name(name.decode("ascii"))
+    except (TensorError, UnicodeDecodeError) as error:
+        raise CodecError(f"{codec_id}: payload names a base of an unknown type {name!r}") from error
+    if not is_comparable(base, dtype):
+        raise CodecError(f"{codec_id}: {dtype.name} cannot be a delta of {base.name}")
+    return base, inner

@@ -1,0 +1,134 @@
+"""Stored payloads, with those they lean on, back into the bytes of a chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from arc_halo.codecs import codec, delta
+from arc_halo.codecs.digest import payload_checksum
+from arc_halo.dtypes import by_name
+from arc_halo.errors import BlobStoreNotConfigured, CodecError, CorruptChunk, MissingChunk, TensorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Future
+
+    import psycopg
+
+    StartGet: TypeAlias = Callable[[str, int], Future[bytes]]
+
+MAX_DEPTH = 8
+"""How many deltas may lean on one another: what the schema allows."""
+
+# One statement, so that it sees a chunk and its bases at one moment, whoever encodes them anew meanwhile. It walks no
+# further than a chain may be long: a forged one may be a circle. Chunks that share a base bring it each.
+_CHAINS = """
+WITH RECURSIVE chain (steps, digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, base_digest, depth,
+                      payload, blob_location) AS (
+    SELECT 0, d.digest, d.raw_nbytes, d.stored_nbytes, d.codec, d.dtype, d.payload_checksum, d.base_digest, d.depth,
+           d.payload, d.blob_location
+      FROM arc_halo.tensor_data AS d WHERE d.tenant_id = %(tenant)s AND d.digest = ANY(%(digests)b::bytea[])
+    UNION ALL
+    SELECT c.steps + 1, d.digest, d.raw_nbytes, d.stored_nbytes, d.codec, d.dtype, d.payload_checksum, d.base_digest,
+           d.depth, d.payload, d.blob_location
+      FROM chain AS c
+      JOIN arc_halo.tensor_data AS d ON d.tenant_id = %(tenant)s AND d.digest = c.base_digest
+     WHERE c.steps < %(max_depth)s)
+SELECT digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, base_digest, depth, payload, blob_location
+  FROM chain
+"""
+
+
+class StoredChunk(NamedTuple):
+    """A row of ``tensor_data``."""
+
+    digest: bytes
+    raw_nbytes: int
+    stored_nbytes: int
+    codec: str
+    dtype: str
+    payload_checksum: int
+    base_digest: bytes | None
+    depth: int
+    payload: bytes | None
+    blob_location: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """What one statement found: chunks and all that they lean on; payloads of the blob store are on their way."""
+
+    chunks: Mapping[bytes, StoredChunk]
+    fetched: Mapping[str, Future[bytes]]
+
+    def decode(self, digest: bytes, where: str, out: memoryview | None = None) -> memoryview:
+        """The raw bytes of a chunk, in ``out`` if it fits; the caller compares their digest.
+
+        Raises
+        ------
+        MissingChunk, CorruptChunk
+            The chunk, or one that it leans on, is not there or was changed.
+        BlobStoreError
+            The blob store does not answer.
+        """
+        return self._decode(digest, where, out, MAX_DEPTH)
+
+    def _decode(self, digest: bytes, where: str, out: memoryview | None, steps: int) -> memoryview:
+        chunk = self.chunks.get(digest)
+        if chunk is None:
+            raise MissingChunk(f"{where}: not in tensor_data; restore it from a copy")
+        payload = self._payload(chunk, where)
+        if len(payload) != chunk.stored_nbytes or payload_checksum(payload) != chunk.payload_checksum:
+            raise CorruptChunk(f"{where}: the payload's checksum does not match; restore it from a copy")
+        if out is not None and out.nbytes != chunk.raw_nbytes:
+            raise CorruptChunk(
+                f"{where}: holds {chunk.raw_nbytes} bytes where {out.nbytes} belong; restore it from a copy"
+            )
+        try:
+            dtype = by_name(chunk.dtype)
+            if chunk.base_digest is None:
+                return codec(chunk.codec).decode(payload, dtype, chunk.raw_nbytes, out)
+            if not steps:
+                raise CorruptChunk(f"{where}: its deltas lean on one another without an end; restore it from a copy")
+            leaning = f"{where}, which leans on {chunk.base_digest.hex()}"
+            base = self._decode(chunk.base_digest, leaning, None, steps - 1)
+            return delta(chunk.codec).decode(payload, dtype, chunk.raw_nbytes, base, out)
+        except (CodecError, TensorError) as error:
+            raise CorruptChunk(f"{where}: {error}; restore it from a copy") from error
+
+    def _payload(self, chunk: StoredChunk, where: str) -> bytes:
+        if chunk.payload is not None:
+            return chunk.payload
+        if chunk.blob_location is None:
+            raise CorruptChunk(f"{where}: its row has no payload; restore it from a copy")
+        try:
+            return self.fetched[chunk.blob_location].result()
+        except (MissingChunk, CorruptChunk) as error:
+            raise type(error)(f"{where}: {error}") from error
+
+
+def fetch(
+    connection: psycopg.Connection[Any], tenant_id: int, digests: Iterable[bytes], start_get: StartGet | None
+) -> Payloads:
+    """Find chunks and what they lean on.
+
+    Parameters
+    ----------
+    start_get
+        Begins to get an object of the blob store, given its location and size; None where no store is configured.
+
+    Raises
+    ------
+    BlobStoreNotConfigured
+        A payload is in a blob store, and none is configured.
+    """
+    parameters = {"tenant": tenant_id, "digests": sorted(set(digests)), "max_depth": MAX_DEPTH}
+    with connection.cursor(binary=True) as cursor:
+        chunks = {row[0]: StoredChunk(*row) for row in cursor.execute(_CHAINS, parameters)}
+    away = {chunk.blob_location: chunk.stored_nbytes for chunk in chunks.values() if chunk.blob_location is not None}
+    if away and start_get is None:
+        raise BlobStoreNotConfigured(
+            f"{len(away)} payloads are in a blob store; set ARC_HALO_BLOB_URL to the URL they were written to"
+        )
+    return Payloads(chunks, {} if start_get is None else {key: start_get(key, size) for key, size in away.items()})
