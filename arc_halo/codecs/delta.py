@@ -15,6 +15,8 @@ from arc_halo.dtypes import by_name
 from arc_halo.errors import CodecError, TensorError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from arc_halo.codecs.abc import BytesLike, Codec
     from arc_halo.codecs.ordering import Bits
     from arc_halo.dtypes import DType
@@ -34,6 +36,16 @@ class Base(NamedTuple):
 def is_comparable(base: DType, dtype: DType) -> bool:
     """Whether elements of one type can be predicted from those of another."""
     return base.name == dtype.name or (base.name, dtype.name) in _CASTS
+
+
+def is_grown(base: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether two shapes differ at most in the length of the first axis."""
+    return len(base) == len(shape) and tuple(base[1:]) == tuple(shape[1:])
+
+
+def comparable_types(dtype: DType) -> tuple[str, ...]:
+    """Names of the types that elements of one can be predicted from, its own first."""
+    return (dtype.name, *(base for base, target in sorted(_CASTS) if target == dtype.name))
 
 
 class Delta(ABC):

@@ -16,6 +16,7 @@ from arc_halo.formats.architectures import Architecture, describe
 from arc_halo.formats.hf import ModelFolder, open_model
 from arc_halo.formats.safetensors_header import build_header
 from arc_halo.formats.strict_json import parse_object
+from arc_halo.registry.bases import AUTO, base_chooser
 from arc_halo.registry.embeddings import MAX_DIMENSION
 from arc_halo.registry.naming import check_name
 from arc_halo.registry.publishing import StoredFile, publish_model, refuse_taken
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from arc_halo.codecs.policy import PolicyName
+    from arc_halo.registry.bases import BaseChoice
     from arc_halo.schema import Model
+    from arc_halo.store.put import ChooseBases
 
 EMBEDDINGS_NBYTES = 256 << 20
 """Up to this size, as float32, ``embeddings=True`` makes rows of embedding matrices searchable."""
@@ -45,6 +48,7 @@ def import_model(
     name: str,
     version: str | None = None,
     compression: PolicyName = "balanced",
+    base: BaseChoice = AUTO,
     embeddings: bool = True,
     progress: Progress | None = None,
 ) -> Model:
@@ -60,6 +64,10 @@ def import_model(
         Any text; by default the number after the highest there is.
     compression
         ``none``, ``fast``, ``balanced`` or ``dense``.
+    base
+        The model that tensors are stored as deltas of, under ``balanced`` and ``dense`` where that is smaller. By
+        default the newest version of the name, and for tensors that it does not have the nearest relative in the
+        database; None for no deltas.
     embeddings
         Make the rows of token, position and segment embeddings searchable, up to 256 MiB of them.
     progress
@@ -93,6 +101,7 @@ def import_model(
             labels=folder.token_texts if embeddings else None,
             files=lambda: _files(folder),
             compression=compression,
+            choose_bases=base_chooser(session, name, base, None),
             progress=progress,
         )
 
@@ -105,6 +114,7 @@ def create_model(
     *,
     version: str | None = None,
     compression: PolicyName = "balanced",
+    base: BaseChoice = AUTO,
     progress: Progress | None = None,
 ) -> Model:
     """Make a new version of a model from arrays.
@@ -116,6 +126,8 @@ def create_model(
     tensors
         Arrays by the names they have in ``transformers``; any strides and byte order, bfloat16 and float8 by
         ``ml_dtypes``.
+    base
+        As in `import_model`.
 
     Raises
     ------
@@ -143,6 +155,7 @@ def create_model(
             labels=None,
             files=lambda: iter(()),
             compression=compression,
+            choose_bases=base_chooser(session, name, base, None),
             progress=progress,
         )
 
@@ -159,11 +172,12 @@ def _import(
     labels: Callable[[], Mapping[int, str]] | None,
     files: Callable[[], Iterator[StoredFile]],
     compression: PolicyName,
+    choose_bases: ChooseBases,
     progress: Progress | None,
 ) -> Model:
     refuse_taken(session, name, version)
     for _attempt in range(ATTEMPTS):
-        ids = put_tensors(session, sources, compression=compression, progress=progress)
+        ids = put_tensors(session, sources, compression=compression, choose_bases=choose_bases, progress=progress)
         tensor_ids = dict(zip((source.name for source in sources), ids, strict=True))
         try:
             with session.begin_nested():

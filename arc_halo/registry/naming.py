@@ -55,13 +55,14 @@ def find_model(session: Session, reference: Model | uuid.UUID | str) -> Model:
         raise ModelNotFound(f"no model {reference!r}; names are of printable characters")
     else:
         name, at, selector = reference.rpartition("@") if "@" in reference else (reference, "", "")
-        model = _by_selector(session, name, selector) if at else _newest(session, name)
+        model = _by_selector(session, name, selector) if at else newest_version(session, name)
     if model is None:
         raise ModelNotFound(f"no model {str(reference)!r}; {_known(session, reference)}")
     return model
 
 
-def _newest(session: Session, name: str) -> Model | None:
+def newest_version(session: Session, name: str) -> Model | None:
+    """The version of a name that was made last; None if there is none."""
     newest = select(Model).where(named(Model, name)).order_by(Model.created_at.desc(), Model.id.desc()).limit(1)
     return session.scalars(newest).one_or_none()
 

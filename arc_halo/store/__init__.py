@@ -2,10 +2,14 @@
 
 Source
     Where a tensor's bytes come from; read in pieces, never held whole.
+Base
+    A stored tensor, or a chunk of it, that a new one is stored as a delta of.
 Batch
     A few mebibytes of chunks that are written in one savepoint or one short transaction.
 Destination
     The caller's transaction for what is small, short transactions of our own for what is big.
+Payload
+    What is stored of a chunk: in its row, or as an object of the blob store.
 Manifest
     A tensor's chunks in order, proven by its seal; a model's tensors, proven by its weights digest.
 Fault

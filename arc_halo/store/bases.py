@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arc_halo.codecs.chunking import ChunkLayout
-from arc_halo.codecs.delta import Base, is_comparable
+from arc_halo.codecs.delta import Base, is_comparable, is_grown
 from arc_halo.codecs.digest import chunk_digest
 from arc_halo.codecs.policy import MAX_DEPTH
 from arc_halo.dtypes import by_name
@@ -93,8 +93,7 @@ class Bases:
 
 def _scaled(source: TensorSource, base: ChunkLayout) -> ChunkLayout | None:
     """The layout that puts the same elements into each chunk as the base's does; None if there is no such."""
-    is_grown = len(source.shape) == len(base.shape) and source.shape[1:] == base.shape[1:]
-    if not is_grown or not is_comparable(base.dtype, source.dtype):
+    if not is_grown(base.shape, source.shape) or not is_comparable(base.dtype, source.dtype):
         return None
     nbytes = base.chunk_nbytes * source.dtype.component_nbytes // base.dtype.component_nbytes
     return ChunkLayout(source.dtype, source.shape, nbytes) if nbytes <= MAX_CHUNK_NBYTES else None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from arc_halo.codecs.digest import TensorHasher
-from arc_halo.codecs.policy import PolicyName, check_policy
+from arc_halo.codecs.policy import MAX_DEPTH, PolicyName, check_policy
 from arc_halo.errors import TransactionConflict
 from arc_halo.store import rows
 from arc_halo.store.bases import Bases
@@ -17,7 +16,7 @@ from arc_halo.store.upload import Upload
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -27,7 +26,13 @@ SMALL_NBYTES = 32 << 20  # held in memory, see `Upload`
 HASH_NBYTES = 1 << 20
 ATTEMPTS = 5
 
-_NO_BASES: Mapping[str, uuid.UUID] = MappingProxyType({})
+ChooseBases: TypeAlias = "Callable[[Sequence[TensorSource]], Mapping[str, uuid.UUID]]"
+"""Given the tensors that have to be stored, ids of those that they may be deltas of, by name."""
+
+
+def no_bases(sources: Sequence[TensorSource]) -> Mapping[str, uuid.UUID]:  # noqa: ARG001, a choice like others
+    """Let every tensor stand for itself."""
+    return {}
 
 
 def put_tensors(
@@ -35,7 +40,7 @@ def put_tensors(
     sources: Sequence[TensorSource],
     *,
     compression: PolicyName = "balanced",
-    bases: Mapping[str, uuid.UUID] = _NO_BASES,
+    choose_bases: ChooseBases = no_bases,
     progress: Progress | None = None,
 ) -> list[uuid.UUID]:
     """Store tensors that are not there yet.
@@ -50,10 +55,10 @@ def put_tensors(
         Read twice where the content is new: once for the digests, once to be stored.
     compression
         Policy for chunks that are new; a chunk that is there keeps the encoding it has.
-    bases
-        Ids in ``tensor_metadata`` of relatives, by the names of the sources: under ``balanced`` and ``dense`` new
-        chunks are stored as differences from theirs where that is smaller. A base has the same shape but for the
-        length of the first axis, and the same element type, or F32 and BF16 meet.
+    choose_bases
+        Asked, under ``balanced`` and ``dense``, for relatives of the tensors that are not there yet: new chunks are
+        stored as differences from theirs where that is smaller. A relative has the same shape but for the length of
+        the first axis, and the same element type, or F32 and BF16 meet.
     progress
         Called between batches.
 
@@ -84,9 +89,10 @@ def put_tensors(
             if not missing:
                 return [ids[digest] for digest in digests]
             done = nbytes - sum(source.nbytes for source in missing.values())
+            chosen = choose_bases(list(missing.values())) if MAX_DEPTH[compression] else {}
             with target.batch() as connection:
-                leaning = Bases(Lent(connection, target.blobs), list(missing.values()), bases, compression)
-            upload = Upload(target, pool, compression, leaning)
+                bases = Bases(Lent(connection, target.blobs), list(missing.values()), chosen, compression)
+            upload = Upload(target, pool, compression, bases)
             meter = Meter(progress, "store", nbytes, done)
             stored_digests = upload.run(list(missing.values()), meter, gather_nbytes=SMALL_NBYTES)
             stored = dict(zip(missing, stored_digests, strict=True))

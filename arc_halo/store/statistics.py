@@ -73,10 +73,11 @@ class Statistics:
             self.zero_count / self.count,
             self.nan_count,
             self.inf_count,
-            self._unit_sketch(),
+            self.sketch_of_unit_length(),
         )
 
-    def _unit_sketch(self) -> np.ndarray | None:
+    def sketch_of_unit_length(self) -> np.ndarray | None:
+        """The sketch as it is stored, 64 of float32; None where it is zero or overflowed."""
         largest = np.abs(self.sketch).max()
         if not 0 < largest < np.inf:
             return None
