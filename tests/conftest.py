@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.fixtures.embedded",
     "tests.fixtures.engines",
     "tests.fixtures.integrations",
+    "tests.fixtures.long",
     "tests.fixtures.migrations",
     "tests.fixtures.proxy",
 ]

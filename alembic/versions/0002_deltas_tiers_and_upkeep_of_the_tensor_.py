@@ -2,7 +2,7 @@
 
 Revision ID: 0002
 Revises: 0001
-Create Date: 2026-11-23 00:09:39.998279
+Create Date: 2026-11-23 00:41:53.858880
 """
 
 from __future__ import annotations
@@ -34,6 +34,21 @@ def upgrade() -> None:
     op.execute(
         "COMMENT ON FUNCTION arc_halo.request_blob_deletion IS 'Trigger function: asks the sweeper to "
         "delete the object that a chunk''s payload was in.'"
+    )
+    op.execute(
+        "CREATE FUNCTION arc_halo.note_operation(operation_id uuid) RETURNS xid8\n"
+        "LANGUAGE plpgsql AS $$\n"
+        "BEGIN\n"
+        "    IF pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL THEN\n"
+        "        INSERT INTO arc_halo.operations (id) VALUES (operation_id);\n"
+        "    END IF;\n"
+        "    RETURN pg_catalog.pg_current_xact_id_if_assigned();\n"
+        "END\n"
+        "$$"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.note_operation IS 'Note that the transaction carries out an "
+        "operation, unless it has written nothing; returns its id, null then.'"
     )
     op.create_table(
         "blob_deletions",
@@ -195,5 +210,6 @@ def downgrade() -> None:
     op.drop_table("operations", schema="arc_halo")
     op.drop_index("ix_blob_deletions_requested_at", table_name="blob_deletions", schema="arc_halo")
     op.drop_table("blob_deletions", schema="arc_halo")
+    op.execute("DROP FUNCTION arc_halo.note_operation(uuid)")
     op.execute("DROP FUNCTION arc_halo.request_blob_deletion()")
     # ### end Alembic commands ###

@@ -1,11 +1,15 @@
-"""Whole units of work, run again where the database says that this is safe."""
+"""Whole units of work, committed exactly once: run again where the database says that this is safe."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from sqlalchemy import text
+
 from arc_halo.database.backoff import delays
+from arc_halo.database.unanswered import CommitUnanswered, was_committed
 from arc_halo.errors import DatabaseUnavailable, LockTimeout, TransactionConflict
 
 if TYPE_CHECKING:
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ATTEMPTS: Final = 6
 Result = TypeVar("Result")
+_NOTE: Final = text("SELECT arc_halo.note_operation(:operation)::text")
 _RETRIED: Final = (TransactionConflict, LockTimeout, DatabaseUnavailable)
 
 
@@ -44,17 +49,19 @@ def run_transaction(
     TransactionConflict, LockTimeout, DatabaseUnavailable
         The last attempt failed, too.
     DatabaseUnavailable
-        The connection was lost during COMMIT. Whether the work is stored is unknown, so it is not run again.
+        The connection was lost during COMMIT, and the database did not come back within a minute to tell whether the
+        work is stored: the row of ``arc_halo.operations`` that the message names is there if it is.
     KeyboardInterrupt, SystemExit
         Also where the rollback that follows one fails: what was interrupted is not run again.
     """
     waits = delays(attempts)
+    operation = uuid.uuid4()  # one for all attempts: the key lets no two of them be committed
     for attempt in range(1, attempts + 1):
         with open_session() as session:
             # Connecting has retries of its own: what still fails here is not worth a second round of them.
             session.connection(execution_options={"isolation_level": isolation_level} if isolation_level else None)
             try:
-                return _attempt(session, unit)
+                return _attempt(session, unit, operation, open_session)
             except Exception as error:
                 if (interruption := _interruption(error)) is not None:
                     session.invalidate()  # its command may still be running
@@ -63,7 +70,7 @@ def run_transaction(
                     raise
                 if isinstance(error, DatabaseUnavailable):
                     session.invalidate()  # a ROLLBACK over a lost link would raise in its turn
-                if attempt == attempts or isinstance(error, _CommitUnanswered):
+                if attempt == attempts or isinstance(error, CommitUnanswered):
                     raise
         time.sleep(next(waits))
     raise AssertionError("attempts is positive")
@@ -78,19 +85,17 @@ def _interruption(error: BaseException) -> BaseException | None:
     return None
 
 
-class _CommitUnanswered(DatabaseUnavailable):
-    """Nobody knows whether the transaction was committed."""
-
-
-def _attempt(session: Session, unit: Callable[[Session], Result]) -> Result:
+def _attempt(
+    session: Session, unit: Callable[[Session], Result], operation: uuid.UUID, open_session: Callable[[], Session]
+) -> Result:
     result = unit(session)
     session.flush()  # whatever flushing raises is raised here, so an error of commit() is COMMIT's own
+    transaction_id = session.scalar(_NOTE, {"operation": operation})
+    session.expunge_all()  # the session ends here; a commit that fails would wipe the objects of one that succeeded
     try:
         session.commit()
     except DatabaseUnavailable as error:
-        raise _CommitUnanswered(
-            f"the connection was lost during COMMIT ({error}); the work may or may not be stored: look before running "
-            "it again",
-            sqlstate=error.sqlstate,
-        ) from error
+        session.invalidate()
+        if transaction_id is not None and not was_committed(open_session, operation, transaction_id, error):
+            raise
     return result

@@ -34,6 +34,7 @@ for _name in (
     "refuse_state_change",
     "refresh_statistics",
     "request_blob_deletion",
+    "note_operation",
 ):
     _declare_function(_name)
 
