@@ -13,6 +13,7 @@ from sqlalchemy import text
 from arc_halo.database.engine import sibling_engine
 from arc_halo.database.translate import driver_errors
 from arc_halo.store.blobs import blob_store
+from arc_halo.store.leases import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,13 +117,15 @@ class ShortTransactions:
 
     keeps_locks = False
 
-    def __init__(self, engine: Engine, blobs: BlobStore | None) -> None:
+    def __init__(self, engine: Engine, blobs: BlobStore | None, nbytes: int) -> None:
         # Not from the caller's pool: importers that hold its last connections would wait for each other.
         self._engine = sibling_engine(engine)
         self._idle: LifoQueue[Connection] = LifoQueue()
         self.blobs = blobs
-        with self._borrowed() as connection, connection.begin():
+        self.lease = Lease(nbytes)
+        with driver_errors(), self._borrowed() as connection, connection.begin():
             self.by_copy = _may_copy(connection)
+            self.lease.keep(driver_connection(connection))
 
     @contextmanager
     def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:
@@ -134,6 +137,7 @@ class ShortTransactions:
         with driver_errors(), self._borrowed() as connection, connection.begin():
             if writes:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+                self.lease.keep(driver_connection(connection))
             yield driver_connection(connection)
 
     @contextmanager
@@ -177,8 +181,9 @@ def destination(session: Session, nbytes: int, *, small_nbytes: int) -> Iterator
     if nbytes <= small_nbytes or session.info.get(_WROTE) is session.get_transaction() is not None:
         yield CallerTransaction(session)
         return
-    short = ShortTransactions(session.connection().engine, blob_store(session))
+    short = ShortTransactions(session.connection().engine, blob_store(session), nbytes)
     try:
         yield short
+        short.lease.release(session)
     finally:
         short.close()

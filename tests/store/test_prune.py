@@ -152,6 +152,7 @@ def test_a_big_save_uploads_again_what_was_pruned_under_it(database, monkeypatch
 
     def prune_thrice(phase, _done, _total):
         if phase == "store" and len(pruned) < 3:
+            expire_leases(database)
             pruned.append(prune(database.engine, grace=AT_ONCE))
 
     run(database, lambda session: create_model(session, "big", {}, arrays, progress=prune_thrice).id)
@@ -159,7 +160,27 @@ def test_a_big_save_uploads_again_what_was_pruned_under_it(database, monkeypatch
     assert_sound(database, "big", arrays)
 
 
+def test_a_big_save_is_left_alone(database, monkeypatch):
+    monkeypatch.setattr(store_put, "SMALL_NBYTES", -1)
+    arrays = {f"t{index}": weights((1000, 700), index) for index in range(6)}
+    pruned = []
+
+    def prune_often(_phase, _done, _total):
+        pruned.append(prune(database.engine, grace=AT_ONCE))
+
+    run(database, lambda session: create_model(session, "big", {}, arrays, progress=prune_often).id)
+    assert {each.chunks for each in pruned} == {0}
+    assert_sound(database, "big", arrays)
+
+
 def assert_sound(database, name, arrays):
     with database.session() as session:
         assert not list(check_model(session, name))
         assert all(same(array, arrays[tensor]) for tensor, array in iter_tensors(session, name))
+
+
+def expire_leases(database):
+    """As if the uploads under way had died an hour ago."""
+    with database.session() as session:
+        session.execute(text("UPDATE arc_halo.upload_leases SET expires_at = now() - interval '1 second'"))
+        session.commit()
