@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "arc_halo.testing.databases",
+    "tests.fixtures.blobs",
     "tests.fixtures.embedded",
     "tests.fixtures.engines",
     "tests.fixtures.integrations",

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from arc_halo import __version__
-from arc_halo.cli import db, demo, model, prune
+from arc_halo.cli import blobs, db, demo, model, prune
 from arc_halo.cli.invocation import Invocation
 from arc_halo.cli.output import print_error
 from arc_halo.errors import ArcHaloError
@@ -45,6 +45,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("prune")(prune.prune)
 app.add_typer(model.app, name="model")
+app.add_typer(blobs.app, name="blobs")
 app.add_typer(db.app, name="db")
 
 
@@ -73,6 +74,10 @@ def root(
             "without either the embedded server is used."
         ),
     ] = None,
+    blob_url: Annotated[
+        str | None,
+        typer.Option(help="Object store for payloads: file://, s3://, gs:// or az://. Else ARC_HALO_BLOB_URL."),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
@@ -83,7 +88,7 @@ def root(
     Start with: arc-halo demo
     """
     del debug, version  # read from the context, and by its callback
-    context.obj = Invocation(url)
+    context.obj = Invocation(url, blob_url)
 
 
 def _one_line(error: Exception) -> str:

@@ -36,12 +36,13 @@ class Invocation:
     """What was said before the noun."""
 
     url: str | None
+    blob_url: str | None = None
 
     def connect(self) -> Database:
         """The database at the code's revision; the embedded one is brought there."""
         from arc_halo.database import connect
 
-        return connect(self.url)
+        return connect(self.url, blob_url=self.blob_url)
 
     @contextmanager
     def target(self) -> Iterator[Target]:

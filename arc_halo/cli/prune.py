@@ -47,9 +47,11 @@ def prune(
     Example: arc-halo prune --grace 7d --dry-run
     """
     from arc_halo.store import prune as prune_store
+    from arc_halo.store.blobs import open_store
 
     with context.obj.connect() as database:
-        pruned = prune_store(database.engine, grace=grace, dry_run=dry_run)
+        blobs = None if database.blob_url is None else open_store(database.blob_url)
+        pruned = prune_store(database.engine, blobs=blobs, grace=grace, dry_run=dry_run)
     if json:
         print_json(
             {

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 _DUMPS_KEPT: Final = 3
+BLOB_URL_KEY: Final = "arc_halo.blob_url"
+"""Where a session's ``info`` says which object store payloads are in."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,8 +42,9 @@ class Database:
     ...     session.scalars(select(Model)).all()
     """
 
-    def __init__(self, engine: Engine, server: EmbeddedServer | None = None) -> None:
+    def __init__(self, engine: Engine, server: EmbeddedServer | None = None, blob_url: str | None = None) -> None:
         self.engine = engine
+        self.blob_url = blob_url
         self._server = server
 
     @property
@@ -59,7 +62,8 @@ class Database:
 
         Objects keep their loaded values after a commit, so a notebook may show them once the session is closed.
         """
-        return Session(self.engine, **({"expire_on_commit": False} | options))
+        info = {BLOB_URL_KEY: self.blob_url} | options.pop("info", {})
+        return Session(self.engine, info=info, **({"expire_on_commit": False} | options))
 
     def transaction(
         self,
@@ -94,7 +98,7 @@ class Database:
         return f"<b>Arc-Halo database</b> on {kind}: <code>{escape(self.url)}</code>"
 
 
-def connect(url: str | URL | None = None, *, migrate: bool | None = None) -> Database:
+def connect(url: str | URL | None = None, *, migrate: bool | None = None, blob_url: str | None = None) -> Database:
     """Connect to the database at ``url``, to the configured one, or to the embedded server.
 
     Parameters
@@ -104,6 +108,9 @@ def connect(url: str | URL | None = None, *, migrate: bool | None = None) -> Dat
     migrate
         Bring the schema to the code's revision. By default only the embedded database is, after a dump into
         ``ARC_HALO_HOME/backups`` if it holds an older one; the newest three dumps are kept.
+    blob_url
+        An object store for payloads, ``file://``, ``s3://``, ``gs://`` or ``az://``; else ``ARC_HALO_BLOB_URL``, else
+        payloads are in the database.
 
     Raises
     ------
@@ -120,7 +127,9 @@ def connect(url: str | URL | None = None, *, migrate: bool | None = None) -> Dat
     if target is None:
         server = embedded_server(settings.home)
         target = server.acquire()
-    database = Database(application_engine(target, settings), server)
+    if blob_url is None and settings.blob_url is not None:
+        blob_url = settings.blob_url.get_secret_value()
+    database = Database(application_engine(target, settings), server, blob_url)
     try:
         if server is not None if migrate is None else migrate:
             _bring_to_head(database.engine, target, server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
@@ -15,6 +16,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
+from arc_halo.database.database import BLOB_URL_KEY
 from arc_halo.errors import BlobStoreError, ConfigurationError, CorruptChunk, MissingChunk
 from arc_halo.settings import load_settings
 
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
 
 MIN_BLOB_NBYTES: Final = 4096
 """A smaller payload stays in its row: a request for it would take longer than reading it there."""
-SESSION_KEY: Final = "arc_halo.blob_url"
-"""Where `Database.session` keeps the URL in ``session.info``."""
+
+KEY: Final = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}-[0-9a-f]{16}")
+"""The form of our keys; other objects of the store are not ours."""
 
 _THREADS: Final = 16
 _SCHEMES: Final = ("file", "s3", "gs", "az")
@@ -111,6 +114,8 @@ class BlobStore:
         BlobStoreError
             The store cannot be reached, or refuses.
         """
+        if not KEY.fullmatch(location):
+            raise CorruptChunk(f"{location!r:.100} is no location of an object")
         try:
             payload = bytes(obstore.get_range(self._store, location, start=0, length=nbytes))
         except FileNotFoundError as error:
@@ -189,8 +194,8 @@ def blob_store(session: Session) -> BlobStore | None:
     ConfigurationError
         The URL cannot be used.
     """
-    if SESSION_KEY in session.info:
-        url = session.info[SESSION_KEY]
+    if BLOB_URL_KEY in session.info:
+        url = session.info[BLOB_URL_KEY]
     else:
         secret = load_settings().blob_url
         url = None if secret is None else secret.get_secret_value()

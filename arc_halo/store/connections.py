@@ -13,7 +13,7 @@ from sqlalchemy import text
 from arc_halo.database.engine import sibling_engine
 from arc_halo.database.translate import driver_errors
 from arc_halo.store.blobs import blob_store
-from arc_halo.store.leases import Lease
+from arc_halo.store.leases import OBJECTS_LOCK, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +91,9 @@ class Destination(Protocol):
     def batch(self, *, writes: bool = False) -> AbstractContextManager[psycopg.Connection[Any]]:
         """A unit that is written wholly or not at all; ``writes`` says that it is not only for looking."""
 
+    def announce_objects(self) -> None:
+        """Keep the sweeper from objects about to be put, until the rows that name them are seen by all."""
+
 
 class CallerTransaction:
     """Batches as savepoints of the caller's transaction: nothing is seen before the caller commits."""
@@ -110,6 +113,13 @@ class CallerTransaction:
             yield driver_connection(connection)
         if writes:
             self._session.info[_WROTE] = self._session.get_transaction()
+
+    def announce_objects(self) -> None:
+        """By a lock that the transaction holds to its end, and that nobody waits for."""
+        with driver_errors():
+            driver_connection(self._session.connection()).execute(
+                "SELECT pg_advisory_xact_lock_shared(%s, %s)", OBJECTS_LOCK
+            )
 
 
 class ShortTransactions:
@@ -139,6 +149,9 @@ class ShortTransactions:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
                 self.lease.keep(driver_connection(connection))
             yield driver_connection(connection)
+
+    def announce_objects(self) -> None:
+        """The lease does."""
 
     @contextmanager
     def _borrowed(self) -> Iterator[Connection]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
 
+from arc_halo.errors import TransactionConflict
 from arc_halo.schema.columns import TENANT_ID, uuid7
 from arc_halo.store.rows import TOUCH_SECONDS
 
@@ -25,7 +26,10 @@ INSERT INTO arc_halo.upload_leases (id, tenant_id, description, nbytes, expires_
 VALUES (%s, %s, %s, %s, now() + make_interval(secs => %s))
 """
 _RENEW = "UPDATE arc_halo.upload_leases SET expires_at = now() + make_interval(secs => %s) WHERE id = %s"
+_IS_HELD = "SELECT EXISTS (SELECT FROM arc_halo.upload_leases WHERE id = %s AND expires_at >= now())"
 _RELEASE = text("DELETE FROM arc_halo.upload_leases WHERE id = :id")
+OBJECTS_LOCK: Final = (0x41524348, 0x424C4F42)
+"""Advisory lock of transactions whose rows name objects that they have put."""
 DELETE_EXPIRED = "DELETE FROM arc_halo.upload_leases WHERE expires_at < now()"
 
 # What a writer relies on was touched after its lease began, or so shortly before that it need not be (`TOUCH_SECONDS`).
@@ -46,16 +50,27 @@ class Lease:
         self._renewed = 0.0
 
     def keep(self, connection: psycopg.Connection[Any]) -> None:
-        """Take the lease, or renew it when some time has passed; part of a short transaction."""
+        """Take the lease, or make sure that it is still held, and renew it when some time has passed.
+
+        Part of each short transaction that writes. Renewed by every one of them the row would be a queue for all.
+
+        Raises
+        ------
+        TransactionConflict
+            The lease has expired: the machine slept, and objects may have been swept that no row named yet.
+        """
         now = time.monotonic()
         if not self._renewed:
             description = f"{socket.gethostname()} {os.getpid()}"
             connection.execute(_TAKE, (self._id, TENANT_ID, description, self._nbytes, LEASE_SECONDS))
-        elif now - self._renewed > RENEW_SECONDS:
-            connection.execute(_RENEW, (LEASE_SECONDS, self._id))
-        else:
+            self._renewed = now
             return
-        self._renewed = now
+        held = connection.execute(_IS_HELD, (self._id,)).fetchone()
+        if held != (True,):
+            raise TransactionConflict("the upload was interrupted for so long that its lease expired: run it again")
+        if now - self._renewed > RENEW_SECONDS:
+            connection.execute(_RENEW, (LEASE_SECONDS, self._id))
+            self._renewed = now
 
     def release(self, session: Session) -> None:
         """Give it back in the caller's transaction: gone at the moment the manifest is there, not before."""

@@ -228,7 +228,8 @@ class Upload:
 
     def _placed(self, chunks: list[rows.ChunkRow]) -> list[rows.ChunkRow]:
         """Put payloads into the blob store, if there is one, before any row says that they are there."""
-        if self._blobs is not None:
+        if self._blobs is not None and chunks:
+            self._target.announce_objects()
             started = [
                 (chunk, self._blobs.start_put(chunk.digest, chunk.payload))
                 for chunk in chunks

@@ -44,6 +44,7 @@ class Reader:
         self.url = url
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.printed: dict[int, str] = {}
+        self.environment: dict[str, str] = {}
 
     def read(self, page: Path) -> None:
         """Do what a page says."""
@@ -73,6 +74,10 @@ class Reader:
                 value.close()
 
     def _shell(self, line: str, place: str) -> str:
+        if line.startswith("export "):
+            name, value = line.removeprefix("export ").split("=", 1)
+            self.environment[name] = value.strip('"').replace("$PWD", str(self.folder))
+            return ""
         if line.split(maxsplit=1)[0] not in RUN:
             script = SCRIPT.fullmatch(line)
             assert (REPOSITORY / script[1]).is_file() if script else any(each.fullmatch(line) for each in KNOWN), (
@@ -81,8 +86,9 @@ class Reader:
             return ""
         folder = REPOSITORY if line.startswith("alembic") else self.folder
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = os.environ | {"PATH": path} | self.environment
         done = subprocess.run(
-            line, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{place}: {line}\n{done.stdout}{done.stderr}"
         return done.stdout

@@ -40,7 +40,6 @@ CHANGES_OF_A_CHUNK = {
     "narrower dtype": DATA.format("dtype = 'F16'"),
     "cut short": DATA.format("payload = substring(payload FOR 100), stored_nbytes = 100"),
     "empty": DATA.format("payload = '', stored_nbytes = 0"),
-    "moved to nowhere": DATA.format("payload = NULL, blob_location = 'file:///etc/passwd'"),
     "deleted": f"DELETE FROM arc_halo.tensor_data WHERE digest = {SECOND}",
     "swapped": f"UPDATE arc_halo.tensor_data AS d SET {SWAPPED} FROM arc_halo.tensor_data AS o"
     f" WHERE (d.digest = {FIRST} AND o.digest = {SECOND}) OR (d.digest = {SECOND} AND o.digest = {FIRST})",
