@@ -33,7 +33,8 @@
     │   ├── ModelNotFound
     │   ├── TensorNotFound
     │   └── TokenNotFound
-    └── ModelExists (ValueError)                name and version are taken
+    ├── ModelExists (ValueError)                name and version are taken
+    └── LineageError (ValueError)               a model that would be its own origin
 
 A builtin in parentheses is a base, too: ``except LookupError`` catches what is not there.
 """
@@ -190,3 +191,7 @@ class TokenNotFound(NotFound):
 
 class ModelExists(ArcHaloError, ValueError):
     """A model of that name and version is already there."""
+
+
+class LineageError(ArcHaloError, ValueError):
+    """A model that would be made from itself."""

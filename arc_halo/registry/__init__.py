@@ -8,6 +8,8 @@ Publication
     The one moment at which a model exists: its rows, written after its tensors, in the caller's transaction.
 Export
     The files of a model, byte for byte those that were imported.
+Lineage
+    Which model was made from which, and how; a family is all that lineage or a name ties together.
 Match
     A vector that a search found.
 """
@@ -23,8 +25,10 @@ from arc_halo.registry.comparing import (
 from arc_halo.registry.embeddings import Match, Matches, add_embeddings, find_similar_tokens, search_embeddings
 from arc_halo.registry.exporting import export_model
 from arc_halo.registry.importing import create_model, import_model
+from arc_halo.registry.lineage import add_lineage, family_of, parents_of
 from arc_halo.registry.naming import find_model, set_alias
 from arc_halo.registry.reading import check_model, iter_tensors, read_tensor, set_trainable
+from arc_halo.registry.repacking import repack_family, repack_model
 
 __all__ = [
     "Comparison",
@@ -33,17 +37,22 @@ __all__ = [
     "Storage",
     "TensorDifference",
     "add_embeddings",
+    "add_lineage",
     "check_model",
     "compare_models",
     "create_model",
     "delete_model",
     "export_model",
+    "family_of",
     "find_model",
     "find_similar_tokens",
     "import_model",
     "iter_tensors",
     "measure_storage",
+    "parents_of",
     "read_tensor",
+    "repack_family",
+    "repack_model",
     "search_embeddings",
     "set_alias",
     "set_trainable",

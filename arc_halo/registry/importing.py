@@ -18,8 +18,10 @@ from arc_halo.formats.safetensors_header import build_header
 from arc_halo.formats.strict_json import parse_object
 from arc_halo.registry.bases import AUTO, base_chooser
 from arc_halo.registry.embeddings import MAX_DIMENSION
-from arc_halo.registry.naming import check_name
+from arc_halo.registry.lineage import add_lineage
+from arc_halo.registry.naming import check_name, find_model
 from arc_halo.registry.publishing import StoredFile, publish_model, refuse_taken
+from arc_halo.schema import Model
 from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, Wanted, put_tensors
 from arc_halo.store.embeddings import put_matrix_rows
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
     from arc_halo.codecs.policy import PolicyName
     from arc_halo.registry.bases import BaseChoice
-    from arc_halo.schema import Model
     from arc_halo.store.put import ChooseBases
 
 EMBEDDINGS_NBYTES = 256 << 20
@@ -49,6 +50,8 @@ def import_model(
     version: str | None = None,
     compression: PolicyName = "balanced",
     base: BaseChoice = AUTO,
+    parent: Model | uuid.UUID | str | None = None,
+    op_id: uuid.UUID | None = None,
     embeddings: bool = True,
     progress: Progress | None = None,
 ) -> Model:
@@ -68,6 +71,11 @@ def import_model(
         The model that tensors are stored as deltas of, under ``balanced`` and ``dense`` where that is smaller. By
         default the newest version of the name, and for tensors that it does not have the nearest relative in the
         database; None for no deltas.
+    parent
+        The model that this one was trained from, if it is known: a row of ``model_lineage``, and the base to try first.
+    op_id
+        An id of the caller's own, which the model gets. If a model has it already that one is returned and nothing is
+        stored: a script that was killed around its commit may simply be run again.
     embeddings
         Make the rows of token, position and segment embeddings searchable, up to 256 MiB of them.
     progress
@@ -87,13 +95,17 @@ def import_model(
     ...     session.commit()
     """
     _check_names(name, version)
+    if op_id is not None and (done := session.get(Model, op_id)) is not None:
+        return done
+    origin = None if parent is None else find_model(session, parent)
     with open_model(path) as folder, session.begin_nested():
         sources = [FileSource(file, entry) for file in folder.weights.values() for entry in file.tensors.values()]
         architecture = describe(folder.config, folder.tensors())
-        return _import(
+        model = _import(
             session,
             name,
             version,
+            op_id=op_id,
             sources=sources,
             config=folder.config,
             status="trained",
@@ -101,9 +113,12 @@ def import_model(
             labels=folder.token_texts if embeddings else None,
             files=lambda: _files(folder),
             compression=compression,
-            choose_bases=base_chooser(session, name, base, None),
+            choose_bases=base_chooser(session, name, base, origin),
             progress=progress,
         )
+        if origin is not None:
+            add_lineage(session, model, origin, "finetune")
+        return model
 
 
 def create_model(
@@ -148,6 +163,7 @@ def create_model(
             session,
             name,
             version,
+            op_id=None,
             sources=sources,
             config=config,
             status="initialized",
@@ -165,6 +181,7 @@ def _import(
     name: str,
     version: str | None,
     *,
+    op_id: uuid.UUID | None,
     sources: Sequence[TensorSource],
     config: Mapping[str, Any],
     status: str,
@@ -189,6 +206,7 @@ def _import(
                     session,
                     name,
                     version,
+                    op_id=op_id,
                     config=config,
                     status=status,
                     architecture=architecture,

@@ -41,6 +41,7 @@ def publish_model(
     name: str,
     version: str | None,
     *,
+    op_id: uuid.UUID | None = None,
     config: Mapping[str, Any],
     status: str,
     architecture: Architecture,
@@ -49,12 +50,17 @@ def publish_model(
 ) -> Model:
     """Insert a model and everything that hangs on it, in the caller's transaction.
 
+    Parameters
+    ----------
+    op_id
+        The id that the model gets; a new one by default.
+
     Raises
     ------
     ModelExists
         The version is taken.
     """
-    model = _insert_model(session, name, version, config=config, status=status, architecture=architecture)
+    model = _insert_model(session, name, version, op_id=op_id, config=config, status=status, architecture=architecture)
     layer_ids = _insert_layers(session, model, architecture)
     weight_ids = _insert_weights(session, model, architecture, tensor_ids, layer_ids)
     heads = [_head_row(head, layer_ids, weight_ids) for head in architecture.heads]
@@ -81,6 +87,7 @@ def _insert_model(
     name: str,
     version: str | None,
     *,
+    op_id: uuid.UUID | None,
     config: Mapping[str, Any],
     status: str,
     architecture: Architecture,
@@ -91,6 +98,7 @@ def _insert_model(
         session.execute(select(func.pg_catalog.pg_advisory_xact_lock(key)))
     for _attempt in range(ATTEMPTS):
         model = Model(
+            id=op_id or uuid7(),
             name=name,
             version=next_version(session, name) if version is None else version,
             model_type=architecture.model_type or architecture.family,

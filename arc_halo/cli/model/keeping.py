@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -123,4 +123,48 @@ def trainable(
     else:
         say(
             f"{count(matched, 'tensor')} {'may be trained' if train else 'frozen'}; {left:,} of {total:,} are trainable"
+        )
+
+
+@app.command("repack")
+def repack(
+    context: typer.Context,
+    model: Reference,
+    *,
+    compression: Annotated[
+        Literal["fast", "balanced", "dense", "none"], typer.Option(help="From quick to small; never lossy.")
+    ] = "balanced",
+    base: Annotated[
+        str, typer.Option(metavar="MODEL", help="Lean on this model; auto finds one, none is for none.")
+    ] = "auto",
+    family: Annotated[
+        bool, typer.Option("--family", help="Make the model stand for itself, and all of its family lean on it.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Encode what is stored of a model anew: smaller, quicker, or leaning on another.
+
+    It runs beside readers and writers; what others share is encoded anew
+    for them, too.
+
+    Example: arc-halo model repack minilm@1 --compression dense
+    """
+    from arc_halo.registry import repack_family, repack_model
+    from arc_halo.store.blobs import open_store
+
+    with context.obj.connect() as database, progress_bars(silent=json) as progress:
+        blobs = None if database.blob_url is None else open_store(database.blob_url)
+        if family:
+            done = repack_family(database.engine, model, compression=compression, blobs=blobs, progress=progress)
+        else:
+            chosen = None if base == "none" else base
+            done = repack_model(
+                database.engine, model, compression=compression, base=chosen, blobs=blobs, progress=progress
+            )
+    if json:
+        print_json(done)
+    else:
+        say(
+            f"encoded {done.changed:,} of {count(done.chunks, 'chunk')} anew: "
+            f"{size(done.before_nbytes)} became {size(done.after_nbytes)}"
         )

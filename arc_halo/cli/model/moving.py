@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +27,15 @@ def import_(
     compression: Annotated[
         Literal["fast", "balanced", "dense", "none"], typer.Option(help="From quick to small; never lossy.")
     ] = "balanced",
+    base: Annotated[
+        str, typer.Option(metavar="MODEL", help="Store as deltas of this model; auto finds one, none is for none.")
+    ] = "auto",
+    parent: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model that this one was trained from.")
+    ] = None,
+    op_id: Annotated[
+        uuid.UUID | None, typer.Option(metavar="UUID", help="Made by you: run twice with it, stored once.")
+    ] = None,
     embeddings: Annotated[
         bool, typer.Option("--embeddings/--no-embeddings", help="Make token embeddings searchable, up to 256 MiB.")
     ] = True,
@@ -51,6 +61,9 @@ def import_(
                 name=name,
                 version=version,
                 compression=compression,
+                base=None if base == "none" else base,
+                parent=parent,
+                op_id=op_id,
                 embeddings=embeddings,
                 progress=progress,
             )
