@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from arc_halo import __version__
-from arc_halo.cli import blobs, db, demo, model, prune
+from arc_halo.cli import blobs, db, demo, model, prune, verify
 from arc_halo.cli.invocation import Invocation
 from arc_halo.cli.output import print_error
 from arc_halo.errors import ArcHaloError
@@ -44,6 +44,8 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("prune")(prune.prune)
+app.command("verify")(verify.verify)
+app.command("repair")(verify.repair)
 app.add_typer(model.app, name="model")
 app.add_typer(blobs.app, name="blobs")
 app.add_typer(db.app, name="db")

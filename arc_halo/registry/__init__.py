@@ -29,6 +29,7 @@ from arc_halo.registry.lineage import add_lineage, family_of, parents_of
 from arc_halo.registry.naming import find_model, set_alias
 from arc_halo.registry.reading import check_model, iter_tensors, read_tensor, set_trainable
 from arc_halo.registry.repacking import repack_family, repack_model
+from arc_halo.registry.repairing import repair
 
 __all__ = [
     "Comparison",
@@ -53,6 +54,7 @@ __all__ = [
     "read_tensor",
     "repack_family",
     "repack_model",
+    "repair",
     "search_embeddings",
     "set_alias",
     "set_trainable",

@@ -37,7 +37,8 @@ WINDOW_NBYTES = 4 << 20
 _CHUNKS = """
 SELECT t.id, t.digest, t.dtype, t.shape, t.nbytes, t.chunk_nbytes, t.seal, t.tenant_id,
        array_agg(c.digest ORDER BY c.chunk_index) FILTER (WHERE c.digest IS NOT NULL),
-       array_agg(c.raw_nbytes ORDER BY c.chunk_index) FILTER (WHERE c.digest IS NOT NULL)
+       array_agg(ARRAY[c.chunk_index, c.raw_offset, c.raw_nbytes, c.first_row] ORDER BY c.chunk_index)
+           FILTER (WHERE c.digest IS NOT NULL)
   FROM arc_halo.tensor_metadata AS t LEFT JOIN arc_halo.tensor_chunks AS c ON c.tensor_id = t.id
  WHERE t.id = ANY(%b::uuid[]) GROUP BY t.id
 """
@@ -117,7 +118,7 @@ def find_manifests(connect: Connect, wanted: Sequence[Wanted]) -> list[Manifest 
 def _manifest(name: str, row: tuple[Any, ...] | None) -> Manifest:
     if row is None:
         raise TensorNotFound(f"tensor {name!r} is not in tensor_metadata any more; look its model up again")
-    digest, dtype, shape, nbytes, chunk_nbytes, stored_seal, tenant_id, chunk_digests, raw_nbytes = row
+    digest, dtype, shape, nbytes, chunk_nbytes, stored_seal, tenant_id, chunk_digests, places = row
     digests = tuple(chunk_digests or ())
     is_shape = all(isinstance(size, int) and size >= 0 for size in shape)
     if not is_shape or seal(digest, dtype, shape, chunk_nbytes, digests) != stored_seal:
@@ -125,8 +126,9 @@ def _manifest(name: str, row: tuple[Any, ...] | None) -> Manifest:
             f"tensor {name!r}: its row in tensor_metadata or its list of chunks was changed; restore it from a copy"
         )
     layout = ChunkLayout(by_name(dtype), tuple(shape), chunk_nbytes)
-    if layout.nbytes != nbytes or (raw_nbytes or []) != [span.nbytes for span in layout]:
-        raise CorruptChunk(f"tensor {name!r}: the sizes of its chunks do not add up; restore it from a copy")
+    spans = [[span.index, span.offset, span.nbytes, span.first_row] for span in layout]
+    if layout.nbytes != nbytes or (places or []) != spans:
+        raise CorruptChunk(f"tensor {name!r}: its chunks are not where they belong; restore it from a copy")
     return Manifest(name, digest, layout, digests, tenant_id)
 
 
