@@ -39,7 +39,8 @@ SELECT t.id, t.digest, t.dtype, t.shape, t.nbytes, t.chunk_nbytes, t.seal, t.ten
        array_agg(c.digest ORDER BY c.chunk_index) FILTER (WHERE c.digest IS NOT NULL),
        array_agg(ARRAY[c.chunk_index, c.raw_offset, c.raw_nbytes, c.first_row] ORDER BY c.chunk_index)
            FILTER (WHERE c.digest IS NOT NULL)
-  FROM arc_halo.tensor_metadata AS t LEFT JOIN arc_halo.tensor_chunks AS c ON c.tensor_id = t.id
+  FROM arc_halo.tensor_metadata AS t LEFT JOIN arc_halo.tensor_chunks AS c
+       ON c.tenant_id = t.tenant_id AND c.tensor_id = t.id
  WHERE t.id = ANY(%b::uuid[]) GROUP BY t.id
 """
 

@@ -92,6 +92,9 @@ class Payloads:
             if not steps:
                 raise CorruptChunk(f"{where}: its deltas lean on one another without an end; restore it from a copy")
             leaning = f"{where}, which leans on {chunk.base_digest.hex()}"
+            below = self.chunks.get(chunk.base_digest)
+            if below is not None and below.depth + 1 != chunk.depth:
+                raise CorruptChunk(f"{leaning}: that is at another depth than its row says; restore it from a copy")
             base = self._decode(chunk.base_digest, leaning, None, steps - 1)
             return delta(chunk.codec).decode(payload, dtype, chunk.raw_nbytes, base, out)
         except (CodecError, TensorError) as error:
