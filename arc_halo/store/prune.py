@@ -111,10 +111,15 @@ def prune(
             for statement in _FORGET:
                 connection.execute(text(statement))
         tensors, _ = _delete(connection, _DELETE_TENSORS.format(unused=unused), parameters)
-        chunks, freed = _delete(connection, _DELETE_CHUNKS, parameters | {"after": b""})
-        while (grown := _release_bases(connection, blobs, grace)) is not None:
+        chunks = freed = 0
+        while True:  # a chunk whose last delta went is free after it
             more, nbytes = _delete(connection, _DELETE_CHUNKS, parameters | {"after": b""})
-            chunks, freed = chunks + more, freed + nbytes - grown
+            chunks, freed = chunks + more, freed + nbytes
+            if not more:
+                grown = _release_bases(connection, blobs, grace)
+                if grown is None:
+                    break
+                freed -= grown
         return Pruned(tensors, chunks, freed)
 
 
