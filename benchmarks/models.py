@@ -76,7 +76,7 @@ class StoredModel:
 
 def make_models(folder: Path, count: int, *, tiny: bool) -> tuple[dict[str, list[StoredModel]], str]:
     """Write ``count`` models in each precision; returns them by precision, and what they are made of."""
-    arrays, config, origin = _tiny() if tiny else _full()
+    arrays, config, origin = tiny_model() if tiny else _full()
     models: dict[str, list[StoredModel]] = {precision: [] for precision in PRECISIONS}
     for index in range(count):
         sibling = _sibling(arrays, index)
@@ -116,7 +116,8 @@ def _full() -> tuple[_Arrays, dict[str, Any], str]:
     return arrays, config, f"synthetic weights in the shapes of all-MiniLM-L6-v2 ({PACKAGE} is not installed)"
 
 
-def _tiny() -> tuple[_Arrays, dict[str, Any], str]:
+def tiny_model() -> tuple[_Arrays, dict[str, Any], str]:
+    """Arrays, config and origin of a model of a few megabytes."""
     arrays, config = _synthetic(hidden=96, blocks=2, vocabulary=6_000, positions=64)
     return arrays, config, "small synthetic weights"
 

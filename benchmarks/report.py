@@ -185,10 +185,21 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def replace_section(path: Path, markdown: str) -> None:
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table of Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def goal_table(goals: Iterable[Goal]) -> str:
+    """What was aimed at, and whether it was reached."""
+    return table(["aim", "measured", "met"], [(g.aim, g.measured, "yes" if g.met else "**no**") for g in goals])
+
+
+def replace_section(path: Path, markdown: str, begin_mark: str = BEGIN, end_mark: str = END) -> None:
     """Put results between the two marks of a file."""
-    before, begin, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = path.read_text().partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not (begin and end):
-        raise SystemExit(f"{path} needs the lines {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n\n{markdown}\n{END}{after}")
+        raise SystemExit(f"{path} needs the lines {begin_mark} and {end_mark}")
+    path.write_text(f"{before}{begin_mark}\n\n{markdown}\n{end_mark}{after}")

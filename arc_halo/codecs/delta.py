@@ -113,11 +113,11 @@ class PcoDelta(Delta):
 
     def _encode(self, bits: Bits, predicted: Bits, dtype: DType) -> BytesLike | None:
         difference = to_ordered(bits, dtype) - to_ordered(predicted, dtype)
-        return self._codec.encode(difference.data.cast("B"), _signed(dtype))
+        return self._codec.encode(difference.data.cast("B"), signed(dtype))
 
     def _decode_into(self, payload: memoryview, dtype: DType, predicted: Bits, out: memoryview) -> None:
         ordered = np.empty(predicted.size, predicted.dtype)
-        self._codec.decode(payload, _signed(dtype), ordered.nbytes, ordered.data.cast("B"))
+        self._codec.decode(payload, signed(dtype), ordered.nbytes, ordered.data.cast("B"))
         ordered += to_ordered(predicted, dtype)
         from_ordered(ordered, dtype, out)
 
@@ -160,7 +160,8 @@ def _truncate(bits: Bits) -> Bits:
     return rounded
 
 
-def _signed(dtype: DType) -> DType:
+def signed(dtype: DType) -> DType:
+    """The integer type of the differences between numbers of a type."""
     return by_name(f"I{dtype.component_nbytes * 8}")
 
 

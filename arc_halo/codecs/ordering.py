@@ -22,25 +22,41 @@ def to_ordered(bits: Bits, dtype: DType) -> Bits:
 
     Two's complement: the sign bit is turned over. Floats: the sign bit is, and in negative numbers all others, too.
     """
-    ordered: Bits = bits ^ _flips(bits, dtype, negative=1)
+    if not _is_signed_magnitude(dtype):
+        turned: Bits = bits ^ _sign(bits, dtype)
+        return turned
+    ordered = _all_or_none(bits)
+    ordered |= _top(bits)
+    ordered ^= bits
     return ordered
 
 
 def from_ordered(ordered: Bits, dtype: DType, out: memoryview) -> None:
     """Write the bits of the numbers that `to_ordered` ordered."""
-    np.bitwise_xor(ordered, _flips(ordered, dtype, negative=0), out=np.frombuffer(out, ordered.dtype))
+    target = np.frombuffer(out, ordered.dtype)
+    if not _is_signed_magnitude(dtype):
+        np.bitwise_xor(ordered, _sign(ordered, dtype), out=target)
+        return
+    flips = _all_or_none(ordered)
+    flips |= _top(ordered)
+    np.invert(flips, out=flips)
+    flips |= _top(ordered)
+    np.bitwise_xor(ordered, flips, out=target)
 
 
-def _flips(bits: Bits, dtype: DType, *, negative: int) -> Any:
-    """The bits to turn over; negative numbers are those whose top bit is ``negative``, which the way there turns."""
-    shift = bits.dtype.itemsize * 8 - 1
-    sign = bits.dtype.type(1 << shift)
-    if not (dtype.is_float or dtype.name == "C64"):
-        return sign if dtype.name.startswith("I") else bits.dtype.type(0)
-    flips = bits >> shift
-    if negative:
-        np.negative(flips, out=flips)
-    else:
-        flips -= 1
-    flips |= sign
-    return flips
+def _is_signed_magnitude(dtype: DType) -> bool:
+    return dtype.is_float or dtype.name == "C64"
+
+
+def _top(bits: Bits) -> Any:
+    return bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
+
+
+def _sign(bits: Bits, dtype: DType) -> Any:
+    return _top(bits) if dtype.name.startswith("I") else bits.dtype.type(0)
+
+
+def _all_or_none(bits: Bits) -> Bits:
+    """Every bit set where the top bit is, and none elsewhere."""
+    spread: Bits = bits.view(f"<i{bits.dtype.itemsize}") >> (bits.dtype.itemsize * 8 - 1)
+    return spread.view(bits.dtype)

@@ -9,6 +9,7 @@ import numpy as np
 
 from arc_halo.codecs.abc import MAX_RAW_NBYTES
 from arc_halo.codecs.delta import PcoDelta, XorDelta
+from arc_halo.codecs.grouped import GroupedDelta
 from arc_halo.codecs.pco import Pco
 from arc_halo.codecs.raw import Raw
 from arc_halo.codecs.zstd import BloscZstd
@@ -33,7 +34,7 @@ _PCO = Pco(level=8)
 _PCO_PLAIN = Pco(level=8, search=False)
 _PCO_DENSE = Pco(level=9)
 _DELTA = PcoDelta(level=8)
-_DENSE_DELTAS: tuple[Delta, ...] = (PcoDelta(level=9), XorDelta())
+_DENSE_DELTAS: tuple[Delta, ...] = (GroupedDelta(level=9), XorDelta())
 
 _INTEGERS = frozenset({"U16", "I16", "U32", "I32", "U64", "I64"})
 

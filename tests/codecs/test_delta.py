@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from arc_halo.codecs import DELTAS, delta
 from arc_halo.codecs.delta import Base, PcoDelta, XorDelta, is_comparable, predict
+from arc_halo.codecs.grouped import GroupedDelta
 from arc_halo.codecs.policy import encode_chunk
 from arc_halo.dtypes import DTYPES, by_name
 from arc_halo.errors import CodecError
@@ -170,5 +171,27 @@ def test_few_changes_are_for_the_planes_to_find():
     after = before.copy()
     after[::5000] ^= 0x55
     encoded = encode_chunk(memoryview(after.tobytes()), BF16, "dense", Base(memoryview(before.tobytes()), BF16))
-    assert encoded.codec in (XorDelta.id, PcoDelta.id)
+    assert encoded.codec in (XorDelta.id, GroupedDelta.id)
     assert len(encoded.payload) < 2000
+
+
+@pytest.mark.parametrize("dtype", [BF16, F32, by_name("F16"), by_name("F64")], ids=lambda dtype: dtype.name)
+def test_differences_of_one_exponent_are_smaller_together(dtype):
+    rng = np.random.default_rng(5)
+    before = rng.normal(scale=0.03, size=1 << 17)
+    after = before + rng.normal(scale=3e-5, size=1 << 17)
+    raw, base = (memoryview(each.astype(dtype.numpy).tobytes()) for each in (after, before))
+    payloads = [codec.encode(raw, dtype, Base(base, dtype)) for codec in (PcoDelta(9), GroupedDelta(9))]
+    assert len(payloads[1]) < len(payloads[0])
+    assert GroupedDelta().decode(payloads[1], dtype, raw.nbytes, base) == raw
+
+
+def test_groups_that_do_not_add_up_are_refused():
+    raw = memoryview(np.random.default_rng(0).normal(size=1 << 14).astype("<f4").tobytes())
+    base = memoryview(np.random.default_rng(1).normal(size=1 << 14).astype("<f4").tobytes())
+    payload = bytearray(GroupedDelta().encode(raw, F32, Base(base, F32)))
+    for at in (1, 2, 6, 10):
+        changed = bytearray(payload)
+        changed[at] ^= 1
+        with pytest.raises(CodecError):
+            GroupedDelta().decode(changed, F32, raw.nbytes, base)
