@@ -2,7 +2,7 @@
 
 Revision ID: 0002
 Revises: 0001
-Create Date: 2026-11-23 00:41:53.858880
+Create Date: 2026-11-23 01:52:52.462706
 """
 
 from __future__ import annotations
@@ -161,10 +161,209 @@ def upgrade() -> None:
         postgresql_where=sa.text("nbytes >= 65536"),
     )
     op.execute(
+        "CREATE FUNCTION arc_halo.compare_weights(before_id uuid, after_id uuid)\n"
+        "RETURNS TABLE (name text, layer_path text, change text, dtype text, shape bigint[], nbytes "
+        "bigint,\n"
+        "               norm_before double precision, norm_after double precision, norm_moved double "
+        "precision)\n"
+        "LANGUAGE sql STABLE PARALLEL SAFE\n"
+        "BEGIN ATOMIC\n"
+        "    WITH weights AS (\n"
+        "        SELECT w.model_id, w.name, w.position, w.tensor_id, l.path, t.dtype, t.shape, t.nbytes, "
+        "t.l2_norm\n"
+        "          FROM arc_halo.model_weights AS w\n"
+        "          JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id\n"
+        "          LEFT JOIN arc_halo.transformer_layers AS l ON l.id = w.layer_id\n"
+        "         WHERE w.model_id IN (compare_weights.before_id, compare_weights.after_id)),\n"
+        "    before AS (SELECT * FROM weights WHERE weights.model_id = compare_weights.before_id),\n"
+        "    after AS (SELECT * FROM weights WHERE weights.model_id = compare_weights.after_id)\n"
+        "    SELECT coalesce(a.name, b.name),\n"
+        "           coalesce(a.path, b.path),\n"
+        "           CASE WHEN b.name IS NULL THEN 'added'\n"
+        "                WHEN a.name IS NULL THEN 'removed'\n"
+        "                WHEN (b.dtype, b.shape) IS DISTINCT FROM (a.dtype, a.shape) THEN 'reshaped'\n"
+        "                ELSE 'changed' END,\n"
+        "           coalesce(a.dtype, b.dtype),\n"
+        "           coalesce(a.shape, b.shape),\n"
+        "           coalesce(a.nbytes, b.nbytes),\n"
+        "           b.l2_norm,\n"
+        "           a.l2_norm,\n"
+        "           abs(a.l2_norm - b.l2_norm)\n"
+        "      FROM before AS b\n"
+        "      FULL JOIN after AS a ON a.name = b.name\n"
+        "     WHERE a.tensor_id IS DISTINCT FROM b.tensor_id\n"
+        "     ORDER BY coalesce(a.position, b.position), coalesce(a.name, b.name);\n"
+        "END"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.compare_weights IS 'Weights in which two models differ, by their "
+        "digests, with the norms before and after and how far they moved.'"
+    )
+    op.execute(
         "CREATE TRIGGER tr_tensor_data_blob_left AFTER DELETE OR UPDATE OF blob_location ON "
         "arc_halo.tensor_data FOR EACH ROW WHEN (OLD.blob_location IS NOT NULL) EXECUTE FUNCTION "
         "arc_halo.request_blob_deletion()"
     )
+    op.execute(
+        "CREATE VIEW arc_halo.v_model_storage AS SELECT m.id AS model_id,\n"
+        "       m.name,\n"
+        "       m.version,\n"
+        "       coalesce(w.raw_nbytes, 0)::bigint AS raw_nbytes,\n"
+        "       coalesce(c.chunk_count, 0) AS chunk_count,\n"
+        "       coalesce(c.distinct_nbytes, 0)::bigint AS distinct_nbytes,\n"
+        "       coalesce(c.stored_nbytes, 0)::bigint AS stored_nbytes,\n"
+        "       coalesce(c.shared_nbytes, 0)::bigint AS shared_nbytes,\n"
+        "       (coalesce(c.stored_nbytes, 0) - coalesce(c.shared_nbytes, 0))::bigint AS own_nbytes,\n"
+        "       coalesce(c.blob_nbytes, 0)::bigint AS blob_nbytes,\n"
+        "       coalesce(c.delta_nbytes, 0)::bigint AS delta_nbytes,\n"
+        "       coalesce(c.max_depth, 0) AS max_depth\n"
+        "  FROM arc_halo.models AS m\n"
+        "  LEFT JOIN LATERAL (\n"
+        "        SELECT sum(t.nbytes) AS raw_nbytes\n"
+        "          FROM arc_halo.model_weights AS w\n"
+        "          JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id\n"
+        "         WHERE w.model_id = m.id) AS w ON true\n"
+        "  LEFT JOIN LATERAL (\n"
+        "        SELECT count(*) AS chunk_count,\n"
+        "               sum(d.raw_nbytes) AS distinct_nbytes,\n"
+        "               sum(d.stored_nbytes) AS stored_nbytes,\n"
+        "               sum(d.stored_nbytes) FILTER (WHERE EXISTS (\n"
+        "                    SELECT\n"
+        "                      FROM arc_halo.tensor_chunks AS c\n"
+        "                      JOIN arc_halo.model_weights AS o ON o.tensor_id = c.tensor_id\n"
+        "                     WHERE c.tenant_id = d.tenant_id\n"
+        "                       AND c.digest = d.digest\n"
+        "                       AND o.model_id <> m.id)) AS shared_nbytes,\n"
+        "               sum(d.stored_nbytes) FILTER (WHERE d.blob_location IS NOT NULL) AS blob_nbytes,\n"
+        "               sum(d.stored_nbytes) FILTER (WHERE d.base_digest IS NOT NULL) AS delta_nbytes,\n"
+        "               max(d.depth) AS max_depth\n"
+        "          FROM (SELECT DISTINCT c.tenant_id, c.digest\n"
+        "                  FROM arc_halo.model_weights AS w\n"
+        "                  JOIN arc_halo.tensor_chunks AS c ON c.tensor_id = w.tensor_id\n"
+        "                 WHERE w.model_id = m.id) AS used\n"
+        "          JOIN arc_halo.tensor_data AS d ON d.tenant_id = used.tenant_id AND d.digest = "
+        "used.digest) AS c ON true"
+    )
+    op.execute(
+        "COMMENT ON VIEW arc_halo.v_model_storage IS 'Where each model''s bytes went: its own, those it "
+        "shares, in the database or away, as deltas.'"
+    )
+    op.execute("COMMENT ON COLUMN arc_halo.v_model_storage.raw_nbytes IS 'all weights as they lie in files'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_model_storage.chunk_count IS 'different chunks'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_model_storage.distinct_nbytes IS 'raw bytes of those'")
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_model_storage.stored_nbytes IS 'what they take; without bases that "
+        "only deltas need'"
+    )
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_model_storage.shared_nbytes IS 'of stored_nbytes, what other models use, too'"
+    )
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_model_storage.own_nbytes IS 'of stored_nbytes, what goes when the model goes'"
+    )
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_model_storage.blob_nbytes IS 'of stored_nbytes, what is in the blob store'"
+    )
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_model_storage.delta_nbytes IS 'of stored_nbytes, what is a "
+        "difference from other chunks'"
+    )
+    op.execute("COMMENT ON COLUMN arc_halo.v_model_storage.max_depth IS 'most deltas that lean on one another'")
+    op.execute(
+        "CREATE VIEW arc_halo.v_model_family AS WITH RECURSIVE tree AS (\n"
+        "    SELECT m.id AS root_id, m.id AS model_id, NULL::uuid AS parent_id, NULL::text AS kind, 0 AS "
+        "depth,\n"
+        "           ARRAY[m.id] AS path\n"
+        "      FROM arc_halo.models AS m\n"
+        "     WHERE NOT EXISTS (SELECT FROM arc_halo.model_lineage AS l WHERE l.child_id = m.id)\n"
+        "    UNION ALL\n"
+        "    SELECT tree.root_id, l.child_id, l.parent_id, l.kind, tree.depth + 1, tree.path || "
+        "l.child_id\n"
+        "      FROM tree\n"
+        "      JOIN arc_halo.model_lineage AS l ON l.parent_id = tree.model_id\n"
+        "     WHERE l.child_id <> ALL (tree.path))\n"
+        "SELECT tree.root_id,\n"
+        "       tree.model_id,\n"
+        "       tree.parent_id,\n"
+        "       tree.kind,\n"
+        "       tree.depth,\n"
+        "       tree.path,\n"
+        "       m.name,\n"
+        "       m.version,\n"
+        "       s.raw_nbytes,\n"
+        "       s.stored_nbytes,\n"
+        "       (SELECT coalesce(sum(d.stored_nbytes), 0)\n"
+        "          FROM (SELECT DISTINCT c.tenant_id, c.digest\n"
+        "                  FROM arc_halo.model_weights AS w\n"
+        "                  JOIN arc_halo.tensor_chunks AS c ON c.tensor_id = w.tensor_id\n"
+        "                 WHERE w.model_id = tree.model_id) AS used\n"
+        "          JOIN arc_halo.tensor_data AS d ON d.tenant_id = used.tenant_id AND d.digest = "
+        "used.digest\n"
+        "         WHERE NOT EXISTS (\n"
+        "               SELECT\n"
+        "                 FROM arc_halo.tensor_chunks AS c\n"
+        "                 JOIN arc_halo.model_weights AS w ON w.tensor_id = c.tensor_id\n"
+        "                WHERE c.tenant_id = d.tenant_id\n"
+        "                  AND c.digest = d.digest\n"
+        "                  AND w.model_id = ANY (tree.path)\n"
+        "                  AND w.model_id <> tree.model_id))::bigint AS added_nbytes\n"
+        "  FROM tree\n"
+        "  JOIN arc_halo.models AS m ON m.id = tree.model_id\n"
+        "  JOIN arc_halo.v_model_storage AS s ON s.model_id = tree.model_id"
+    )
+    op.execute(
+        "COMMENT ON VIEW arc_halo.v_model_family IS 'Families by lineage: each model below what it was "
+        "made from, with the bytes that it added.'"
+    )
+    op.execute("COMMENT ON COLUMN arc_halo.v_model_family.kind IS 'how it was made from its parent'")
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_model_family.path IS 'from the root to the model; with two parents "
+        "it stands there twice'"
+    )
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_model_family.added_nbytes IS 'of stored_nbytes, what none of the "
+        "models above it uses'"
+    )
+    op.execute(
+        "CREATE VIEW arc_halo.v_duplicate_tensors AS SELECT t.id AS tensor_id,\n"
+        "       t.dtype,\n"
+        "       t.shape,\n"
+        "       t.nbytes,\n"
+        "       count(*) AS weight_count,\n"
+        "       count(DISTINCT w.model_id) AS model_count,\n"
+        "       (t.nbytes * (count(*) - 1))::bigint AS saved_nbytes,\n"
+        "       array_agg(m.name || '@' || m.version || ' ' || w.name ORDER BY m.name, m.version, w.name) "
+        "AS used_as\n"
+        "  FROM arc_halo.tensor_metadata AS t\n"
+        "  JOIN arc_halo.model_weights AS w ON w.tensor_id = t.id\n"
+        "  JOIN arc_halo.models AS m ON m.id = w.model_id\n"
+        " GROUP BY t.id\n"
+        "HAVING count(*) > 1"
+    )
+    op.execute(
+        "COMMENT ON VIEW arc_halo.v_duplicate_tensors IS 'Tensors that several weights use, and the bytes "
+        "that need not be stored for it.'"
+    )
+    op.execute("COMMENT ON COLUMN arc_halo.v_duplicate_tensors.saved_nbytes IS 'raw bytes of all uses but one'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_duplicate_tensors.used_as IS 'model@version and name of each use'")
+    op.execute(
+        "CREATE VIEW arc_halo.v_unsound_layers AS SELECT l.id AS layer_id,\n"
+        "       l.model_id,\n"
+        "       m.name AS model_name,\n"
+        "       m.version,\n"
+        "       l.path,\n"
+        "       sum(t.nan_count)::bigint AS nan_count,\n"
+        "       sum(t.inf_count)::bigint AS inf_count,\n"
+        "       array_agg(w.name ORDER BY w.name) AS weights\n"
+        "  FROM arc_halo.transformer_layers AS l\n"
+        "  JOIN arc_halo.models AS m ON m.id = l.model_id\n"
+        "  JOIN arc_halo.model_weights AS w ON w.layer_id = l.id\n"
+        "  JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id\n"
+        " WHERE t.nan_count > 0 OR t.inf_count > 0\n"
+        " GROUP BY l.id, m.id"
+    )
+    op.execute("COMMENT ON VIEW arc_halo.v_unsound_layers IS 'Layers whose weights hold NaN or infinite elements.'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_unsound_layers.weights IS 'names of those weights'")
     # ### end Alembic commands ###
 
 
@@ -172,7 +371,12 @@ def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout TO '5s'")
     op.execute("SET LOCAL check_function_bodies TO off")  # an old body may name a column that comes back later
     # ### commands auto generated by Alembic - please adjust! ###
+    op.execute("DROP VIEW arc_halo.v_unsound_layers")
+    op.execute("DROP VIEW arc_halo.v_duplicate_tensors")
+    op.execute("DROP VIEW arc_halo.v_model_family")
+    op.execute("DROP VIEW arc_halo.v_model_storage")
     op.execute("DROP TRIGGER tr_tensor_data_blob_left ON arc_halo.tensor_data")
+    op.execute("DROP FUNCTION arc_halo.compare_weights(uuid,uuid)")
     op.drop_index(
         "ix_tensor_metadata_sketch",
         table_name="tensor_metadata",

@@ -22,6 +22,7 @@ from arc_halo.registry.comparing import (
     delete_model,
     measure_storage,
 )
+from arc_halo.registry.differing import Distance, TensorDistance, measure_distances
 from arc_halo.registry.embeddings import Match, Matches, add_embeddings, find_similar_tokens, search_embeddings
 from arc_halo.registry.exporting import export_model
 from arc_halo.registry.importing import create_model, import_model
@@ -33,10 +34,12 @@ from arc_halo.registry.repairing import repair
 
 __all__ = [
     "Comparison",
+    "Distance",
     "Match",
     "Matches",
     "Storage",
     "TensorDifference",
+    "TensorDistance",
     "add_embeddings",
     "add_lineage",
     "check_model",
@@ -49,6 +52,7 @@ __all__ = [
     "find_similar_tokens",
     "import_model",
     "iter_tensors",
+    "measure_distances",
     "measure_storage",
     "parents_of",
     "read_tensor",

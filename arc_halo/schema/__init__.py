@@ -24,7 +24,8 @@ Fusion
 Upkeep
     UploadLease, Operation, BlobDeletion, Verification: what the database remembers of work on itself
 Views
-    ModelArchitecture, TrainingProgress, ReactorStatus, TensorStatistics: computed, read-only
+    ModelArchitecture, TrainingProgress, ReactorStatus, TensorStatistics, ModelStorage, ModelFamily, DuplicateTensor,
+    UnsoundLayer: computed, read-only
 
 Importing this package makes ``Base.metadata`` complete, functions and triggers included.
 """
@@ -65,6 +66,7 @@ from arc_halo.schema.training import (
 )
 from arc_halo.schema.upkeep import BlobDeletion, Operation, UploadLease, Verification
 from arc_halo.schema.views import ModelArchitecture, ReactorStatus, TensorStatistics, TrainingProgress
+from arc_halo.schema.weight_views import DuplicateTensor, ModelFamily, ModelStorage, UnsoundLayer
 
 __all__ = [
     "AttentionHead",
@@ -77,6 +79,7 @@ __all__ = [
     "Chunk",
     "CognitiveMemory",
     "CognitiveState",
+    "DuplicateTensor",
     "Embedding",
     "FusionOperation",
     "FusionOperationMember",
@@ -92,9 +95,11 @@ __all__ = [
     "ModelAlias",
     "ModelArchitecture",
     "ModelCheckpoint",
+    "ModelFamily",
     "ModelFile",
     "ModelInteraction",
     "ModelLineage",
+    "ModelStorage",
     "ModelWeight",
     "Operation",
     "OptimizerState",
@@ -110,6 +115,7 @@ __all__ = [
     "TrainingProgress",
     "TrainingSession",
     "TransformerLayer",
+    "UnsoundLayer",
     "UploadLease",
     "Verification",
 ]

@@ -35,6 +35,7 @@ for _name in (
     "refresh_statistics",
     "request_blob_deletion",
     "note_operation",
+    "compare_weights",
 ):
     _declare_function(_name)
 

@@ -22,7 +22,7 @@ from arc_halo.schema.fusion import Reactor
 from arc_halo.schema.training import TrainingSession
 
 
-def _view(name: str, *columns: Column[Any], materialized: bool = False) -> Table:
+def view(name: str, *columns: Column[Any], materialized: bool = False) -> Table:
     """A view of that name in the metadata; the columns say types and comments, in the order of the query."""
     query = text(sql_source(name)).columns(*columns)
     table = CreateView(query, name, metadata=Base.metadata, schema=SCHEMA, materialized=materialized).table
@@ -45,7 +45,7 @@ def _refuse_write(mapper: Any, _connection: object, _target: object) -> NoReturn
 class ModelArchitecture(ReadOnly, Base):
     """What each model is made of: layers, heads, weights, parameters and bytes."""
 
-    __table__ = _view(
+    __table__ = view(
         "v_model_architecture",
         Column("model_id", Uuid),
         Column("name", Text),
@@ -81,7 +81,7 @@ class ModelArchitecture(ReadOnly, Base):
 class TrainingProgress(ReadOnly, Base):
     """How far each training run is: its newest attempt, its main metrics, its pace and the time left."""
 
-    __table__ = _view(
+    __table__ = view(
         "v_training_progress",
         Column("training_session_id", Uuid),
         Column("name", Text),
@@ -130,7 +130,7 @@ class TrainingProgress(ReadOnly, Base):
 class ReactorStatus(ReadOnly, Base):
     """How each reactor does: members, operations, errors, latency, and the last of each quality figure."""
 
-    __table__ = _view(
+    __table__ = view(
         "v_reactor_status",
         Column("reactor_id", Uuid),
         Column("name", Text),
@@ -174,7 +174,7 @@ class ReactorStatus(ReadOnly, Base):
 class TensorStatistics(ReadOnly, Base):
     """Statistics of each model's tensors by layer type and category, as of the last refresh_statistics()."""
 
-    __table__ = _view(
+    __table__ = view(
         "mv_tensor_statistics",
         Column("model_id", Uuid),
         Column("model_name", Text),

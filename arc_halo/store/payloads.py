@@ -72,9 +72,6 @@ class Payloads:
         BlobStoreError
             The blob store does not answer.
         """
-        return self._decode(digest, where, out, MAX_DEPTH)
-
-    def _decode(self, digest: bytes, where: str, out: memoryview | None, steps: int) -> memoryview:
         chunk = self.chunks.get(digest)
         if chunk is None:
             raise MissingChunk(f"{where}: not in tensor_data; restore it from a copy")
@@ -89,13 +86,12 @@ class Payloads:
             dtype = by_name(chunk.dtype)
             if chunk.base_digest is None:
                 return codec(chunk.codec).decode(payload, dtype, chunk.raw_nbytes, out)
-            if not steps:
-                raise CorruptChunk(f"{where}: its deltas lean on one another without an end; restore it from a copy")
             leaning = f"{where}, which leans on {chunk.base_digest.hex()}"
             below = self.chunks.get(chunk.base_digest)
+            # Each is shallower than what leans on it, so this comes to an end.
             if below is not None and below.depth + 1 != chunk.depth:
                 raise CorruptChunk(f"{leaning}: that is at another depth than its row says; restore it from a copy")
-            base = self._decode(chunk.base_digest, leaning, None, steps - 1)
+            base = self.decode(chunk.base_digest, leaning)
             return delta(chunk.codec).decode(payload, dtype, chunk.raw_nbytes, base, out)
         except (CodecError, TensorError) as error:
             raise CorruptChunk(f"{where}: {error}; restore it from a copy") from error

@@ -10,13 +10,17 @@ from sqlalchemy.exc import DBAPIError
 from arc_halo.errors import ReadOnlyDatabase
 from arc_halo.schema import (
     AttentionHead,
+    DuplicateTensor,
     FusionOperation,
     ModelArchitecture,
+    ModelFamily,
+    ModelStorage,
     ReactorMetric,
     ReactorStatus,
     TensorStatistics,
     TrainingMetric,
     TrainingProgress,
+    UnsoundLayer,
 )
 from tests.schema.rows import (
     NOON,
@@ -33,7 +37,10 @@ from tests.schema.rows import (
     add_weight,
 )
 
-VIEWS = (ModelArchitecture, TrainingProgress, ReactorStatus, TensorStatistics)
+VIEWS = (
+    ModelArchitecture, TrainingProgress, ReactorStatus, TensorStatistics, ModelStorage, ModelFamily, DuplicateTensor,
+    UnsoundLayer,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -1,16 +1,24 @@
 """Models looked at: listed, drawn as a tree, compared, searched."""
 
 # ruff: noqa: PLC0415  (commands import what is heavy when they run, so that --help is fast)
+# ruff: noqa: TC003  (Typer evaluates the annotations of commands)
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from arc_halo.cli.description import describe, print_description, print_tree
 from arc_halo.cli.model.application import Reference, app
-from arc_halo.cli.output import Json, count, print_json, print_table, say, size
+from arc_halo.cli.output import Json, count, print_json, print_table, say, shown, size
+from arc_halo.cli.progress import progress_bars
+
+if TYPE_CHECKING:
+    from arc_halo.registry import Comparison
+    from arc_halo.registry.differing import Distance
 
 
 @app.command("list")
@@ -21,25 +29,28 @@ def list_(context: typer.Context, *, json: Json = False) -> None:
     """
     from sqlalchemy import select
 
-    from arc_halo.schema import ModelAlias, ModelArchitecture
+    from arc_halo.schema import ModelAlias, ModelArchitecture, ModelStorage
 
     with context.obj.connect() as database, database.session() as session:
         ordered = select(ModelArchitecture).order_by(ModelArchitecture.name, ModelArchitecture.model_id)
         models = session.scalars(ordered).all()
+        own = dict(session.execute(select(ModelStorage.model_id, ModelStorage.own_nbytes)).all())
         aliases: dict[object, list[str]] = {}
         for alias in session.scalars(select(ModelAlias).order_by(ModelAlias.alias)):
             aliases.setdefault(alias.model_id, []).append(alias.alias)
     names = [attribute.key for attribute in ModelArchitecture.__mapper__.column_attrs]
     listed = [
-        {name: getattr(each, name) for name in names} | {"aliases": aliases.get(each.model_id, [])} for each in models
+        {name: getattr(each, name) for name in names}
+        | {"aliases": aliases.get(each.model_id, []), "own_nbytes": own[each.model_id]}
+        for each in models
     ]
     if json:
         print_json(listed)
     elif listed:
         print_table(
-            ["name", "version", "aliases", "type", "status", "parameters", "size", "stored"],
+            ["name", "version", "aliases", "type", "status", "parameters", "size", "stored", "own"],
             [_listed_row(each) for each in listed],
-            right=["parameters", "size", "stored"],
+            right=["parameters", "size", "stored", "own"],
         )
     else:
         say("no models yet; arc-halo model import PATH --name NAME stores one")
@@ -47,7 +58,8 @@ def list_(context: typer.Context, *, json: Json = False) -> None:
 
 def _listed_row(model: dict[str, Any]) -> tuple[object, ...]:
     texts = (model["name"], model["version"], ", ".join(model["aliases"]), model["model_type"], model["status"])
-    return (*texts, model["parameter_count"], size(model["nbytes"]), size(model["stored_nbytes"]))
+    sizes = (size(model[each]) for each in ("nbytes", "stored_nbytes", "own_nbytes"))
+    return (*texts, model["parameter_count"], *sizes)
 
 
 @app.command("show")
@@ -70,36 +82,139 @@ def show(context: typer.Context, model: Reference, *, json: Json = False) -> Non
 
 
 @app.command("diff")
-def diff(context: typer.Context, before: Reference, after: Reference, *, json: Json = False) -> None:
-    """Show which tensors differ between two models, and by how many bytes.
+def diff(
+    context: typer.Context,
+    before: Reference,
+    after: Reference,
+    *,
+    values: Annotated[
+        bool, typer.Option("--values/--digests", help="Read what differs and say how far, or compare digests only.")
+    ] = True,
+    tensors: Annotated[bool, typer.Option("--tensors", help="A line for each tensor, not for each layer.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a heat map: .png (needs matplotlib) or .html.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show which layers differ between two models, by how many bytes and how far.
 
-    Example: arc-halo model diff minilm@1 minilm@2
+    Example: arc-halo model diff minilm@1 minilm@2 --plot moved.html
     """
-    from arc_halo.registry import compare_models
+    from arc_halo.registry import compare_models, measure_distances
+    from arc_halo.registry.differing import by_layer
+    from arc_halo.registry.heatmap import heat_map
 
-    with context.obj.connect() as database, database.session() as session:
+    if plot is not None and plot.suffix not in (".png", ".html"):
+        raise typer.BadParameter(f"{plot} must end in .png or .html", param_hint="--plot")
+    with context.obj.connect() as database, database.session() as session, progress_bars(silent=json) as progress:
         comparison = compare_models(session, before, after)
+        is_read = values or plot is not None
+        distances = measure_distances(session, before, after, progress=progress) if is_read else []
+    if plot is not None:
+        title = f"{before} and {after}"
+        picture = heat_map(distances)
+        if plot.suffix == ".html":
+            plot.write_text(picture.to_html(title), encoding="utf-8")
+        else:
+            picture.save_png(plot, title)
     if json:
-        print_json(comparison)
+        print_json(asdict(comparison) | {"distances": [_distance(each.name, each.distance) for each in distances]})
         return
-    if comparison.differences:
-        print_table(
-            ["tensor", "change", "size", "changed", "norm before", "norm after"],
-            [
-                (
-                    *(each.name, each.change, size(each.nbytes), size(each.changed_nbytes)),
-                    *("" if norm is None else f"{norm:.6g}" for norm in (each.l2_norm_before, each.l2_norm_after)),
-                )
-                for each in comparison.differences
-            ],
-            right=["size", "changed", "norm before", "norm after"],
-        )
+    if tensors or not is_read:
+        _print_tensors(comparison, {each.name: each.distance for each in distances})
+    elif distances:
+        lines = [_distance(layer or "(no layer)", distance) for layer, distance in by_layer(distances).items()]
+        _print_distances("layer", lines)
     changed = sum(each.changed_nbytes for each in comparison.differences)
     differ = "differs" if len(comparison.differences) == 1 else "differ"
     say(
         f"{count(len(comparison.differences), 'tensor')} {differ}, by {size(changed)} of chunks; "
         f"{comparison.equal_count:,} are equal ({size(comparison.equal_nbytes)})"
     )
+    if plot is not None:
+        say(f"drawn in {shown(str(plot))}")
+
+
+def _distance(name: str, distance: Distance) -> dict[str, Any]:
+    parts = ("l2", "relative_l2", "max_abs", "cosine", "changed_share")
+    return {"name": name} | {each: getattr(distance, each) for each in parts}
+
+
+def _print_distances(what: str, lines: list[dict[str, Any]]) -> None:
+    print_table(
+        [what, "L2", "relative", "largest", "cosine", "changed"],
+        [
+            (
+                line["name"],
+                f"{line['l2']:.4g}",
+                f"{line['relative_l2']:.2e}",
+                f"{line['max_abs']:.2e}",
+                "" if line["cosine"] is None else f"{line['cosine']:.6f}",
+                f"{line['changed_share']:.1%}",
+            )
+            for line in lines
+        ],
+        right=["L2", "relative", "largest", "cosine", "changed"],
+    )
+
+
+def _print_tensors(comparison: Comparison, distances: dict[str, Distance]) -> None:
+    if not comparison.differences:
+        return
+    print_table(
+        ["tensor", "change", "size", "changed", "norm before", "norm after", "L2", "cosine"],
+        [
+            (
+                *(each.name, each.change, size(each.nbytes), size(each.changed_nbytes)),
+                *("" if norm is None else f"{norm:.6g}" for norm in (each.l2_norm_before, each.l2_norm_after)),
+                *_l2_and_cosine(distances.get(each.name)),
+            )
+            for each in comparison.differences
+        ],
+        right=["size", "changed", "norm before", "norm after", "L2", "cosine"],
+    )
+
+
+def _l2_and_cosine(distance: Distance | None) -> tuple[str, str]:
+    if distance is None:
+        return "", ""
+    return f"{distance.l2:.4g}", "" if distance.cosine is None else f"{distance.cosine:.6f}"
+
+
+@app.command("family")
+def family(context: typer.Context, model: Reference, *, json: Json = False) -> None:
+    """Show what a model was made from and what was made from it, and the bytes that each added.
+
+    Example: arc-halo model family minilm
+    """
+    from sqlalchemy import select
+
+    from arc_halo.registry import find_model
+    from arc_halo.schema import ModelFamily
+
+    with context.obj.connect() as database, database.session() as session:
+        found = find_model(session, model)
+        mine = select(ModelFamily.root_id).where(ModelFamily.model_id == found.id)
+        ordered = select(ModelFamily).where(ModelFamily.root_id.in_(mine)).order_by(ModelFamily.path)
+        members = session.scalars(ordered).all()
+    names = [attribute.key for attribute in ModelFamily.__mapper__.column_attrs]
+    if json:
+        print_json([{name: getattr(each, name) for name in names} for each in members])
+        return
+    print_table(
+        ["model", "made by", "size", "stored", "added"],
+        [
+            (
+                "  " * each.depth + f"{each.name}@{each.version}",
+                each.kind or "",
+                *(size(nbytes) for nbytes in (each.raw_nbytes, each.stored_nbytes, each.added_nbytes)),
+            )
+            for each in members
+        ],
+        right=["size", "stored", "added"],
+    )
+    raw, added = (sum(getattr(each, what) for each in members) for what in ("raw_nbytes", "added_nbytes"))
+    say(f"{size(raw)} as files, {size(added)} stored: {1 - added / raw:.0%} saved" if raw else "no weights")
 
 
 @app.command("similar")

@@ -1,0 +1,31 @@
+-- Weights in which two models differ, by their digests, with the norms before and after and how far they moved.
+CREATE FUNCTION arc_halo.compare_weights(before_id uuid, after_id uuid)
+RETURNS TABLE (name text, layer_path text, change text, dtype text, shape bigint[], nbytes bigint,
+               norm_before double precision, norm_after double precision, norm_moved double precision)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH weights AS (
+        SELECT w.model_id, w.name, w.position, w.tensor_id, l.path, t.dtype, t.shape, t.nbytes, t.l2_norm
+          FROM arc_halo.model_weights AS w
+          JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id
+          LEFT JOIN arc_halo.transformer_layers AS l ON l.id = w.layer_id
+         WHERE w.model_id IN (compare_weights.before_id, compare_weights.after_id)),
+    before AS (SELECT * FROM weights WHERE weights.model_id = compare_weights.before_id),
+    after AS (SELECT * FROM weights WHERE weights.model_id = compare_weights.after_id)
+    SELECT coalesce(a.name, b.name),
+           coalesce(a.path, b.path),
+           CASE WHEN b.name IS NULL THEN 'added'
+                WHEN a.name IS NULL THEN 'removed'
+                WHEN (b.dtype, b.shape) IS DISTINCT FROM (a.dtype, a.shape) THEN 'reshaped'
+                ELSE 'changed' END,
+           coalesce(a.dtype, b.dtype),
+           coalesce(a.shape, b.shape),
+           coalesce(a.nbytes, b.nbytes),
+           b.l2_norm,
+           a.l2_norm,
+           abs(a.l2_norm - b.l2_norm)
+      FROM before AS b
+      FULL JOIN after AS a ON a.name = b.name
+     WHERE a.tensor_id IS DISTINCT FROM b.tensor_id
+     ORDER BY coalesce(a.position, b.position), coalesce(a.name, b.name);
+END
