@@ -67,7 +67,7 @@ class ModelFamily(ReadOnly, Base):
         Column("added_nbytes", BigInteger, comment="of stored_nbytes, what none of the models above it uses"),
     )
     __mapper_args__ = MappingProxyType(
-        {"primary_key": [__table__.c[each] for each in ("root_id", "model_id", "parent_id", "kind")]}
+        {"primary_key": [__table__.c.root_id, __table__.c.model_id, __table__.c.parent_id, __table__.c.kind]}
     )
 
     root_id: Mapped[uuid.UUID]
