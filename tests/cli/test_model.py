@@ -133,7 +133,53 @@ def test_diff(stored: CommandLine, tmp_path: Path):
     stored.run("model", "import", changed_copy(tmp_path / "changed"), "--name", "m")
     told = stored.json("model", "diff", "m@1", "m@2")
     assert [(each["name"], each["change"]) for each in told["differences"]] == [(QUERY, "changed")]
-    assert QUERY in stored.says("model", "diff", "m@1", "m@2")
+    assert [each["name"] for each in told["distances"]] == [QUERY]
+    assert "encoder.layer.1.attention" in stored.says("model", "diff", "m@1", "m@2")
+    for options in (("--tensors",), ("--digests",)):
+        assert QUERY in stored.says("model", "diff", "m@1", "m@2", *options)
+
+
+@pytest.mark.parametrize("name", ["moved.html", "moved.png"])
+def test_diff_draws(stored: CommandLine, tmp_path: Path, name):
+    stored.run("model", "import", changed_copy(tmp_path / "changed"), "--name", "m")
+    stored.run("model", "diff", "m@1", "m@2", "--plot", tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 1000
+    stored.run("model", "diff", "m@1", "m@2", "--plot", tmp_path / "moved.gif", code=2)
+
+
+def test_family(stored: CommandLine, tmp_path: Path):
+    stored.run("model", "import", changed_copy(tmp_path / "changed"), "--name", "tuned", "--parent", "m")
+    lines = stored.says("model", "family", "tuned").splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["model", "m@1", "tuned@1"]
+    assert "saved" in lines[-1]
+    (root, child) = stored.json("model", "family", "m")
+    assert (root["kind"], child["kind"], child["depth"]) == (None, "finetune", 1)
+
+
+def test_repack(stored: CommandLine):
+    told = stored.json("model", "repack", "m", "--compression", "none")
+    assert told["after_nbytes"] >= told["before_nbytes"]
+    assert "anew" in stored.says("model", "repack", "m", "--family", "--compression", "dense")
+
+
+def test_an_import_with_an_id_is_done_once(stored: CommandLine, tmp_path: Path):
+    folder = changed_copy(tmp_path / "changed")
+    op_id = "0190d1b5-0000-7000-8000-000000000001"
+    for _ in range(2):
+        stored.run("model", "import", folder, "--name", "once", "--op-id", op_id, "--base", "none")
+    assert [each["version"] for each in stored.json("model", "list") if each["name"] == "once"] == ["1"]
+
+
+def test_verify_and_repair_everything(stored: CommandLine, tmp_path: Path):
+    stored.run("model", "export", "m", tmp_path / "copy")
+    assert stored.says("verify").startswith("sound: ")
+    assert stored.json("verify", "--percent", "50")["faults"] == []
+    with psycopg.connect(stored.url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("UPDATE arc_halo.tensor_data SET payload_checksum = payload_checksum + 1")
+    assert "damaged" in stored.error("verify")
+    assert "stay damaged" in stored.error("repair")
+    assert "put right" in stored.says("repair", "m", "--from", tmp_path / "copy")
+    assert stored.json("verify")["faults"] == []
 
 
 def test_diff_of_equals(stored: CommandLine):
