@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003  # pydantic reads the annotation
 
-from platformdirs import user_data_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -28,6 +28,8 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("ARC_HALO_DATABASE_URL", "DATABASE_URL")
     )
     blob_url: SecretStr | None = None  # of an object store; may hold credentials, too
+    cache_folder: Path = Field(default_factory=lambda: user_cache_path("arc-halo", appauthor=False))
+    cache_nbytes: int = Field(default=20_000_000_000, ge=0)  # 0: none
     home: Path = Field(default_factory=lambda: user_data_path("arc-halo", appauthor=False))
     pool_size: PositiveInt = 5
     max_overflow: int = Field(default=5, ge=0)

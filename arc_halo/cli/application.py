@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from arc_halo import __version__
-from arc_halo.cli import blobs, db, demo, model, prune, verify
+from arc_halo.cli import blobs, cache, db, demo, model, prune, verify
 from arc_halo.cli.invocation import Invocation
 from arc_halo.cli.output import print_error
 from arc_halo.errors import ArcHaloError
@@ -48,6 +48,7 @@ app.command("verify")(verify.verify)
 app.command("repair")(verify.repair)
 app.add_typer(model.app, name="model")
 app.add_typer(blobs.app, name="blobs")
+app.add_typer(cache.app, name="cache")
 app.add_typer(db.app, name="db")
 
 

@@ -27,6 +27,7 @@ from arc_halo.registry.embeddings import Match, Matches, add_embeddings, find_si
 from arc_halo.registry.exporting import export_model
 from arc_halo.registry.importing import create_model, import_model
 from arc_halo.registry.lineage import add_lineage, family_of, parents_of
+from arc_halo.registry.loading import load_model
 from arc_halo.registry.naming import find_model, set_alias
 from arc_halo.registry.reading import check_model, iter_tensors, read_tensor, set_trainable
 from arc_halo.registry.repacking import repack_family, repack_model
@@ -52,6 +53,7 @@ __all__ = [
     "find_similar_tokens",
     "import_model",
     "iter_tensors",
+    "load_model",
     "measure_distances",
     "measure_storage",
     "parents_of",

@@ -77,7 +77,7 @@ def iter_tensors(
     asked = list(by_name) if names is None else list(names)
     for name in asked:
         if name not in by_name:
-            raise _not_found(found, name, by_name)
+            raise tensor_not_found(found, name, by_name)
     wanted = [Wanted(name, by_name[name].tensor_id, by_name[name].tensor.nbytes) for name in asked]
     yield from zip(asked, get_arrays(session, wanted), strict=True)
 
@@ -121,7 +121,7 @@ def set_trainable(session: Session, model: Model | uuid.UUID | str, pattern: str
     weights = [weight for weight in weights_of(session, found) if weight.category != "buffer"]
     matched = [weight for weight in weights if fnmatchcase(weight.name, pattern)]
     if not matched:
-        raise _not_found(found, pattern, [weight.name for weight in weights])
+        raise tensor_not_found(found, pattern, [weight.name for weight in weights])
     statement = update(ModelWeight).where(ModelWeight.id.in_([weight.id for weight in matched]))
     session.execute(statement.values(is_trainable=trainable))
     return len(matched)
@@ -134,11 +134,12 @@ def _wanted(session: Session, model: Model, name: str) -> Wanted:
         weight = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
     if weight is None:
         names = session.scalars(select(ModelWeight.name).where(ModelWeight.model_id == model.id)).all()
-        raise _not_found(model, name, names)
+        raise tensor_not_found(model, name, names)
     return Wanted(name, weight.tensor_id, weight.tensor.nbytes)
 
 
-def _not_found(model: Model, name: str, names: Iterable[str]) -> TensorNotFound:
+def tensor_not_found(model: Model, name: str, names: Iterable[str]) -> TensorNotFound:
+    """The error for a name that no tensor of the model has, with those that come near."""
     tail = name.rsplit(".", maxsplit=2)[-2:]
     near = [each for each in names if each.endswith(".".join(tail))] or list(names)
     shown = ", ".join(near[:5]) + (", ..." if len(near) > 5 else "")  # noqa: PLR2004  # one line's worth

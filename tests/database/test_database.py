@@ -73,8 +73,7 @@ def test_objects_outlive_a_commit(engine):
         assert session.expire_on_commit
 
 
-def test_a_unit_is_committed(engine):
-    database = Database(engine)
+def test_a_unit_is_committed(database):
     database.transaction(lambda session: session.execute(text("CREATE TABLE a AS SELECT 1 AS n")))
     assert database.transaction(lambda session: session.scalar(text("SELECT n FROM a"))) == 1
 
@@ -184,7 +183,9 @@ def test_a_killed_server_keeps_what_was_committed(embedded_home):
     with connect() as database:
         lost = database.session()
         lost.execute(text("INSERT INTO arc_halo.runs (label) VALUES ('lost')"))
-        database.transaction(lambda session: session.execute(text("INSERT INTO arc_halo.runs (label) VALUES ('kept')")))
+        with database.session() as kept:
+            kept.execute(text("INSERT INTO arc_halo.runs (label) VALUES ('kept')"))
+            kept.commit()
         kill(embedded_server(embedded_home))
         lost.invalidate()
         with connect() as again:

@@ -122,6 +122,7 @@ def reader(migrated_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("ARC_HALO_DATABASE_URL", migrated_url.render_as_string(hide_password=False))
     monkeypatch.setenv("ARC_HALO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ARC_HALO_CACHE_FOLDER", str(tmp_path / "cache"))
     folder = tmp_path / "reading"
     shutil.copytree(Path(str(files("arc_halo"))) / "demo_model", folder / "model")
     monkeypatch.chdir(folder)

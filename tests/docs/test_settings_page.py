@@ -17,4 +17,4 @@ def test_the_page_has_the_defaults():
     text = PAGE.read_text(encoding="utf-8")
     numbers = {name: field.default for name, field in Settings.model_fields.items() if isinstance(field.default, int)}
     for name, default in numbers.items():
-        assert f"| `ARC_HALO_{name.upper()}` | {default:g} |" in text
+        assert f"| `ARC_HALO_{name.upper()}` | {default} |" in text
