@@ -232,6 +232,7 @@ class ArcHalo(Store):
                 name=model.name,
                 version=version,
                 compression=self.policy,
+                base=None,  # one model by itself: families are measured by families.py
                 embeddings=False,
             )
             session.commit()

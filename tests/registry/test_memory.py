@@ -7,6 +7,7 @@ from math import prod
 
 import pytest
 
+from tests.fixtures.long import how_many
 from tests.fixtures.processes import import_processes
 
 # BF16: 512 x 1024 elements are a mebibyte.
@@ -39,16 +40,45 @@ def peaks(migrated_url, tmp_path):
         path = tmp_path / f"{name}.safetensors"
         write_noise(path, shapes)
         with import_processes(migrated_url, (path, name, "--export", str(tmp_path / name))) as (process,):
-            found = [float(each) for each in process.finish().split()]
+            found = [float(each) for each in process.finish(timeout=3600).split()]
         assert (tmp_path / name / path.name).stat().st_size == path.stat().st_size
         return found
 
     return measure
 
 
-@pytest.mark.parametrize("case", FILES)
-def test_memory_does_not_grow_with_the_model_or_a_tensor(peaks, case):
+def check(peaks, name, shapes):
     base = peaks("base", [(512, 1024)])
-    found = peaks(case, FILES[case])
+    found = peaks(name, shapes)
     more = [peak - least for peak, least in zip(found, base, strict=True)]
     assert max(more) <= ALLOWED_MEBIBYTES
+
+
+@pytest.fixture(params=["database", "folder", "S3"])
+def tier(request, monkeypatch):
+    """Where the import process, which reads the environment, puts payloads."""
+    if request.param != "database":
+        url = request.getfixturevalue("file_url" if request.param == "folder" else "s3_url")
+        monkeypatch.setenv("ARC_HALO_BLOB_URL", url)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_memory_does_not_grow_with_the_model_or_a_tensor(peaks, case):
+    check(peaks, case, FILES[case])
+
+
+@pytest.mark.usefixtures("tier")
+def test_memory_does_not_grow_in_any_tier(peaks):
+    check(peaks, "many", FILES["many"])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.usefixtures("tier")
+def test_a_large_model_goes_through_every_tier(peaks, gibibytes):
+    """Tensors of 32 MiB, and one of a quarter of it all in a single row."""
+    rows = gibibytes * 8 * 3
+    check(peaks, "large", [(16 * 1024, 1024)] * rows + [(1, gibibytes * 128 * 1024, 1024)])
+
+
+gibibytes = how_many("--gibibytes", short=1)
