@@ -5,6 +5,7 @@
     │   └── BlobStoreNotConfigured              payloads are in an object store, and none is named
     ├── DatabaseError                           the server said no, or nothing at all
     │   ├── DatabaseUnavailable (ConnectionError)
+    │   │   └── CommitUnanswered                whether the work is stored could not be found out
     │   ├── EmbeddedServerError (RuntimeError)  the server on this machine does not start
     │   ├── PoolExhausted (TimeoutError)        every pooled connection is in use
     │   ├── LockTimeout (TimeoutError)          somebody holds what we wait for
@@ -65,6 +66,10 @@ class DatabaseError(ArcHaloError):
 
 class DatabaseUnavailable(DatabaseError, ConnectionError):
     """No connection could be made, or the one in use was lost."""
+
+
+class CommitUnanswered(DatabaseUnavailable):
+    """The connection was lost during COMMIT, and nobody could be asked whether the work is stored."""
 
 
 class EmbeddedServerError(DatabaseError, RuntimeError):

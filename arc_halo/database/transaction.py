@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sqlalchemy import text
 
 from arc_halo.database.backoff import delays
-from arc_halo.database.unanswered import CommitUnanswered, was_committed
-from arc_halo.errors import DatabaseUnavailable, LockTimeout, TransactionConflict
+from arc_halo.database.unanswered import was_committed
+from arc_halo.errors import CommitUnanswered, DatabaseUnavailable, LockTimeout, TransactionConflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ def run_transaction(
     ------
     TransactionConflict, LockTimeout, DatabaseUnavailable
         The last attempt failed, too.
-    DatabaseUnavailable
+    CommitUnanswered
         The connection was lost during COMMIT, and the database did not come back within a minute to tell whether the
         work is stored: the row of ``arc_halo.operations`` that the message names is there if it is.
     KeyboardInterrupt, SystemExit
@@ -96,6 +96,7 @@ def _attempt(
         session.commit()
     except DatabaseUnavailable as error:
         session.invalidate()
-        if transaction_id is not None and not was_committed(open_session, operation, transaction_id, error):
+        # What wrote nothing is run again: under SERIALIZABLE its reads count only when COMMIT has answered.
+        if transaction_id is None or not was_committed(open_session, operation, transaction_id, error):
             raise
     return result

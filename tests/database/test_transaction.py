@@ -214,6 +214,62 @@ def test_a_transaction_that_waits_for_a_commit_that_never_comes_is_ended(cuttabl
     assert (len(attempts), count(cuttable)) == (2, 1)
 
 
+def test_trouble_while_asking_is_no_answer(cuttable, proxy):
+    sessions = []
+
+    def open_session():
+        sessions.append(1)
+        if len(sessions) == 2:
+            raise errors.PoolExhausted("all connections are in use")
+        return Session(cuttable)
+
+    def unit(session):
+        proxy.cut_after = b"COMMIT"
+        return session.execute(ADD).rowcount
+
+    assert run_transaction(open_session, unit) == 1
+    assert (len(sessions), count(cuttable)) == (3, 1)
+
+
+def test_a_server_that_recovers_is_asked_until_it_is_the_primary(cuttable, proxy):
+    with cuttable.begin() as connection:
+        connection.execute(text("CREATE SCHEMA standby"))
+        connection.execute(text("CREATE FUNCTION standby.pg_is_in_recovery() RETURNS bool RETURN true"))
+        connection.execute(
+            text(f"ALTER DATABASE {cuttable.url.database} SET search_path TO standby, pg_catalog, public")
+        )
+    cuttable.dispose()
+    sessions = []
+
+    def open_session():
+        sessions.append(1)
+        if len(sessions) == 3:
+            with cuttable.begin() as connection:
+                connection.execute(text("DROP SCHEMA standby CASCADE"))
+        return Session(cuttable)
+
+    def unit(session):
+        if len(sessions) == 1:
+            proxy.cut_before = b"COMMIT"
+        session.execute(ADD)
+
+    run_transaction(open_session, unit)
+    assert (len(sessions), count(cuttable)) == (4, 1)
+
+
+def test_what_only_read_is_run_again_when_its_answer_is_lost(cuttable, proxy):
+    attempts = []
+
+    def unit(session):
+        if not attempts:
+            proxy.cut_after = b"COMMIT"
+        attempts.append(session.scalar(COUNT))
+        return attempts[-1]
+
+    assert run_transaction(lambda: Session(cuttable), unit, isolation_level="SERIALIZABLE") == 0
+    assert len(attempts) == 2
+
+
 def test_a_database_that_does_not_come_back_leaves_the_id_to_look_for(cuttable, proxy, monkeypatch):
     monkeypatch.setattr("arc_halo.database.unanswered.PATIENCE_SECONDS", 0.5)
 
@@ -222,7 +278,7 @@ def test_a_database_that_does_not_come_back_leaves_the_id_to_look_for(cuttable, 
         proxy.cut_after = b"COMMIT"
         proxy.stop()
 
-    with pytest.raises(errors.DatabaseUnavailable, match=r"arc_halo\.operations has a row [0-9a-f-]{36}"):
+    with pytest.raises(errors.CommitUnanswered, match=r"arc_halo\.operations has a row [0-9a-f-]{36}"):
         run_transaction(lambda: Session(cuttable), unit)
 
 
