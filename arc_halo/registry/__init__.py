@@ -26,7 +26,7 @@ from arc_halo.registry.differing import Distance, TensorDistance, measure_distan
 from arc_halo.registry.embeddings import Match, Matches, add_embeddings, find_similar_tokens, search_embeddings
 from arc_halo.registry.exporting import export_model
 from arc_halo.registry.importing import create_model, import_model
-from arc_halo.registry.lineage import add_lineage, family_of, parents_of
+from arc_halo.registry.lineage import add_lineage, ancestors_of, children_of, family_of, parents_of
 from arc_halo.registry.loading import load_model
 from arc_halo.registry.naming import find_model, set_alias
 from arc_halo.registry.reading import check_model, iter_tensors, read_tensor, set_trainable
@@ -43,7 +43,9 @@ __all__ = [
     "TensorDistance",
     "add_embeddings",
     "add_lineage",
+    "ancestors_of",
     "check_model",
+    "children_of",
     "compare_models",
     "create_model",
     "delete_model",

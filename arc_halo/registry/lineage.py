@@ -75,6 +75,20 @@ def parents_of(session: Session, model: Model | uuid.UUID | str) -> Sequence[Mod
     return session.scalars(select(Model).where(Model.id.in_(made_from)).order_by(Model.created_at, Model.id)).all()
 
 
+def children_of(session: Session, model: Model | uuid.UUID | str) -> Sequence[Model]:
+    """The models that were made from one, oldest first."""
+    found = find_model(session, model)
+    made = select(ModelLineage.child_id).where(ModelLineage.parent_id == found.id)
+    return session.scalars(select(Model).where(Model.id.in_(made)).order_by(Model.created_at, Model.id)).all()
+
+
+def ancestors_of(session: Session, model: Model | uuid.UUID | str) -> Sequence[Model]:
+    """The models that one was made from, and those that they were made from, oldest first."""
+    found = find_model(session, model)
+    session.flush()
+    return session.scalars(select(Model).from_statement(_ANCESTORS), {"model": found.id}).all()
+
+
 def family_of(session: Session, model: Model | uuid.UUID | str) -> Sequence[Model]:
     """All models that lineage or a common name ties to one, itself among them, oldest first."""
     found = find_model(session, model)
@@ -82,6 +96,13 @@ def family_of(session: Session, model: Model | uuid.UUID | str) -> Sequence[Mode
     return session.scalars(select(Model).from_statement(_FAMILY), {"model": found.id}).all()
 
 
+_ANCESTORS = text("""
+WITH RECURSIVE ancestors (id) AS (
+    SELECT l.parent_id FROM arc_halo.model_lineage AS l WHERE l.child_id = :model
+    UNION
+    SELECT l.parent_id FROM ancestors AS a JOIN arc_halo.model_lineage AS l ON l.child_id = a.id)
+SELECT m.* FROM arc_halo.models AS m JOIN ancestors USING (id) ORDER BY m.created_at, m.id
+""")
 _FAMILY = text("""
 WITH RECURSIVE ties (one, other) AS (
     SELECT l.parent_id, l.child_id FROM arc_halo.model_lineage AS l

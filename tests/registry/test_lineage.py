@@ -6,7 +6,15 @@ from itertools import pairwise
 import pytest
 
 from arc_halo.errors import LineageError, ModelNotFound
-from arc_halo.registry import add_lineage, create_model, family_of, import_model, parents_of
+from arc_halo.registry import (
+    add_lineage,
+    ancestors_of,
+    children_of,
+    create_model,
+    family_of,
+    import_model,
+    parents_of,
+)
 from tests.fixtures.models import bert, write_folder
 from tests.fixtures.tensors import counts, weights
 
@@ -24,6 +32,16 @@ def test_parents_and_family(session, models):
     assert list(parents_of(session, merged)) == [base, tuned]
     assert list(parents_of(session, base)) == []
     assert [model.name for model in family_of(session, tuned)] == ["a", "b", "c"]
+
+
+def test_children_and_ancestors(session, models):
+    base, tuned, merged, other = models
+    for child, parent in ((tuned, base), (merged, tuned), (merged, other), (merged, base)):
+        add_lineage(session, child, parent, "merge")
+    assert list(children_of(session, base)) == [tuned, merged]
+    assert list(children_of(session, merged)) == []
+    assert list(ancestors_of(session, merged)) == [base, tuned, other]
+    assert list(ancestors_of(session, base)) == []
 
 
 def test_versions_of_a_name_are_family(session, models):
