@@ -20,8 +20,7 @@ from arc_halo.registry.bases import AUTO, base_chooser
 from arc_halo.registry.embeddings import MAX_DIMENSION
 from arc_halo.registry.lineage import add_lineage
 from arc_halo.registry.naming import check_name, find_model
-from arc_halo.registry.publishing import StoredFile, publish_model, refuse_taken
-from arc_halo.schema import Model
+from arc_halo.registry.publishing import StoredFile, find_published, publish_model, refuse_taken
 from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, Wanted, put_tensors
 from arc_halo.store.embeddings import put_matrix_rows
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from arc_halo.codecs.policy import PolicyName
     from arc_halo.registry.bases import BaseChoice
+    from arc_halo.schema import Model
     from arc_halo.store.put import ChooseBases
 
 EMBEDDINGS_NBYTES = 256 << 20
@@ -86,7 +86,7 @@ def import_model(
     FormatError
         A file is damaged, or a pickle; nothing is stored.
     ModelExists
-        The version is taken.
+        The version is taken, or ``op_id`` by a model of another name.
 
     Examples
     --------
@@ -95,8 +95,8 @@ def import_model(
     ...     session.commit()
     """
     _check_names(name, version)
-    if op_id is not None and (done := session.get(Model, op_id)) is not None:
-        return done
+    if (published := find_published(session, op_id, name)) is not None:
+        return published
     origin = None if parent is None else find_model(session, parent)
     with open_model(path) as folder, session.begin_nested():
         sources = [FileSource(file, entry) for file in folder.weights.values() for entry in file.tensors.values()]
@@ -130,6 +130,7 @@ def create_model(
     version: str | None = None,
     compression: PolicyName = "balanced",
     base: BaseChoice = AUTO,
+    op_id: uuid.UUID | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Make a new version of a model from arrays.
@@ -141,7 +142,7 @@ def create_model(
     tensors
         Arrays by the names they have in ``transformers``; any strides and byte order, bfloat16 and float8 by
         ``ml_dtypes``.
-    base
+    base, op_id
         As in `import_model`.
 
     Raises
@@ -151,9 +152,11 @@ def create_model(
     ModelFolderError
         The config is no JSON.
     ModelExists
-        The version is taken.
+        The version is taken, or ``op_id`` by a model of another name.
     """
     _check_names(name, version)
+    if (published := find_published(session, op_id, name)) is not None:
+        return published
     sources = [ArraySource(tensor_name, array) for tensor_name, array in tensors.items()]
     _check_exportable(sources)
     config = _as_json(config)
@@ -163,7 +166,7 @@ def create_model(
             session,
             name,
             version,
-            op_id=None,
+            op_id=op_id,
             sources=sources,
             config=config,
             status="initialized",

@@ -72,6 +72,24 @@ def publish_model(
     return model
 
 
+def find_published(session: Session, op_id: uuid.UUID | None, name: str) -> Model | None:
+    """The model that an earlier run with this ``op_id`` has published, waiting for one that is under way.
+
+    Raises
+    ------
+    ModelExists
+        The id is that of a model of another name.
+    """
+    if op_id is None:
+        return None
+    key = func.pg_catalog.hashtextextended(f"arc_halo.op_id {op_id}", 0)
+    session.execute(select(func.pg_catalog.pg_advisory_xact_lock(key)))
+    model = session.get(Model, op_id)
+    if model is not None and model.name != name:
+        raise ModelExists(f"op_id {op_id} is that of model {model.name!r}; give {name!r} an id of its own")
+    return model
+
+
 def refuse_taken(session: Session, name: str, version: str | None) -> None:
     """Raise `ModelExists` before any work is done, where it is certain already."""
     if version is None:

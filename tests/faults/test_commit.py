@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 import re
+import threading
+import time
+import uuid
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from arc_halo import create_model
 from arc_halo.database.engine import application_engine
 from arc_halo.database.transaction import run_transaction
+from arc_halo.errors import ModelExists
 from arc_halo.schema import Model, Operation
 from arc_halo.store import put as store_put
 from tests.fixtures.long import how_many
@@ -32,10 +36,27 @@ def cuttable(proxy, impatient):
     engine.dispose()
 
 
+COMMIT_NBYTES = len(b"Q....COMMIT.")
+ANSWER_NBYTES = len(b"C....COMMIT.Z.....")
+
+
 def cut_around_commit(proxy, choose):
-    """Before COMMIT is passed on, after it without an answer, or some microseconds after."""
-    kind = choose.choice(["cut_before", "cut_after", "cut_soon_after"])
-    setattr(proxy, kind, (b"COMMIT", choose.uniform(0, 0.004)) if kind == "cut_soon_after" else b"COMMIT")
+    """Before COMMIT, after it, soon after it, at any byte of it or its answer, or unseen by the server."""
+    kinds = {
+        "cut_before": b"COMMIT",
+        "cut_after": b"COMMIT",
+        "cut_soon_after": (b"COMMIT", choose.uniform(0, 0.004)),
+        "cut_within": choose.choice(
+            [
+                (b"COMMIT", choose.randrange(COMMIT_NBYTES), 0),
+                (b"COMMIT", COMMIT_NBYTES, choose.randrange(ANSWER_NBYTES)),
+            ]
+        ),
+        "abandon_before": b"COMMIT",
+    }
+    kind = choose.choice(list(kinds))
+    setattr(proxy, kind, kinds[kind])
+    return kind
 
 
 @pytest.mark.long
@@ -52,19 +73,52 @@ def test_a_model_is_there_once_when_the_link_is_cut(cuttable, proxy, cuts, monke
 
 def check_exactly_once(engine, proxy, cuts, monkeypatch, small_nbytes):
     monkeypatch.setattr(store_put, "SMALL_NBYTES", small_nbytes)
+    monkeypatch.setattr("arc_halo.database.unanswered.ABANDONED_SECONDS", 0.2)
     choose = random.Random(cuts)
+    made = []
     for number in range(cuts):
 
         def unit(session, number=number):
             arrays = {"w": np.full((40, 40), number, np.float32)}
             model = create_model(session, "m", {}, arrays)
             session.flush()
-            cut_around_commit(proxy, choose)
+            if len(made) == number:  # each unit is cut once, so that none runs out of attempts by bad luck
+                made.append(cut_around_commit(proxy, choose))
             return model
 
         stored = run_transaction(lambda: Session(engine), unit)
+        assert getattr(proxy, made[-1]) is None
         assert stored.version == str(number + 1)
         assert re.fullmatch("[0-9a-f]{64}", stored.weights_digest.hex())
+    assert len(made) == cuts
     with Session(engine) as session:
         assert session.scalar(select(func.count()).select_from(Model)) == cuts
         assert session.scalar(select(func.count()).select_from(Operation)) == cuts
+
+
+def create_once(session, op_id, name="m"):
+    return create_model(session, name, {}, {"w": np.ones((3, 3), np.float32)}, op_id=op_id)
+
+
+def test_a_script_that_was_killed_after_its_commit_may_be_run_again(database):
+    op_id = uuid.uuid4()
+    first = database.transaction(lambda session: create_once(session, op_id))
+    again = database.transaction(lambda session: create_once(session, op_id))
+    assert (again.id, again.version) == (first.id, first.version) == (op_id, "1")
+    with pytest.raises(ModelExists, match="an id of its own"):
+        database.transaction(lambda session: create_once(session, op_id, name="other"))
+
+
+def test_a_script_that_is_run_twice_at_once_makes_one_model(database):
+    op_id = uuid.uuid4()
+    seen = []
+    second = threading.Thread(target=lambda: seen.append(database.transaction(lambda s: create_once(s, op_id))))
+    with database.session() as session:
+        create_once(session, op_id)
+        second.start()
+        while not session.scalar(text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")):
+            time.sleep(0.01)
+        session.commit()
+        second.join()
+        assert [model.id for model in seen] == [op_id]
+        assert session.scalar(select(func.count()).select_from(Model)) == 1
