@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from arc_halo.codecs.abc import MAX_RAW_NBYTES
-from arc_halo.codecs.ordering import from_ordered, to_ordered, unsigned
+from arc_halo.codecs.ordering import from_ordered, to_ordered, top_bit, unsigned
 from arc_halo.codecs.pco import Pco
 from arc_halo.codecs.zstd import BloscZstd
 from arc_halo.dtypes import by_name
@@ -116,8 +116,8 @@ class PcoDelta(Delta):
         return self._codec.encode(difference.data.cast("B"), signed(dtype))
 
     def _decode_into(self, payload: memoryview, dtype: DType, predicted: Bits, out: memoryview) -> None:
-        ordered = np.empty(predicted.size, predicted.dtype)
-        self._codec.decode(payload, signed(dtype), ordered.nbytes, ordered.data.cast("B"))
+        ordered = self._codec.decode_ordered(payload, signed(dtype), predicted.size)
+        ordered ^= top_bit(ordered)  # differences as they are, not as they sort
         ordered += to_ordered(predicted, dtype)
         from_ordered(ordered, dtype, out)
 

@@ -26,7 +26,7 @@ def to_ordered(bits: Bits, dtype: DType) -> Bits:
         turned: Bits = bits ^ _sign(bits, dtype)
         return turned
     ordered = _all_or_none(bits)
-    ordered |= _top(bits)
+    ordered |= top_bit(bits)
     ordered ^= bits
     return ordered
 
@@ -38,9 +38,9 @@ def from_ordered(ordered: Bits, dtype: DType, out: memoryview) -> None:
         np.bitwise_xor(ordered, _sign(ordered, dtype), out=target)
         return
     flips = _all_or_none(ordered)
-    flips |= _top(ordered)
+    flips |= top_bit(ordered)
     np.invert(flips, out=flips)
-    flips |= _top(ordered)
+    flips |= top_bit(ordered)
     np.bitwise_xor(ordered, flips, out=target)
 
 
@@ -48,12 +48,13 @@ def _is_signed_magnitude(dtype: DType) -> bool:
     return dtype.is_float or dtype.name == "C64"
 
 
-def _top(bits: Bits) -> Any:
+def top_bit(bits: Bits) -> Any:
+    """The top bit of the integers, alone."""
     return bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
 
 
 def _sign(bits: Bits, dtype: DType) -> Any:
-    return _top(bits) if dtype.name.startswith("I") else bits.dtype.type(0)
+    return top_bit(bits) if dtype.name.startswith("I") else bits.dtype.type(0)
 
 
 def _all_or_none(bits: Bits) -> Bits:

@@ -12,6 +12,7 @@ from arc_halo.codecs.ordering import from_ordered, to_ordered, unsigned
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
+    from arc_halo.codecs.ordering import Bits
     from arc_halo.dtypes import DType
 
 
@@ -55,8 +56,17 @@ class Pco(Codec):
             raise CodecError(f"{self.id}: {payload.nbytes} bytes cannot stand for {raw_nbytes} bytes of {dtype.name}")
 
     def _decode_into(self, payload: memoryview, dtype: DType, out: memoryview) -> None:
-        """Decode into an array of its own: pcodec wants it aligned, and ``out`` may not be."""
-        bits = np.empty(out.nbytes // dtype.component_nbytes, unsigned(dtype))
+        from_ordered(self.decode_ordered(payload, dtype, out.nbytes // dtype.component_nbytes), dtype, out)
+
+    def decode_ordered(self, payload: memoryview, dtype: DType, count: int) -> Bits:
+        """The integers that sort as the numbers do, in an array of their own: pcodec wants it aligned.
+
+        Raises
+        ------
+        CodecError
+            The payload does not hold so many numbers of the type.
+        """
+        bits: Bits = np.empty(count, unsigned(dtype))
         try:
             progress = standalone.simple_decompress_into(bytes(payload), bits)
         except (RuntimeError, TypeError) as error:
@@ -67,4 +77,4 @@ class Pco(Codec):
             raise CodecError(f"{self.id}: payload made the decoder panic: {error}") from error
         if progress.n_processed != bits.size or not progress.finished:
             raise CodecError(f"{self.id}: payload does not hold the {bits.size} numbers expected")
-        from_ordered(bits, dtype, out)
+        return bits
