@@ -73,11 +73,6 @@ def test_objects_outlive_a_commit(engine):
         assert session.expire_on_commit
 
 
-def test_a_unit_is_committed(database):
-    database.transaction(lambda session: session.execute(text("CREATE TABLE a AS SELECT 1 AS n")))
-    assert database.transaction(lambda session: session.scalar(text("SELECT n FROM a"))) == 1
-
-
 def test_no_password_is_shown():
     url = parse_url("postgresql://u:s3cret@localhost/db?sslpassword=s3cret&connect_timeout=1&gssencmode=disable")
     database = Database(application_engine(url, Settings(_env_file=None)))

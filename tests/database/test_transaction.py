@@ -57,6 +57,11 @@ def test_the_result_is_returned_and_the_work_committed(engine):
     assert count(engine) == 1
 
 
+def test_a_unit_is_committed(database):
+    database.transaction(lambda session: session.execute(text("CREATE TABLE a AS SELECT 1 AS n")))
+    assert database.transaction(lambda session: session.scalar(text("SELECT n FROM a"))) == 1
+
+
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "57P01", "57P02", "57P03", "08006", "53300"])
 def test_passing_troubles_are_tried_again_from_the_start(engine, sqlstate):
     counting(engine)
