@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
@@ -21,7 +21,6 @@ from arc_halo.errors import BlobStoreError, ConfigurationError, CorruptChunk, Mi
 from arc_halo.settings import load_settings
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterable, Iterator
 
     from sqlalchemy.orm import Session
@@ -36,9 +35,16 @@ KEY: Final = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}-[0-9a-f]{16}")
 
 _THREADS: Final = 16
 _SCHEMES: Final = ("file", "s3", "gs", "az")
-_RETRIES: Final[Any] = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
+_FORMS: Final = "file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+_RETRIES: Final[Any] = {"max_retries": 5, "retry_timeout": dt.timedelta(seconds=30)}
 _TIMEOUTS: Final[Any] = {"connect_timeout": "5s", "timeout": "60s"}
 _LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+_S3_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_UNFINISHED: Final = re.compile(r"#[0-9]+")
+_SECRETS: Final = re.compile(r"(?<=//)[^/\s]*(?=@)|(?<=\?)[^\s)]*")
+
+# obstore's threads belong to the process that made the first request; a fork of it would wait for them for ever.
+_threads_of: dict[str, int] = {}
 
 
 class Blob(NamedTuple):
@@ -57,18 +63,14 @@ class BlobStore:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES:
-            raise ConfigurationError(
-                f"a blob store's URL begins with one of {', '.join(f'{each}://' for each in _SCHEMES)}, "
-                f"not {parts.scheme or 'a path'}"
-            )
-        self.name = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"  # neither credentials nor query
+        parts = _parsed(url)
+        self.name = _printable(parts)
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        self._durable: set[Path] = set()
         try:
-            self._store = _open(url, parts.scheme)
+            self._opened = _open(url, parts.scheme)
         except (BaseError, OSError, ValueError) as error:
-            raise ConfigurationError(f"blob store {self.name} cannot be used: {_first_line(error)}") from None
+            raise ConfigurationError(f"blob store {self.name} cannot be used: {_reason(error)}") from None
 
     def __repr__(self) -> str:
         return f"BlobStore({self.name!r})"
@@ -76,6 +78,16 @@ class BlobStore:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_THREADS, "arc-halo-blobs")
+
+    @property
+    def _store(self) -> Any:
+        """The one of obstore, about to be used."""
+        if _threads_of.setdefault("process", os.getpid()) != os.getpid():
+            raise BlobStoreError(
+                "this process was forked from one that had used a blob store; start workers by spawn or forkserver, "
+                "or before the first use"
+            )
+        return self._opened
 
     def start_put(self, digest: bytes, payload: BytesLike) -> Future[str]:
         """Begin to `put`, in a thread of the store's own."""
@@ -99,9 +111,9 @@ class BlobStore:
         try:
             obstore.put(self._store, location, payload, use_multipart=False)
             if self._folder is not None:
-                _flush(self._folder / location)
+                self._flush(self._folder / location)
         except (BaseError, OSError) as error:
-            raise self._failed("write", location, error) from error
+            raise self._failed("write", location, error) from None
         return location
 
     def get(self, location: str, nbytes: int) -> bytes:
@@ -114,76 +126,152 @@ class BlobStore:
         BlobStoreError
             The store cannot be reached, or refuses.
         """
-        if not KEY.fullmatch(location):
-            raise CorruptChunk(f"{location!r:.100} is no location of an object")
+        if not KEY.fullmatch(location) or nbytes < 1:
+            raise CorruptChunk(f"{nbytes} bytes at {location!r:.100} are no object of ours")
         try:
             payload = bytes(obstore.get_range(self._store, location, start=0, length=nbytes))
-        except FileNotFoundError as error:
-            raise MissingChunk(f"object {location} is not in {self.name}") from error
+        except FileNotFoundError:
+            raise MissingChunk(f"object {location} is not in {self.name}") from None
         except (BaseError, OSError) as error:
             if self._size(location) < nbytes:
-                raise CorruptChunk(f"object {location} in {self.name} is shorter than {nbytes} bytes") from error
-            raise self._failed("read", location, error) from error
+                raise CorruptChunk(f"object {location} in {self.name} is shorter than {nbytes} bytes") from None
+            raise self._failed("read", location, error) from None
         if len(payload) != nbytes:
             raise CorruptChunk(f"object {location} in {self.name} is shorter than {nbytes} bytes")
         return payload
 
     def delete(self, locations: Iterable[str]) -> None:
-        """Delete objects; those that are not there are no error."""
-        for location in locations:
-            try:
+        """Delete objects of ours, several at once; those that are not there are no error, and others are left alone.
+
+        Raises
+        ------
+        BlobStoreError
+            The store cannot be reached, or refuses; some may be deleted.
+        """
+        for _ in self._pool.map(self._delete, filter(is_ours, locations)):
+            pass
+
+    def _delete(self, location: str) -> None:
+        try:
+            if self._folder is not None and not KEY.fullmatch(location):
+                (self._folder / location).unlink()
+            else:
                 obstore.delete(self._store, location)
-            except FileNotFoundError:
-                continue  # deleted before a crash, which left the request
-            except (BaseError, OSError) as error:
-                raise self._failed("delete", location, error) from error
+        except FileNotFoundError:
+            return  # deleted before a crash, which left the request
+        except (BaseError, OSError) as error:
+            raise self._failed("delete", location, error) from None
 
     def blobs(self, digest: bytes | None = None) -> Iterator[Blob]:
-        """All objects, or those of one chunk; keys of any form."""
+        """All objects, or those of one chunk; keys of any form.
+
+        Of a folder also what a killed process left unfinished: a key and a number.
+        """
         prefix = None if digest is None else f"{digest[:1].hex()}/"
         try:
             for page in obstore.list(self._store, prefix):
                 for each in page:
                     if digest is None or f"/{digest.hex()}-" in each["path"]:
                         yield Blob(each["path"], each["size"], each["last_modified"])
+            if digest is None and self._folder is not None:
+                yield from _unfinished(self._folder)
         except (BaseError, OSError) as error:
-            raise self._failed("list", prefix or "all objects", error) from error
+            raise self._failed("list", prefix or "all objects", error) from None
 
     def _size(self, location: str) -> int:
         try:
             return int(obstore.head(self._store, location)["size"])
         except (BaseError, OSError) as error:
-            raise self._failed("read", location, error) from error
+            raise self._failed("read", location, error) from None
+
+    def _flush(self, path: Path) -> None:
+        """Make a new file, its name and that of its folder survive a power cut."""
+        _sync(path)
+        _sync(path.parent)
+        if path.parent not in self._durable:
+            _sync(path.parent.parent)
+            self._durable.add(path.parent)
 
     def _failed(self, verb: str, location: str, error: Exception) -> BlobStoreError:
-        return BlobStoreError(f"blob store {self.name} did not {verb} {location}: {_first_line(error)}")
+        return BlobStoreError(f"blob store {self.name} did not {verb} {location}: {_reason(error)}")
+
+
+def is_ours(location: str) -> bool:
+    """Whether an object is one that we wrote, or began to."""
+    key, mark, number = location.partition("#")
+    return KEY.fullmatch(key) is not None and (not mark or _UNFINISHED.fullmatch(mark + number) is not None)
+
+
+def _parsed(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigurationError(f"a blob store's URL cannot be read; write {_FORMS}") from None
+    if parts.scheme not in _SCHEMES:
+        raise ConfigurationError(f"a blob store's URL begins with {_FORMS}, not {parts.scheme or 'a path'}")
+    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+        raise ConfigurationError("a folder's URL has three slashes and its whole path: file:///srv/blobs")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"blob store {_printable(parts)}: its URL is a place and no more; credentials and options come from the "
+            "service's own environment variables (AWS_..., GOOGLE_..., AZURE_...), and ? and # of a path are written "
+            "%3F and %23"
+        )
+    return parts
+
+
+def _printable(parts: SplitResult) -> str:
+    """A URL without its credentials and query."""
+    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
 
 
 def _open(url: str, scheme: str) -> Any:
     if scheme == "file":
-        return from_url(url, mkdir=True)
+        _make_folder(Path(unquote(urlsplit(url).path)))
+        return from_url(url)
     options: dict[str, Any] = {"client_options": dict(_TIMEOUTS), "retry_config": _RETRIES}
     if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-        if endpoint.startswith("http://") and urlsplit(endpoint).hostname in _LOCAL_HOSTS:
+        if _is_plain_http():
             options["client_options"]["allow_http"] = True
         options["checksum_algorithm"] = "SHA256"
     return from_url(url, **options)
 
 
-def _flush(path: Path) -> None:
-    """Make a new file and its name survive a power cut."""
-    for each in (path, path.parent):
-        descriptor = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _is_plain_http() -> bool:
+    """Whether S3 is somewhere on this machine where no encryption is needed."""
+    named = [urlsplit(os.environ.get(name, "")) for name in _S3_ENDPOINTS]
+    hosts = {endpoint.hostname for endpoint in named if endpoint.scheme == "http"}
+    if hosts - set(_LOCAL_HOSTS) and not os.environ.get("AWS_ALLOW_HTTP"):
+        raise ValueError("its endpoint is plain http; use https, or say AWS_ALLOW_HTTP=true where the network is safe")
+    return bool(hosts) and hosts <= set(_LOCAL_HOSTS)
 
 
-def _first_line(error: BaseException) -> str:
-    """What the library says for people; what follows is its internal state, which may hold more than is fit to show."""
-    return str(error).split("\n", 1)[0]
+def _unfinished(folder: Path) -> Iterator[Blob]:
+    for path in folder.glob("[0-9a-f][0-9a-f]/*#*"):
+        location = path.relative_to(folder).as_posix()
+        if is_ours(location):
+            found = path.stat()
+            yield Blob(location, found.st_size, dt.datetime.fromtimestamp(found.st_mtime, dt.UTC))
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: BaseException) -> str:
+    """What the library says for people, without what URLs may hide; below it is internal state, which is not shown."""
+    return _SECRETS.sub("***", str(error).split("\n", 1)[0])
 
 
 def blob_store(session: Session) -> BlobStore | None:

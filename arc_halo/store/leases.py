@@ -30,7 +30,12 @@ _IS_HELD = "SELECT EXISTS (SELECT FROM arc_halo.upload_leases WHERE id = %s AND 
 _RELEASE = text("DELETE FROM arc_halo.upload_leases WHERE id = :id")
 OBJECTS_LOCK: Final = (0x41524348, 0x424C4F42)
 """Advisory lock of transactions whose rows name objects that they have put."""
-DELETE_EXPIRED = "DELETE FROM arc_halo.upload_leases WHERE expires_at < now()"
+# One that is being given back is locked until its caller commits: it is left for the next time, not waited for.
+DELETE_EXPIRED = """
+DELETE FROM arc_halo.upload_leases AS l USING (
+    SELECT id FROM arc_halo.upload_leases WHERE expires_at < now() FOR UPDATE SKIP LOCKED) AS expired
+ WHERE l.id = expired.id
+"""
 
 # What a writer relies on was touched after its lease began, or so shortly before that it need not be (`TOUCH_SECONDS`).
 HORIZON = f"""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from arc_halo.codecs.digest import payload_checksum
 from arc_halo.database.translate import driver_errors
-from arc_halo.errors import CorruptChunk
+from arc_halo.errors import CorruptChunk, MissingChunk, TransactionConflict
 from arc_halo.schema.columns import TENANT_ID
 from arc_halo.store.blobs import MIN_BLOB_NBYTES
 from arc_halo.store.connections import driver_connection
+from arc_halo.store.leases import OBJECTS_LOCK
 
 if TYPE_CHECKING:
     import uuid
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS: Final = 16
 """Payloads under way at once: of at most 4 MiB each, and mostly of less than one."""
+ATTEMPTS: Final = 5
 
 Tier = Literal["database", "blobs"]
 
@@ -44,6 +47,12 @@ SELECT d.digest, d.payload_checksum, d.stored_nbytes, d.blob_location FROM arc_h
 _TOTAL = """
 SELECT coalesce(sum(d.stored_nbytes), 0)::bigint FROM arc_halo.tensor_data AS d
  WHERE d.tenant_id = %(tenant)s AND {there} {of_model}
+"""
+_ANNOUNCE = "SELECT pg_advisory_xact_lock_shared(%s, %s)"
+_IS_NAMED = "SELECT EXISTS (SELECT FROM arc_halo.tensor_data WHERE blob_location = %s)"
+_LOCK = """
+SELECT FROM arc_halo.tensor_data AS d WHERE d.tenant_id = %(tenant)s AND d.digest = ANY(%(digests)b::bytea[])
+ ORDER BY d.digest FOR NO KEY UPDATE
 """
 # Only what is still as it was read: who encodes a chunk anew in between has the last word.
 _MOVE_TO_BLOBS = """
@@ -87,6 +96,8 @@ def migrate_payloads(
     ------
     BlobStoreError, CorruptionError
         The blob store does not answer, or a payload is not as it was written; what was moved before stays so.
+    TransactionConflict
+        Others encode the same chunks anew as fast as they are to be moved.
     """
     moved = Migrated()
     place = {"tenant": TENANT_ID, "model": model_id, "floor": MIN_BLOB_NBYTES, "rows": BATCH_ROWS}
@@ -123,28 +134,46 @@ def _batches(driver: psycopg.Connection[Any], statement: str, place: dict[str, A
 def _to_blobs(driver: psycopg.Connection[Any], blobs: BlobStore, rows: list[tuple[Any, ...]]) -> list[int]:
     for digest, checksum, _, payload in rows:
         _compare(digest, checksum, payload)
-    started = [blobs.start_put(digest, payload) for digest, _, _, payload in rows]
-    parameters = {
-        "tenant": TENANT_ID,
-        "digests": [row[0] for row in rows],
-        "checksums": [row[1] for row in rows],
-        "locations": [future.result() for future in started],
-    }
-    return _update(driver, _MOVE_TO_BLOBS, parameters)
+    with driver.transaction():
+        driver.execute(_ANNOUNCE, OBJECTS_LOCK)  # else the sweeper could take an object before its row names it
+        started = [blobs.start_put(digest, payload) for digest, _, _, payload in rows]
+        parameters = {
+            "tenant": TENANT_ID,
+            "digests": [row[0] for row in rows],
+            "checksums": [row[1] for row in rows],
+            "locations": [future.result() for future in started],
+        }
+        return _update(driver, _MOVE_TO_BLOBS, parameters)
 
 
 def _to_database(driver: psycopg.Connection[Any], blobs: BlobStore, rows: list[tuple[Any, ...]]) -> list[int]:
-    started = [blobs.start_get(location, nbytes) for _, _, nbytes, location in rows]
-    payloads = [future.result() for future in started]
-    for (digest, checksum, _, _), payload in zip(rows, payloads, strict=True):
+    fetched = list(_fetch(driver, blobs, rows))
+    for (digest, checksum, _, _), payload in fetched:
         _compare(digest, checksum, payload)
     parameters = {
         "tenant": TENANT_ID,
-        "digests": [row[0] for row in rows],
-        "locations": [row[3] for row in rows],
-        "payloads": payloads,
+        "digests": [row[0] for row, _ in fetched],
+        "locations": [row[3] for row, _ in fetched],
+        "payloads": [payload for _, payload in fetched],
     }
     return _update(driver, _MOVE_TO_DATABASE, parameters)
+
+
+def _fetch(
+    driver: psycopg.Connection[Any], blobs: BlobStore, rows: list[tuple[Any, ...]]
+) -> Iterator[tuple[tuple[Any, ...], bytes]]:
+    """Rows with their objects, but for those that went together since the rows were read."""
+    started = [(row, blobs.start_get(row[3], row[2])) for row in rows]
+    for row, future in started:
+        try:
+            payload = future.result()
+        except MissingChunk as error:
+            is_named = driver.execute(_IS_NAMED, (row[3],)).fetchone()
+            driver.rollback()
+            if is_named == (True,):
+                raise MissingChunk(f"chunk {row[0].hex()}: {error}; repair it, then migrate again") from error
+        else:
+            yield row, payload
 
 
 def _compare(digest: bytes, checksum: int, payload: bytes) -> None:
@@ -155,5 +184,9 @@ def _compare(digest: bytes, checksum: int, payload: bytes) -> None:
 
 
 def _update(driver: psycopg.Connection[Any], statement: str, parameters: dict[str, Any]) -> list[int]:
-    with driver.transaction():
-        return [row[0] for row in driver.execute(statement, parameters)]
+    """Change rows, locked in the order of everybody; once more where that met one who changes a base and its deltas."""
+    for _attempt in range(ATTEMPTS):
+        with suppress(TransactionConflict), driver_errors(), driver.transaction():
+            driver.execute(_LOCK, parameters)
+            return [row[0] for row in driver.execute(statement, parameters)]
+    raise TransactionConflict("payloads are being encoded anew all the time; migrate again later")

@@ -66,7 +66,8 @@ WITH unused AS (SELECT t.id FROM arc_halo.tensor_metadata AS t WHERE {{unused}})
                                      AND NOT EXISTS (SELECT FROM unused WHERE unused.id = c.tensor_id)))
 SELECT (SELECT count(*) FROM unused), count(*), coalesce(sum(stored_nbytes), 0)::bigint FROM freed
 """  # noqa: S608
-_FORGET = (DELETE_EXPIRED, "DELETE FROM arc_halo.operations WHERE committed_at < now() - interval '1 day'")
+# Whatever the grace: a row is the answer to those who lost theirs a moment ago.
+_DELETE_OPERATIONS = "DELETE FROM arc_halo.operations WHERE committed_at < now() - interval '1 day'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def prune(
             with connection.begin():
                 return Pruned(*connection.execute(text(_COUNT.format(unused=unused)), parameters).one())
         with connection.begin():
-            for statement in _FORGET:
+            for statement in (DELETE_EXPIRED, _DELETE_OPERATIONS):
                 connection.execute(text(statement))
         tensors, _ = _delete(connection, _DELETE_TENSORS.format(unused=unused), parameters)
         chunks = freed = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 
-from arc_halo.store.blobs import KEY
+from arc_halo.store.blobs import is_ours
 from arc_halo.store.leases import HORIZON, OBJECTS_LOCK
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ _REQUESTED: Final = text("""
 SELECT b.id, b.blob_location FROM arc_halo.blob_deletions AS b
  WHERE b.requested_at <= now() - make_interval(secs => :grace) ORDER BY b.id LIMIT :rows FOR UPDATE SKIP LOCKED
 """)
+# Nothing of ours names an object twice; who puts rows back by hand may.
+_NAMED: Final = text("""
+SELECT blob_location FROM arc_halo.tensor_data WHERE blob_location = ANY(CAST(:locations AS text[]))
+""")
 _FORGET: Final = text("DELETE FROM arc_halo.blob_deletions WHERE id = ANY(CAST(:ids AS bigint[]))")
 _COUNT_REQUESTED: Final = text("""
 SELECT count(*) FROM arc_halo.blob_deletions AS b WHERE b.requested_at <= now() - make_interval(secs => :grace)
@@ -38,14 +42,18 @@ SELECT blob_location FROM arc_halo.tensor_data WHERE blob_location = ANY(CAST(:l
 UNION ALL
 SELECT blob_location FROM arc_halo.blob_deletions WHERE blob_location = ANY(CAST(:locations AS text[]))
 """)
-# A small save holds no lease: it puts its objects and names them in the caller's transaction, however long that lasts.
-# One whose beginning we may not see began at any time. The hour is for clocks: the store has one of its own.
+# What holds no lease puts its objects and names them in one transaction, however long that lasts: a small save, a
+# repair, a move. So every transaction under way counts, readers, too; one of another role whose beginning is hidden
+# counts if it holds the lock, and may have begun at any time. The hour is for clocks: the store has one of its own.
 _HORIZON: Final = text(f"""
 SELECT least({HORIZON},
              (SELECT min(coalesce(a.xact_start, 'epoch')) - interval '1 hour'
                 FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
                WHERE l.locktype = 'advisory' AND l.classid = {OBJECTS_LOCK[0]} AND l.objid = {OBJECTS_LOCK[1]}
-                 AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())))
+                 AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())),
+             (SELECT min(a.xact_start) - interval '1 hour' FROM pg_stat_activity AS a
+               WHERE a.datname = current_database() AND a.backend_type = 'client backend'
+                 AND a.pid <> pg_backend_pid()))
 """)  # noqa: S608  constants of ours
 
 
@@ -94,7 +102,8 @@ def sweep(engine: Engine, blobs: BlobStore, *, grace: dt.timedelta = GRACE, dry_
 def _delete_requested(connection: Connection, blobs: BlobStore, grace: dt.timedelta) -> int:
     with connection.begin():
         rows = connection.execute(_REQUESTED, {"grace": grace.total_seconds(), "rows": BATCH_ROWS}).all()
-        blobs.delete(location for _, location in rows)
+        named = set(connection.scalars(_NAMED, {"locations": [location for _, location in rows]}))
+        blobs.delete(location for _, location in rows if location not in named)
         connection.execute(_FORGET, {"ids": [request for request, _ in rows]})
     return len(rows)
 
@@ -103,9 +112,9 @@ def _sweep_orphans(
     connection: Connection, blobs: BlobStore, grace: dt.timedelta, swept: Swept, *, dry_run: bool
 ) -> None:
     for listed in _pages(blobs.blobs()):
-        ours = [blob for blob in listed if KEY.fullmatch(blob.location)]
+        ours = [blob for blob in listed if is_ours(blob.location)]
         swept.foreign += len(listed) - len(ours)
-        # In this order: an object that is older than every transaction under way has its row by now, or never.
+        # In this order: an object that is older than every transaction under way has its row by now, or never will.
         horizon = connection.scalar(_HORIZON, {"grace": grace.total_seconds()})
         connection.rollback()
         old = [blob for blob in ours if _is_before(blob.modified_at, horizon)]

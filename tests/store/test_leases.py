@@ -52,6 +52,18 @@ def test_prune_leaves_what_an_upload_relies_on_until_its_lease_expires(database)
     assert leases(database) == 0
 
 
+def test_prune_does_not_wait_for_a_caller_who_gives_an_expired_lease_back(database, monkeypatch):
+    with database.session() as session:
+        put(session)
+        session.commit()
+        monkeypatch.setattr("arc_halo.store.leases.LEASE_SECONDS", 0)
+        put(session)
+        prune(database.engine)
+        assert leases(database) == 1
+        session.commit()
+    assert leases(database) == 0
+
+
 def test_content_found_long_after_it_was_touched_is_touched_again(database):
     with database.session() as session:
         put(session)

@@ -5,7 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, text
 
 from arc_halo.registry import (
     add_embeddings,
@@ -16,6 +16,7 @@ from arc_halo.registry import (
     iter_tensors,
     measure_storage,
 )
+from arc_halo.schema import Operation
 from arc_halo.store import Pruned, prune
 from arc_halo.store import put as store_put
 from arc_halo.store.prune import BATCH_ROWS
@@ -115,6 +116,14 @@ def test_using_old_content_again_makes_it_recent(database, monkeypatch):
     )
     run(database, lambda session: put(session, array, array.reshape(-1)) and None)
     assert prune(database.engine) == Pruned(0, 0, 0)
+
+
+def test_operations_are_forgotten_after_a_day_whatever_the_grace(database):
+    with database.session() as session:
+        session.add_all(Operation(committed_at=func.now() - dt.timedelta(hours=hours)) for hours in (0, 23, 25))
+        session.commit()
+        prune(database.engine, grace=AT_ONCE)
+        assert count(session, "operations") == 2
 
 
 def test_more_than_one_batch(database):
