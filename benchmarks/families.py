@@ -1,7 +1,7 @@
 """Families of models: what six checkpoints of one run take, beside other ways to store them, and how fast they load.
 
-Every way is given the same files. Sizes of ours are those of the tables with their indexes; encode and decode speeds
-are CPU time of one thread.
+Every way is given the same files. Sizes of ours are those of the tables with their indexes; speeds of codecs are CPU
+time of one thread, and "MB/s of a core" raw bytes over the CPU time of the whole process, the server's not counted.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import shutil
 import tempfile
 import time
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 from family import Checkpoint, Family, open_family
 from family_peers import bitx, codec_speeds, content_defined_chunks, files, zstd_files
+from family_report import BEGIN, END, FILES, Loaded, Results, Stored, goals, to_markdown
 from machine import describe_machine
-from report import Goal, goal_table, replace_section, table
+from report import replace_section
 from server import Server
 from sqlalchemy import text
 
@@ -29,17 +31,19 @@ from arc_halo.formats.safetensors import SafetensorsFile
 from arc_halo.store import FileSource, put_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import uuid
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Self
 
     from sqlalchemy.orm import Session
 
     from arc_halo.codecs.policy import PolicyName
     from arc_halo.database import Database
+    from arc_halo.store import TensorSource
 
-BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 POLICIES: tuple[PolicyName, ...] = ("balanced", "dense")
 PEERS: dict[str, Callable[[Sequence[Checkpoint]], int]] = {
-    "safetensors files": files,
+    FILES: files,
     "zstd -3 of the files": zstd_files,
     "content-defined chunks, LZ4": content_defined_chunks,
     "BitX": bitx,
@@ -56,50 +60,6 @@ SELECT max(d.depth) FROM arc_halo.models AS m JOIN arc_halo.model_weights AS w O
   JOIN arc_halo.tensor_data AS d ON d.tenant_id = c.tenant_id AND d.digest = c.digest
  WHERE m.name = 'family' AND m.version = :version
 """)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What a family takes in one way; ``payload_nbytes`` without rows and indexes."""
-
-    what: str
-    way: str
-    raw_nbytes: int
-    nbytes: int
-    payload_nbytes: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """Loading one version, whose deltas are so deep."""
-
-    what: str
-    policy: str
-    depth: int
-    nbytes: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """MB/s."""
-        return self.nbytes / self.seconds / 1e6
-
-
-@dataclass(frozen=True)
-class Results:
-    """All of one run."""
-
-    origin: str
-    machine: dict[str, str]
-    stored: list[Stored]
-    loaded: list[Loaded]
-    speeds: dict[str, dict[str, tuple[float, float]]]
-
-    def of(self, what: str, way: str) -> Stored:
-        """One family in one way."""
-        (found,) = (each for each in self.stored if (each.what, each.way) == (what, way))
-        return found
 
 
 def run(family: Family, folder: Path, resources: ExitStack) -> Results:
@@ -122,9 +82,22 @@ def run(family: Family, folder: Path, resources: ExitStack) -> Results:
 
 
 def _peer(what: str, name: str, peer: Callable[[Sequence[Checkpoint]], int], checkpoints: list[Checkpoint]) -> Stored:
-    began = time.perf_counter()
-    nbytes = peer(checkpoints)
-    return Stored(what, name, files(checkpoints), nbytes, nbytes, time.perf_counter() - began)
+    first = peer(checkpoints[:1])
+    with _Clock() as clock:
+        nbytes = peer(checkpoints)
+    return Stored(what, name, files(checkpoints), nbytes, nbytes, first, clock.seconds, clock.cpu_seconds)
+
+
+class _Clock:
+    """Seconds of a block, of the wall and of this process's CPU."""
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._began[0]
+        self.cpu_seconds = time.process_time() - self._began[1]
 
 
 def _ours(
@@ -134,43 +107,45 @@ def _ours(
     server: Server,
     checkpoints: list[Checkpoint],
     *,
-    save: Callable[[Database, PolicyName, list[Checkpoint]], None],
+    save: Callable[[Database, PolicyName, Sequence[Checkpoint]], Iterator[None]],
 ) -> Stored:
     before = _sizes(database)
-    began = time.perf_counter()
-    save(database, policy, checkpoints)
-    seconds = time.perf_counter() - began
+    with _Clock() as clock:
+        first, *_ = [_sizes(database)[1] for _ in save(database, policy, checkpoints)]
     server.vacuum()
     nbytes, payload_nbytes = (after - was for after, was in zip(_sizes(database), before, strict=True))
-    return Stored(what, f"Arc-Halo {policy}", files(checkpoints), nbytes, payload_nbytes, seconds)
+    way = f"Arc-Halo {policy}"
+    return Stored(what, way, files(checkpoints), nbytes, payload_nbytes, first, clock.seconds, clock.cpu_seconds)
 
 
-def _save_models(database: Database, policy: PolicyName, checkpoints: list[Checkpoint]) -> None:
+def _save_models(database: Database, policy: PolicyName, checkpoints: Sequence[Checkpoint]) -> Iterator[None]:
+    """Yields after each."""
     for each in checkpoints:
-        database.transaction(
-            lambda session, folder=each.path.parent: (
-                arc_halo.import_model(session, folder, name="family", compression=policy, embeddings=False).id
-            )
-        )
+        yield database.transaction(partial(_save_model, policy=policy, folder=each.path.parent))
 
 
-def _save_states(database: Database, policy: PolicyName, checkpoints: list[Checkpoint]) -> None:
-    """The optimizer's tensors, each on that of the same name in the checkpoint before."""
-    before: dict[str, object] = {}
+def _save_model(session: Session, policy: PolicyName, folder: Path) -> None:
+    arc_halo.import_model(session, folder, name="family", compression=policy, embeddings=False)
 
-    def save(session: Session, path: Path) -> dict[str, object]:
-        with SafetensorsFile(path) as file:
-            sources = [FileSource(file, entry) for entry in file.tensors.values()]
-            ids = put_tensors(
-                session,
-                sources,
-                compression=policy,
-                choose_bases=lambda missing: {s.name: before[s.name] for s in missing if s.name in before},
-            )
-            return dict(zip(file.tensors, ids, strict=True))
 
+def _save_states(database: Database, policy: PolicyName, checkpoints: Sequence[Checkpoint]) -> Iterator[None]:
+    """The optimizer's tensors, each on that of the same name in the checkpoint before; yields after each."""
+    before: dict[str, uuid.UUID] = {}
     for each in checkpoints:
-        before = database.transaction(lambda session, path=each.path: save(session, path))
+        before = database.transaction(partial(_save_state, policy=policy, path=each.path, before=before))
+        yield
+
+
+def _save_state(
+    session: Session, policy: PolicyName, path: Path, before: Mapping[str, uuid.UUID]
+) -> dict[str, uuid.UUID]:
+    def choose(missing: Sequence[TensorSource]) -> dict[str, uuid.UUID]:
+        return {source.name: before[source.name] for source in missing if source.name in before}
+
+    with SafetensorsFile(path) as file:
+        sources = [FileSource(file, entry) for entry in file.tensors.values()]
+        ids = put_tensors(session, sources, compression=policy, choose_bases=choose)
+        return dict(zip(file.tensors, ids, strict=True))
 
 
 def _sizes(database: Database) -> tuple[int, int]:
@@ -184,74 +159,19 @@ def _load(what: str, policy: PolicyName, database: Database, checkpoints: list[C
     with database.session() as session:
         for version, checkpoint in enumerate(checkpoints, 1):
             expected = {name: raw for name, _, raw in checkpoint.tensors()}
-            seconds = []
+            clocks = []
             for _ in range(LOADS):
-                began = time.perf_counter()
-                arrays = dict(arc_halo.iter_tensors(session, f"family@{version}"))
-                seconds.append(time.perf_counter() - began)
+                with _Clock() as clock:
+                    arrays = dict(arc_halo.iter_tensors(session, f"family@{version}"))
+                clocks.append(clock)
             assert arrays.keys() == expected.keys()
             assert all(arrays[name].tobytes() == raw for name, raw in expected.items())
             depth = session.scalar(_DEPTH, {"version": str(version)}) or 0
-            loaded.append(Loaded(what, policy, depth, checkpoint.nbytes, median(seconds)))
-    return loaded
-
-
-def goals(results: Results) -> list[Goal]:
-    """What the store of families is held to."""
-    dense, balanced, peer = (results.of("BF16", way) for way in ("Arc-Halo dense", "Arc-Halo balanced", "BitX"))
-    reached = []
-    for policy, measured, payload, most in (
-        ("dense", dense, True, 0.82),
-        ("dense", dense, False, 0.88),
-        ("balanced", balanced, False, 1.0),
-    ):
-        ratio = (measured.payload_nbytes if payload else measured.nbytes) / peer.nbytes
-        what = "payload" if payload else "with rows and indexes"
-        reached.append(Goal(f"`{policy}`, BF16, {what}: at most {most:.2f} of BitX", f"{ratio:.3f}", ratio <= most))
-    shallow = [each for each in results.loaded if each.depth <= 2 and each.policy == "balanced"]
-    slowest = min(shallow, key=lambda each: each.rate)
-    aim = "`balanced`, deltas of depth 2 at most: load at least 250 MB/s"
-    reached.append(Goal(aim, f"{slowest.rate:.0f}", slowest.rate >= 250))
-    for what, speeds in results.speeds.items():
-        encode, decode = speeds["integer difference, pcodec"]
-        aim = f"{what}: encode 121, decode 160 MB/s of one core, ZipLLM's figures on its machine"
-        reached.append(Goal(aim, f"{encode:.0f}, {decode:.0f}", encode >= 121 and decode >= 160))
-    return reached
-
-
-def to_markdown(results: Results, reached: list[Goal]) -> str:
-    """Everything as tables."""
-    parts = [f"{results.origin}.\n", table(["", ""], results.machine.items()), "### Sizes\n"]
-    for what in dict.fromkeys(each.what for each in results.stored):
-        rows = [each for each in results.stored if each.what == what]
-        peer = results.of(what, "BitX").nbytes
-        parts.append(
-            table(
-                [what, "MB", "of the files", "of BitX", "payload, of BitX", "seconds"],
-                [
-                    (
-                        each.way,
-                        f"{each.nbytes / 1e6:.1f}",
-                        f"{each.nbytes / each.raw_nbytes:.3f}",
-                        f"{each.nbytes / peer:.3f}",
-                        f"{each.payload_nbytes / peer:.3f}",
-                        f"{each.seconds:.1f}",
-                    )
-                    for each in rows
-                ],
+            seconds, cpu_seconds = (
+                median(each) for each in ([c.seconds for c in clocks], [c.cpu_seconds for c in clocks])
             )
-        )
-    parts.append("### Load, by the depth of deltas\n")
-    loads = [(each.what, each.policy, each.depth, f"{each.rate:.0f}") for each in results.loaded]
-    parts.append(table(["family", "policy", "depth", "MB/s"], loads))
-    parts.append("### Codecs of deltas, one thread\n")
-    speeds = [
-        (what, name, f"{encode:.0f}", f"{decode:.0f}")
-        for what, each in results.speeds.items()
-        for name, (encode, decode) in each.items()
-    ]
-    parts.append(table(["family", "codec", "encode MB/s", "decode MB/s"], speeds))
-    return "\n".join([*parts, "### Goals\n", goal_table(reached)])
+            loaded.append(Loaded(what, policy, depth, checkpoint.nbytes, seconds, cpu_seconds))
+    return loaded
 
 
 def _parse() -> argparse.Namespace:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psutil  # type: ignore[import-untyped]  # ships no types
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
 
 _SETTINGS = (
@@ -32,8 +34,8 @@ _WRITE_NBYTES = 64 << 20
 _PAGE_NBYTES = 8192
 
 
-def describe_machine(connection: psycopg.Connection[Any], folder: Path) -> dict[str, str]:
-    """What results depend on, as lines of a table; ``folder`` is on the disk that is written to."""
+def describe_machine(connection: psycopg.Connection[Any], folder: Path, peers: Sequence[str] = ()) -> dict[str, str]:
+    """What results depend on, as lines of a table; ``folder`` is on the disk that is written to, ``peers`` packages."""
     settings = connection.execute(
         "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)", [list(_SETTINGS)]
     ).fetchall()
@@ -45,7 +47,8 @@ def describe_machine(connection: psycopg.Connection[Any], folder: Path) -> dict[
         "load": f"{os.getloadavg()[0]:.1f} before the run",
         "PostgreSQL": f"{connection.info.parameter_status('server_version')}: "
         + ", ".join(f"{name} = {value}" for name, value in settings),
-        "Python": f"{platform.python_version()}: " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
+        "Python": f"{platform.python_version()}: "
+        + ", ".join(f"{name} {version(name)}" for name in (*_PACKAGES, *peers)),
     }
 
 
