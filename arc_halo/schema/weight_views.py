@@ -7,7 +7,7 @@ from __future__ import annotations
 import uuid
 from types import MappingProxyType
 
-from sqlalchemy import BigInteger, Column, Integer, Text, Uuid
+from sqlalchemy import BigInteger, Column, Double, Integer, Text, Uuid
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped
 
@@ -26,12 +26,16 @@ class ModelStorage(ReadOnly, Base):
         Column("raw_nbytes", BigInteger, comment="all weights as they lie in files"),
         Column("chunk_count", BigInteger, comment="different chunks"),
         Column("distinct_nbytes", BigInteger, comment="raw bytes of those"),
-        Column("stored_nbytes", BigInteger, comment="what they take; without bases that only deltas need"),
+        Column("stored_nbytes", BigInteger, comment="what they take; without bases that only their deltas need"),
         Column("shared_nbytes", BigInteger, comment="of stored_nbytes, what other models use, too"),
-        Column("own_nbytes", BigInteger, comment="of stored_nbytes, what goes when the model goes"),
+        Column("own_nbytes", BigInteger, comment="of stored_nbytes, what no other model uses"),
+        Column("database_nbytes", BigInteger, comment="of stored_nbytes, what is in the database"),
         Column("blob_nbytes", BigInteger, comment="of stored_nbytes, what is in the blob store"),
-        Column("delta_nbytes", BigInteger, comment="of stored_nbytes, what is a difference from other chunks"),
+        Column("delta_count", BigInteger, comment="chunks that are stored as a difference from another"),
+        Column("delta_nbytes", BigInteger, comment="of stored_nbytes, what those take"),
+        Column("base_nbytes", BigInteger, comment="stored bytes that those lean on and the model itself does not use"),
         Column("max_depth", Integer, comment="most deltas that lean on one another"),
+        Column("ratio", Double, comment="stored_nbytes to raw_nbytes; null without weights"),
     )
     __mapper_args__ = MappingProxyType({"primary_key": [__table__.c.model_id]})
 
@@ -44,13 +48,22 @@ class ModelStorage(ReadOnly, Base):
     stored_nbytes: Mapped[int]
     shared_nbytes: Mapped[int]
     own_nbytes: Mapped[int]
+    database_nbytes: Mapped[int]
     blob_nbytes: Mapped[int]
+    delta_count: Mapped[int]
     delta_nbytes: Mapped[int]
+    base_nbytes: Mapped[int]
     max_depth: Mapped[int]
+    ratio: Mapped[float | None]
 
 
 class ModelFamily(ReadOnly, Base):
-    """Families by lineage: each model below what it was made from, with the bytes that it added."""
+    """Families by lineage: each model below what it was made from, with the bytes that it added.
+
+    A family is all that was made from one root, which was made from nothing. What has several roots is in several
+    families, once in each. In the order of ``path`` parents stand before children, and the bytes that the members added
+    are what the family takes.
+    """
 
     __table__ = view(
         "v_model_family",
@@ -58,17 +71,17 @@ class ModelFamily(ReadOnly, Base):
         Column("model_id", Uuid),
         Column("parent_id", Uuid),
         Column("kind", Text, comment="how it was made from its parent"),
-        Column("depth", Integer),
-        Column("path", ARRAY(Uuid), comment="from the root to the model; with two parents it stands there twice"),
+        Column("depth", Integer, comment="0 for the root"),
+        Column("path", ARRAY(Uuid), comment="from the root to the model"),
+        Column("other_parent_ids", ARRAY(Uuid), comment="what else it was made from; it stands below its first parent"),
         Column("name", Text),
         Column("version", Text),
         Column("raw_nbytes", BigInteger),
         Column("stored_nbytes", BigInteger),
-        Column("added_nbytes", BigInteger, comment="of stored_nbytes, what none of the models above it uses"),
+        Column("added_nbytes", BigInteger, comment="of stored_nbytes, what no member before it, by path, uses"),
+        Column("saved_nbytes", BigInteger, comment="raw_nbytes, which a file of its own takes, less added_nbytes"),
     )
-    __mapper_args__ = MappingProxyType(
-        {"primary_key": [__table__.c.root_id, __table__.c.model_id, __table__.c.parent_id, __table__.c.kind]}
-    )
+    __mapper_args__ = MappingProxyType({"primary_key": [__table__.c.root_id, __table__.c.model_id]})
 
     root_id: Mapped[uuid.UUID]
     model_id: Mapped[uuid.UUID]
@@ -76,11 +89,13 @@ class ModelFamily(ReadOnly, Base):
     kind: Mapped[str | None]
     depth: Mapped[int]
     path: Mapped[list[uuid.UUID]]
+    other_parent_ids: Mapped[list[uuid.UUID]]
     name: Mapped[str]
     version: Mapped[str]
     raw_nbytes: Mapped[int]
     stored_nbytes: Mapped[int]
     added_nbytes: Mapped[int]
+    saved_nbytes: Mapped[int]
 
 
 class DuplicateTensor(ReadOnly, Base):
@@ -110,26 +125,28 @@ class DuplicateTensor(ReadOnly, Base):
 
 
 class UnsoundLayer(ReadOnly, Base):
-    """Layers whose weights hold NaN or infinite elements."""
+    """Layers whose weights hold NaN or infinite elements, by the statistics of their tensors."""
 
     __table__ = view(
         "v_unsound_layers",
-        Column("layer_id", Uuid),
         Column("model_id", Uuid),
+        Column("layer_id", Uuid, comment="null for all weights that belong to no layer"),
         Column("model_name", Text),
         Column("version", Text),
         Column("path", Text),
+        Column("layer_type", Text),
         Column("nan_count", BigInteger),
         Column("inf_count", BigInteger),
         Column("weights", ARRAY(Text), comment="names of those weights"),
     )
-    __mapper_args__ = MappingProxyType({"primary_key": [__table__.c.layer_id]})
+    __mapper_args__ = MappingProxyType({"primary_key": [__table__.c.model_id, __table__.c.layer_id]})
 
-    layer_id: Mapped[uuid.UUID]
     model_id: Mapped[uuid.UUID]
+    layer_id: Mapped[uuid.UUID | None]
     model_name: Mapped[str]
     version: Mapped[str]
-    path: Mapped[str]
+    path: Mapped[str | None]
+    layer_type: Mapped[str | None]
     nan_count: Mapped[int]
     inf_count: Mapped[int]
     weights: Mapped[list[str]]

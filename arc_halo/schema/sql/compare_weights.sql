@@ -1,7 +1,9 @@
--- Weights in which two models differ, by their digests, with the norms before and after and how far they moved.
+-- Weights in which two models differ, in their order: tensor, type and shape before and after, and how far the norm moved.
 CREATE FUNCTION arc_halo.compare_weights(before_id uuid, after_id uuid)
-RETURNS TABLE (name text, layer_path text, change text, dtype text, shape bigint[], nbytes bigint,
-               norm_before double precision, norm_after double precision, norm_moved double precision)
+RETURNS TABLE (name text, layer_path text, change text, tensor_before uuid, tensor_after uuid,
+               dtype_before text, dtype_after text, shape_before bigint[], shape_after bigint[],
+               nbytes_before bigint, nbytes_after bigint, norm_before double precision, norm_after double precision,
+               norm_moved double precision, norm_moved_relative double precision)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH weights AS (
@@ -16,14 +18,21 @@ BEGIN ATOMIC
            coalesce(a.path, b.path),
            CASE WHEN b.name IS NULL THEN 'added'
                 WHEN a.name IS NULL THEN 'removed'
-                WHEN (b.dtype, b.shape) IS DISTINCT FROM (a.dtype, a.shape) THEN 'reshaped'
+                WHEN b.shape <> a.shape THEN 'reshaped'
+                WHEN b.dtype <> a.dtype THEN 'cast'
                 ELSE 'changed' END,
-           coalesce(a.dtype, b.dtype),
-           coalesce(a.shape, b.shape),
-           coalesce(a.nbytes, b.nbytes),
+           b.tensor_id,
+           a.tensor_id,
+           b.dtype,
+           a.dtype,
+           b.shape,
+           a.shape,
+           b.nbytes,
+           a.nbytes,
            b.l2_norm,
            a.l2_norm,
-           abs(a.l2_norm - b.l2_norm)
+           abs(a.l2_norm - b.l2_norm),
+           abs(a.l2_norm - b.l2_norm) / NULLIF(b.l2_norm, 0)
       FROM before AS b
       FULL JOIN after AS a ON a.name = b.name
      WHERE a.tensor_id IS DISTINCT FROM b.tensor_id

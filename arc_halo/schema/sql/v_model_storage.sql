@@ -1,37 +1,62 @@
 SELECT m.id AS model_id,
        m.name,
        m.version,
-       coalesce(w.raw_nbytes, 0)::bigint AS raw_nbytes,
-       coalesce(c.chunk_count, 0) AS chunk_count,
-       coalesce(c.distinct_nbytes, 0)::bigint AS distinct_nbytes,
-       coalesce(c.stored_nbytes, 0)::bigint AS stored_nbytes,
-       coalesce(c.shared_nbytes, 0)::bigint AS shared_nbytes,
-       (coalesce(c.stored_nbytes, 0) - coalesce(c.shared_nbytes, 0))::bigint AS own_nbytes,
-       coalesce(c.blob_nbytes, 0)::bigint AS blob_nbytes,
-       coalesce(c.delta_nbytes, 0)::bigint AS delta_nbytes,
-       coalesce(c.max_depth, 0) AS max_depth
+       w.raw_nbytes,
+       c.chunk_count,
+       c.distinct_nbytes,
+       c.stored_nbytes,
+       c.shared_nbytes,
+       c.stored_nbytes - c.shared_nbytes AS own_nbytes,
+       c.stored_nbytes - c.blob_nbytes AS database_nbytes,
+       c.blob_nbytes,
+       c.delta_count,
+       c.delta_nbytes,
+       c.base_nbytes,
+       c.max_depth,
+       c.stored_nbytes::double precision / NULLIF(w.raw_nbytes, 0) AS ratio
   FROM arc_halo.models AS m
-  LEFT JOIN LATERAL (
-        SELECT sum(t.nbytes) AS raw_nbytes
+ CROSS JOIN LATERAL (
+        SELECT coalesce(sum(t.nbytes), 0)::bigint AS raw_nbytes
           FROM arc_halo.model_weights AS w
           JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id
-         WHERE w.model_id = m.id) AS w ON true
-  LEFT JOIN LATERAL (
+         WHERE w.model_id = m.id) AS w
+ CROSS JOIN LATERAL (
+        WITH RECURSIVE used AS MATERIALIZED (
+            SELECT d.tenant_id, d.digest, d.raw_nbytes, d.stored_nbytes, d.base_digest, d.depth, d.blob_location
+              FROM (SELECT DISTINCT c.tenant_id, c.digest
+                      FROM arc_halo.model_weights AS w
+                      JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id
+                      JOIN arc_halo.tensor_chunks AS c ON c.tenant_id = t.tenant_id AND c.tensor_id = t.id
+                     WHERE w.model_id = m.id) AS distinct_chunks
+              JOIN arc_halo.tensor_data AS d
+                ON d.tenant_id = distinct_chunks.tenant_id AND d.digest = distinct_chunks.digest),
+        bases AS (
+            SELECT used.tenant_id, used.base_digest AS digest
+              FROM used
+             WHERE used.base_digest IS NOT NULL
+             UNION
+            SELECT d.tenant_id, d.base_digest
+              FROM bases
+              JOIN arc_halo.tensor_data AS d ON d.tenant_id = bases.tenant_id AND d.digest = bases.digest
+             WHERE d.base_digest IS NOT NULL)
         SELECT count(*) AS chunk_count,
-               sum(d.raw_nbytes) AS distinct_nbytes,
-               sum(d.stored_nbytes) AS stored_nbytes,
-               sum(d.stored_nbytes) FILTER (WHERE EXISTS (
+               coalesce(sum(used.raw_nbytes), 0)::bigint AS distinct_nbytes,
+               coalesce(sum(used.stored_nbytes), 0)::bigint AS stored_nbytes,
+               coalesce(sum(used.stored_nbytes) FILTER (WHERE EXISTS (
                     SELECT
                       FROM arc_halo.tensor_chunks AS c
                       JOIN arc_halo.model_weights AS o ON o.tensor_id = c.tensor_id
-                     WHERE c.tenant_id = d.tenant_id
-                       AND c.digest = d.digest
-                       AND o.model_id <> m.id)) AS shared_nbytes,
-               sum(d.stored_nbytes) FILTER (WHERE d.blob_location IS NOT NULL) AS blob_nbytes,
-               sum(d.stored_nbytes) FILTER (WHERE d.base_digest IS NOT NULL) AS delta_nbytes,
-               max(d.depth) AS max_depth
-          FROM (SELECT DISTINCT c.tenant_id, c.digest
-                  FROM arc_halo.model_weights AS w
-                  JOIN arc_halo.tensor_chunks AS c ON c.tensor_id = w.tensor_id
-                 WHERE w.model_id = m.id) AS used
-          JOIN arc_halo.tensor_data AS d ON d.tenant_id = used.tenant_id AND d.digest = used.digest) AS c ON true
+                     WHERE c.tenant_id = used.tenant_id
+                       AND c.digest = used.digest
+                       AND o.model_id <> m.id)), 0)::bigint AS shared_nbytes,
+               coalesce(sum(used.stored_nbytes) FILTER (WHERE used.blob_location IS NOT NULL), 0)::bigint
+                   AS blob_nbytes,
+               count(used.base_digest) AS delta_count,
+               coalesce(sum(used.stored_nbytes) FILTER (WHERE used.base_digest IS NOT NULL), 0)::bigint
+                   AS delta_nbytes,
+               (SELECT coalesce(sum(d.stored_nbytes), 0)::bigint
+                  FROM bases
+                  JOIN arc_halo.tensor_data AS d ON d.tenant_id = bases.tenant_id AND d.digest = bases.digest
+                 WHERE (d.tenant_id, d.digest) NOT IN (SELECT used.tenant_id, used.digest FROM used)) AS base_nbytes,
+               coalesce(max(used.depth), 0)::integer AS max_depth
+          FROM used) AS c
