@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from arc_halo.dtypes import by_name
+from arc_halo.errors import ArcHaloError
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.reading import tensor_not_found, weights_of
 from arc_halo.settings import load_settings
@@ -15,12 +16,13 @@ from arc_halo.store.cache import ReadCache
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from sqlalchemy.orm import Session
 
     from arc_halo.codecs.abc import BytesLike
+    from arc_halo.dtypes import DType
     from arc_halo.schema import Model, Tensor
     from arc_halo.store.get import Piece
 
@@ -45,19 +47,21 @@ def load_model(
     """All tensors of a model by name; what was loaded on this machine before is a read-only map of a file.
 
     Which tensors those are, and their digests, is asked of the database each time, so what was changed or deleted
-    there never comes from the cache. Tensors of equal content are one array.
+    there never comes from the cache. Names of equal content, tied or not, share one array, so arrays are read-only:
+    copy what you change.
 
     Parameters
     ----------
     names
         Which tensors; all by default.
     cache
-        The configured one by default; False, or None, for arrays in memory, which can be written to.
+        The configured one by default. False, or None, for arrays in memory, one for each name, which can be written
+        to. What has no place in the cache, or on its disk, is in memory, too.
     verify
         Compare the digests of what is in the cache; by default the file system is trusted, as with any file of
-        weights. What comes from the database is always compared.
+        weights, and nothing is read before it is used. What comes from the database is always compared.
     progress
-        Called with a phase, bytes done and bytes in all.
+        Called with ``load``, bytes done and bytes in all.
 
     Returns
     -------
@@ -82,55 +86,89 @@ def load_model(
     for name in asked:
         if name not in weights:
             raise tensor_not_found(found, name, weights)
-    tensors = {weights[name].id: (name, weights[name]) for name in reversed(asked)}
     store = configured_cache() if cache is True else cache or None
-    meter = Meter(progress, "load", sum(tensor.nbytes for _, tensor in tensors.values()))
-    loaded = {} if store is None else _mapped(store, [each for _, each in tensors.values()], verify=verify, meter=meter)
-    missing = [Wanted(name, tensor.id, tensor.nbytes) for name, tensor in tensors.values() if tensor.id not in loaded]
-    if store is not None and missing:
-        _fill(session, store, missing, tensors, meter)
-        fresh = [tensors[each.tensor_id][1] for each in missing]
-        loaded |= _mapped(store, fresh, verify=False, meter=Meter(None, "load", 0))
-        missing = [each for each in missing if each.tensor_id not in loaded]
-    for each, array in zip(missing, get_arrays(session, missing), strict=True):
-        loaded[each.tensor_id] = array
-    return {name: loaded[weights[name].id] for name in asked}
+    if store is None:
+        wanted = [(name, weights[name]) for name in asked]
+        meter = Meter(progress, "load", sum(tensor.nbytes for _, tensor in wanted))
+        return dict(zip(asked, _read(session, wanted, meter), strict=True))
+    tensors: dict[uuid.UUID, tuple[str, Tensor]] = {}
+    for name in asked:
+        tensors.setdefault(weights[name].id, (name, weights[name]))
+    arrays = _read_through(session, store, tensors, verify=verify, progress=progress)
+    return {name: arrays[weights[name].id] for name in asked}
 
 
-def _mapped(store: ReadCache, tensors: Sequence[Tensor], *, verify: bool, meter: Meter) -> dict[uuid.UUID, np.ndarray]:
-    found = {}
-    for tensor in tensors:
-        array = store.get(tensor.digest, by_name(tensor.dtype), tuple(tensor.shape), verify=verify)
-        if array is not None:
-            found[tensor.id] = array
-            meter.add(tensor.nbytes)
-    return found
-
-
-def _fill(
+def _read_through(
     session: Session,
     store: ReadCache,
-    missing: Sequence[Wanted],
-    tensors: dict[uuid.UUID, tuple[str, Tensor]],
-    meter: Meter,
-) -> None:
-    """Write what is missing while it streams by; a disk that is full leaves it to memory."""
-    filled = [each for each in missing if each.nbytes]
-    by_manifest = {each.name: tensors[each.tensor_id][1] for each in filled}
+    tensors: Mapping[uuid.UUID, tuple[str, Tensor]],
+    *,
+    verify: bool,
+    progress: Progress | None,
+) -> dict[uuid.UUID, np.ndarray]:
+    """Map what is there, write and map what has a place, and read the rest into memory."""
+    meter = Meter(progress, "load", sum(tensor.nbytes for _, tensor in tensors.values()))
+    arrays = _mapped(store, tensors.values(), verify=verify)
+    meter.add(sum(array.nbytes for array in arrays.values()))
+    if missing := [each for key, each in tensors.items() if key not in arrays]:
+        kept = _with_a_place(store, [tensors[key][1] for key in arrays], missing)
+        _fill(session, store, kept, meter)
+        arrays |= _mapped(store, kept, verify=False)
+        rest = [each for each in missing if each[1].id not in arrays]
+        meter.done = sum(array.nbytes for array in arrays.values())
+        for (_, tensor), array in zip(rest, _read(session, rest, meter), strict=True):
+            array.flags.writeable = False
+            arrays[tensor.id] = array
+    return arrays
+
+
+def _mapped(store: ReadCache, tensors: Iterable[tuple[str, Tensor]], *, verify: bool) -> dict[uuid.UUID, np.ndarray]:
+    found = {tensor.id: store.get(*_content(tensor), verify=verify) for _, tensor in tensors}
+    return {key: array for key, array in found.items() if array is not None}
+
+
+def _with_a_place(
+    store: ReadCache, mapped: Iterable[Tensor], missing: Iterable[tuple[str, Tensor]]
+) -> list[tuple[str, Tensor]]:
+    """What can be kept beside what is mapped: a model larger than the cache would push itself out at each load."""
+    room = store.max_nbytes - sum(store.file_nbytes(*_content(tensor)) for tensor in mapped)
+    kept = []
+    for name, tensor in missing:
+        nbytes = store.file_nbytes(*_content(tensor))
+        if nbytes <= room:
+            kept.append((name, tensor))
+            room -= nbytes
+    return kept
+
+
+def _fill(session: Session, store: ReadCache, kept: Sequence[tuple[str, Tensor]], meter: Meter) -> None:
+    """Write tensors while they stream by; where the disk is full they are left to memory."""
+    by_manifest = {name: tensor for name, tensor in kept if tensor.nbytes}
+    wanted = [Wanted(name, tensor.id, tensor.nbytes) for name, tensor in by_manifest.items()]
     try:
-        for name, pieces in groupby(read_pieces(session, filled), key=lambda piece: piece.manifest.name):
-            tensor = by_manifest[name]
-            store.put(tensor.digest, by_name(tensor.dtype), tuple(tensor.shape), _counted(pieces, meter))
-        for each in missing:
-            if not each.nbytes:
-                tensor = tensors[each.tensor_id][1]
-                store.put(tensor.digest, by_name(tensor.dtype), tuple(tensor.shape), ())
-        store.evict()
+        store.evict(sum(store.file_nbytes(*_content(tensor)) for _, tensor in kept))
+        for name, pieces in groupby(read_pieces(session, wanted), key=lambda piece: piece.manifest.name):
+            store.put(*_content(by_manifest[name]), _counted(pieces, meter))
+        for _, tensor in kept:
+            if not tensor.nbytes:  # it has no pieces
+                store.put(*_content(tensor), ())
+    except ArcHaloError:  # some are OSErrors, too, and none is the cache's
+        raise
     except OSError as error:
         _log.warning("the read cache %s cannot be written to (%s): tensors stay in memory", store.folder, error)
+
+
+def _read(session: Session, wanted: Sequence[tuple[str, Tensor]], meter: Meter) -> Iterator[np.ndarray]:
+    for array in get_arrays(session, [Wanted(name, tensor.id, tensor.nbytes) for name, tensor in wanted]):
+        meter.add(array.nbytes)
+        yield array
 
 
 def _counted(pieces: Iterator[Piece], meter: Meter) -> Iterator[BytesLike]:
     for piece in pieces:
         yield piece.raw
         meter.add(len(piece.raw))
+
+
+def _content(tensor: Tensor) -> tuple[bytes, DType, tuple[int, ...]]:
+    return tensor.digest, by_name(tensor.dtype), tuple(tensor.shape)

@@ -6,18 +6,21 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import fasteners  # type: ignore[import-untyped]  # ships no types
-import numpy as np
 
 from arc_halo.codecs.digest import TensorHasher
 from arc_halo.formats.safetensors_header import build_header
+from arc_halo.store.mapping import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    import numpy as np
 
     from arc_halo.codecs.abc import BytesLike
     from arc_halo.dtypes import DType
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 NAME: Final = "tensor"
 """The one tensor of each file, which is a safetensors file that any tool opens."""
 _USED_SECONDS: Final = 3600
+_ABANDONED_SECONDS: Final = 3600
 _LOCK: Final = "eviction.lock"
 
 
@@ -42,8 +46,9 @@ class ReadCache:
 
     A file is complete under its name: it is written under another one, from bytes whose chunks were compared with
     their digests, and renamed. It is never changed, so a map of it cannot lose its end; removing it leaves maps as
-    they are. What is read by map later is trusted to the file system, as any file of weights is; `get` can be asked to
-    compare the digest once more.
+    they are. Nothing is flushed: a machine that stops leaves files that are too short, and those are dropped. What is
+    read by map later is trusted to the file system, as any file of weights is; `get` can be asked to compare the
+    digest once more.
 
     Parameters
     ----------
@@ -64,6 +69,10 @@ class ReadCache:
         """Where the tensor of a digest is, or would be."""
         return self.folder / digest[:1].hex() / f"{digest.hex()}.safetensors"
 
+    def file_nbytes(self, digest: bytes, dtype: DType, shape: tuple[int, ...]) -> int:
+        """Bytes of the file of a tensor."""
+        return len(_header(digest, dtype, shape)) + (dtype.nbytes(prod(shape)) or 0)
+
     def get(self, digest: bytes, dtype: DType, shape: tuple[int, ...], *, verify: bool = False) -> np.ndarray | None:
         """A read-only map of a tensor; None if it is not there. What is damaged is removed.
 
@@ -74,27 +83,27 @@ class ReadCache:
         """
         path = self.path(digest)
         header = _header(digest, dtype, shape)
-        nbytes = dtype.nbytes(int(np.prod(shape, dtype=object)))
+        nbytes = len(header) + (dtype.nbytes(prod(shape)) or 0)
         try:
-            status = path.stat()
-            with path.open("rb") as file:
-                is_whole = file.read(len(header)) == header and status.st_size == len(header) + (nbytes or 0)
-            if not is_whole:
-                path.unlink(missing_ok=True)
-                return None
-            raw = np.memmap(path, np.uint8, "r", len(header)) if nbytes else np.empty(0, np.uint8)
+            with path.open("rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                is_whole = status.st_size == nbytes and file.read(len(header)) == header
+                raw = map_file(file.fileno(), nbytes)[len(header) :] if is_whole else None
         except OSError:  # not there, or not for us to read: as good as none
             return None
-        if verify and _digest(raw, dtype, shape) != digest:
-            path.unlink(missing_ok=True)
+        if raw is None or (verify and _digest(raw, dtype, shape) != digest):
+            with suppress(OSError):  # somebody else's folder may be read-only
+                path.unlink()
             return None
         if time.time() - status.st_mtime > _USED_SECONDS:
-            with suppress(OSError):  # somebody else's folder may be read-only
+            with suppress(OSError):
                 os.utime(path)
         return raw if dtype.numpy is None else raw.view(dtype.numpy).reshape(shape)
 
     def put(self, digest: bytes, dtype: DType, shape: tuple[int, ...], pieces: Iterable[BytesLike]) -> None:
         """Write a tensor from its bytes in order, which were compared with their digests.
+
+        Written, not mapped: a disk that is full is an error of this process, not its end.
 
         Raises
         ------
@@ -102,24 +111,35 @@ class ReadCache:
             The folder cannot be written to; nothing is left behind.
         """
         path = self.path(digest)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         partial = path.with_name(f"{uuid4().hex}.partial")
         try:
-            with partial.open("xb") as file:
-                partial.chmod(0o600)
+            with open(partial, "xb", opener=_open_private) as file:  # Path.open takes no opener
                 file.write(_header(digest, dtype, shape))
-                for piece in pieces:
-                    file.write(piece)
+                file.writelines(pieces)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
 
-    def evict(self) -> int:
-        """Remove what was not used for longest until the rest fits; returns the bytes removed."""
+    def evict(self, room: int = 0) -> int:
+        """Remove what was not used for longest until the rest fits, and what writers that were killed left behind.
+
+        Parameters
+        ----------
+        room
+            Bytes that are about to be added.
+
+        Returns
+        -------
+        int
+            Bytes of tensors that were removed.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with fasteners.InterProcessLock(self.folder / _LOCK):
-            files = sorted(self._files(), key=lambda each: each[1].st_mtime)
-            over = sum(status.st_size for _, status in files) - self.max_nbytes
+            self._remove_abandoned()
+            files = sorted(self._files("safetensors"), key=lambda each: each[1].st_mtime)
+            over = sum(status.st_size for _, status in files) + room - self.max_nbytes
             removed = 0
             for path, status in files:
                 if removed >= over:
@@ -131,19 +151,29 @@ class ReadCache:
     def clear(self) -> CacheUse:
         """Remove everything; returns what was there. Maps in use stay readable."""
         use = self.use()
-        for path, _ in list(self._files()):
+        for path, _ in list(self._files("safetensors")):
             path.unlink(missing_ok=True)
+        self._remove_abandoned()
         return use
 
     def use(self) -> CacheUse:
         """Count files and bytes."""
-        sizes = [status.st_size for _, status in self._files()]
+        sizes = [status.st_size for _, status in self._files("safetensors")]
         return CacheUse(len(sizes), sum(sizes), self.max_nbytes)
 
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.folder.glob("[0-9a-f][0-9a-f]/*.safetensors"):
+    def _remove_abandoned(self) -> None:
+        for path, status in list(self._files("partial")):
+            if time.time() - status.st_mtime > _ABANDONED_SECONDS:  # who writes touches it every few seconds
+                path.unlink(missing_ok=True)
+
+    def _files(self, suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.glob(f"[0-9a-f][0-9a-f]/*.{suffix}"):
             with suppress(FileNotFoundError):  # another process removed it
                 yield path, path.stat()
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _header(digest: bytes, dtype: DType, shape: tuple[int, ...]) -> bytes:
