@@ -1,0 +1,80 @@
+"""Payloads of chunks: codec and element type in a byte each, four bytes of raw size, then the payload."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arc_halo.codecs import CODECS
+from arc_halo.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOKENS = (b"pco!",)
+HEAD = struct.Struct("<BBI")
+MAX_RAW_NBYTES = 256 << 10
+BLOSC_HEADER_NBYTES = 32
+FENCE = bytes(range(64))
+_CODECS = tuple(CODECS.values())
+_DTYPES = tuple(DTYPES.values())
+
+
+def read(data: bytes, folder: Path) -> object:  # noqa: ARG001  # every target is given one
+    if len(data) < HEAD.size:
+        return None
+    codec, dtype, raw_nbytes = HEAD.unpack_from(data)
+    chosen = _CODECS[codec % len(_CODECS)]
+    return fenced(
+        raw_nbytes % (MAX_RAW_NBYTES + 1),
+        lambda size, out: chosen.decode(data[HEAD.size :], _DTYPES[dtype % len(_DTYPES)], size, out),
+    )
+
+
+def fenced(nbytes, decode):
+    """What a decoder makes of a buffer between two fences, which it must leave alone."""
+    buffer = bytearray(FENCE + bytes(nbytes) + FENCE)
+    out = memoryview(buffer)[len(FENCE) : len(FENCE) + nbytes]
+    try:
+        return bytes(decode(nbytes, out))
+    finally:
+        assert buffer.startswith(FENCE), "wrote before the buffer"
+        assert buffer.endswith(FENCE), "wrote behind the buffer"
+
+
+def mend(data: bytes) -> bytes:
+    if len(data) < HEAD.size:
+        return data
+    codec, dtype, raw_nbytes = HEAD.unpack_from(data)
+    component_nbytes = _DTYPES[dtype % len(_DTYPES)].component_nbytes
+    size = raw_nbytes % (MAX_RAW_NBYTES + 1) // component_nbytes * component_nbytes
+    payload = data[HEAD.size :]
+    if _CODECS[codec % len(_CODECS)].id == "blosc2-zstd":
+        payload = mend_blosc(payload, component_nbytes, size)
+    return HEAD.pack(codec, dtype, size) + payload
+
+
+def mend_blosc(payload: bytes, component_nbytes: int, raw_nbytes: int) -> bytes:
+    """The sizes in the header of a blosc2 chunk as they are."""
+    if len(payload) < BLOSC_HEADER_NBYTES:
+        return payload
+    header = bytearray(payload[:BLOSC_HEADER_NBYTES])
+    header[3] = component_nbytes
+    struct.pack_into("<i", header, 4, raw_nbytes)
+    struct.pack_into("<i", header, 12, len(payload))
+    return bytes(header) + payload[BLOSC_HEADER_NBYTES:]
+
+
+def seeds() -> Iterator[bytes]:
+    noise = np.random.default_rng(1).normal(scale=0.02, size=300)
+    for codec_index, codec in enumerate(_CODECS):
+        for name in ("F32", "BF16", "I64", "U8"):
+            dtype = DTYPES[name]
+            raw = (noise * 1000 if name == "I64" else noise).astype(dtype.numpy).tobytes()
+            for content in (raw, bytes(len(raw))):
+                payload = codec.encode(memoryview(content), dtype)
+                assert payload is not None
+                yield HEAD.pack(codec_index, _DTYPES.index(dtype), len(content)) + bytes(payload)
