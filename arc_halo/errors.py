@@ -35,6 +35,7 @@
     │   ├── TensorNotFound
     │   └── TokenNotFound
     ├── ModelExists (ValueError)                name and version are taken
+    ├── QuantizationError (ValueError)          a model that is quantised already, or is not
     └── LineageError (ValueError)               a model that would be its own origin
 
 A builtin in parentheses is a base, too: ``except LookupError`` catches what is not there.
@@ -196,6 +197,10 @@ class TokenNotFound(NotFound):
 
 class ModelExists(ArcHaloError, ValueError):
     """A model of that name and version is already there."""
+
+
+class QuantizationError(ArcHaloError, ValueError):
+    """A model that is quantised already, or one that is not."""
 
 
 class LineageError(ArcHaloError, ValueError):

@@ -10,6 +10,8 @@ Export
     The files of a model, byte for byte those that were imported.
 Lineage
     Which model was made from which, and how; a family is all that lineage or a name ties together.
+Derivation
+    A new version of a model in which some tensors are others: quantised, dequantised or pruned.
 Match
     A vector that a search found.
 """
@@ -22,6 +24,7 @@ from arc_halo.registry.comparing import (
     delete_model,
     measure_storage,
 )
+from arc_halo.registry.dequantizing import dequantize_model, dequantize_tensor
 from arc_halo.registry.differing import Distance, TensorDistance, measure_distances
 from arc_halo.registry.embeddings import Match, Matches, add_embeddings, find_similar_tokens, search_embeddings
 from arc_halo.registry.exporting import export_model
@@ -29,6 +32,8 @@ from arc_halo.registry.importing import create_model, import_model
 from arc_halo.registry.lineage import add_lineage, ancestors_of, children_of, family_of, parents_of
 from arc_halo.registry.loading import load_model
 from arc_halo.registry.naming import find_model, set_alias
+from arc_halo.registry.pruning import prune_model
+from arc_halo.registry.quantizing import quantize_model
 from arc_halo.registry.reading import check_model, iter_tensors, read_tensor, set_trainable
 from arc_halo.registry.repacking import repack_family, repack_model
 from arc_halo.registry.repairing import repair
@@ -49,6 +54,8 @@ __all__ = [
     "compare_models",
     "create_model",
     "delete_model",
+    "dequantize_model",
+    "dequantize_tensor",
     "export_model",
     "family_of",
     "find_model",
@@ -59,6 +66,8 @@ __all__ = [
     "measure_distances",
     "measure_storage",
     "parents_of",
+    "prune_model",
+    "quantize_model",
     "read_tensor",
     "repack_family",
     "repack_model",
