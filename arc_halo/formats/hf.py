@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from arc_halo.formats.safetensors import TensorEntry
 
 __all__ = ["FolderFile", "ModelFolder", "open_model", "relative_path"]
+
+_SHARD = re.compile(rf"(?P<stem>.+)-[0-9]+-of-(?P<count>[0-9]+){re.escape(SUFFIX)}")
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,10 @@ def open_model(path: str | os.PathLike[str]) -> ModelFolder:
     Raises
     ------
     ModelFolderError
-        No weights; an index that names a missing shard or one outside of the folder, or that disagrees with the
-        shards' headers; a tensor in two shards; a config that is no JSON object; a side file over 256 MiB, or one
-        that links to a place outside of the folder; a file or folder that cannot be read.
+        No weights; an index that names a missing shard or one outside of the folder, that omits one of its set which
+        lies beside it, or that disagrees with the shards' headers; a tensor in two shards; a config that is no JSON
+        object; a side file over 256 MiB, or one that links to a place outside of the folder; a file or folder that
+        cannot be read.
     PickleRefused
         The weights are pickles.
     SafetensorsError
@@ -155,6 +159,8 @@ def _open_folder(folder: Path) -> ModelFolder:
     if index and "model.safetensors" in sizes and "model.safetensors" not in shards:
         raise ModelFolderError(f"{folder} holds model.safetensors and {index}, two models; move one of them away")
     left_out = [name for name in sizes if name.endswith(SUFFIX) and name not in shards]
+    if index:
+        _refuse_omitted(folder / index, shards, left_out)
     kept = {name: size for name, size in sizes.items() if name not in left_out}
     return _assemble(folder, kept, shards, tuple(sorted([*ignored, *left_out])), weight_map)
 
@@ -197,6 +203,26 @@ def _read_index(folder: Path, index: str, sizes: Mapping[str, int]) -> dict[str,
     return weight_map
 
 
+def _refuse_omitted(index: Path, shards: list[str], left_out: list[str]) -> None:
+    """Refuse an index that omits a shard of its own numbered set: the model would silently lack those weights.
+
+    Files of another set or of none, such as an adapter or a consolidated copy, are the folder's to have.
+    """
+    sets = {_shard_set(name) for name in shards} - {None}
+    for name in left_out:
+        if _shard_set(name) in sets:
+            raise ModelFolderError(
+                f"{index} does not name {name}, which lies beside it and is of its set; mend the index, or move the "
+                f"file away"
+            )
+
+
+def _shard_set(name: str) -> tuple[str, str] | None:
+    """What the names of all shards of one model have in common; None for a file that is no numbered shard."""
+    match = _SHARD.fullmatch(name)
+    return None if match is None else (match["stem"], match["count"])
+
+
 def _assemble(
     folder: Path, sizes: Mapping[str, int], shards: list[str], ignored: tuple[str, ...], weight_map: Mapping[str, str]
 ) -> ModelFolder:
@@ -227,10 +253,12 @@ def _holders(weights: Mapping[str, SafetensorsFile]) -> dict[str, str]:
 
 
 def _compare(weight_map: Mapping[str, str], holders: Mapping[str, str]) -> None:
-    for tensor in weight_map.keys() | holders.keys():
-        said, held = weight_map.get(tensor, "no shard"), holders.get(tensor, "no shard")
-        if said != held:
+    for tensor, shard in weight_map.items():
+        if holders.get(tensor) != shard:
             raise ModelFolderError(
-                f"the index puts tensor {tensor!r:.80} into {said}, but {held} holds it; mend the index, "
-                "or download the shards again"
+                f"the index puts tensor {tensor!r:.80} into {shard}, which does not have it; mend the index, or "
+                f"download the shards again"
             )
+    for tensor, shard in holders.items():
+        if tensor not in weight_map:
+            raise ModelFolderError(f"the index does not name tensor {tensor!r:.80}, which {shard} has; mend the index")

@@ -29,7 +29,7 @@ _FETCH = "fetch the file again"
 _BLANK = re.compile(rb"[ \t\n\r]*+")
 _BLANKS = frozenset({b" ", b"\t", b"\n", b"\r"})
 _STRING = re.compile(rb'"([^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+)"')
-_INTEGERS = re.compile(rb"\[\s*+((?:(?:0|[1-9][0-9]{0,18}+)\s*+(?:,\s*+(?=[0-9])|(?=\])))*+)\]")
+_INTEGERS = re.compile(rb"\[[ \t\n\r]*+((?:(?:0|[1-9][0-9]{0,18}+)[ \t\n\r]*+(?:,[ \t\n\r]*+(?=[0-9])|(?=\])))*+)\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

@@ -14,6 +14,7 @@ from arc_halo.formats.hf import open_model
 from tests.fixtures.models import VOCABULARY, bert, llama, mixtral, write_folder, write_json
 
 INDEX = "model.safetensors.index.json"
+FIRST = "model-00001-of-00003.safetensors"
 
 
 @pytest.fixture
@@ -208,15 +209,41 @@ def test_a_tensor_twice_in_the_index(sharded):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda weights: weights.pop("lm_head.weight"), "into no shard, but model-0000"),
-        (lambda weights: weights.update({"x": "model-00001-of-00003.safetensors"}), "but no shard holds it"),
-        (lambda weights: weights.update(dict.fromkeys(weights, "model-00001-of-00003.safetensors")), "but no shard"),
+        (lambda weights: weights.pop("lm_head.weight"), r"does not name tensor 'lm_head\.weight', which model-0000\d-"),
+        (lambda weights: weights.update({"x": FIRST}), "puts tensor 'x' into model-00001-.*, which does not have it"),
+        (lambda weights: weights.update({"lm_head.weight": FIRST}), "'lm_head.weight' into model-00001-.* not have"),
     ],
 )
 def test_an_index_that_disagrees_with_the_headers(sharded, change, message):
     change_index(sharded, change)
     with pytest.raises(ModelFolderError, match=message):
         open_model(sharded)
+
+
+def without_shard(weights, shard):
+    for tensor in [tensor for tensor, holder in weights.items() if holder == shard]:
+        del weights[tensor]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_index_that_omits_a_shard_of_its_set(sharded, number):
+    shard = f"model-0000{number}-of-00003.safetensors"
+    change_index(sharded, lambda weights: without_shard(weights, shard))
+    with pytest.raises(ModelFolderError, match=rf"does not name {shard}, .*; mend the index"):
+        open_model(sharded)
+    (sharded / shard).unlink()
+    with open_model(sharded) as model:
+        assert len(model.weights) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["consolidated.safetensors", "adapter-00001-of-00003.safetensors", "model-00001-of-00004.safetensors"]
+)
+def test_weights_of_another_set_beside_an_index_are_left_out_and_named(sharded, name):
+    save_file({"x": np.zeros(1)}, sharded / name)
+    with open_model(sharded) as model:
+        assert model.ignored == (name,)
+        assert model.tensors().keys() == mixtral().shapes.keys()
 
 
 @pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": []}])

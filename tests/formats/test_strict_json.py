@@ -54,3 +54,10 @@ def test_numbers_that_json_has_not_become_text():
 def test_what_is_refused(raw, message):
     with pytest.raises(ModelFolderError, match=message):
         parse_object(raw, "config.json")
+
+
+@pytest.mark.timeout(20)  # looking each key up in a list would take an hour
+def test_a_key_that_stands_twice_among_many_is_found_at_once():
+    keys = ",".join(f'"{number}":0' for number in range(200_000))
+    with pytest.raises(ModelFolderError, match="'last' stands twice"):
+        parse_object(f'{{{keys},"last":0,"last":0}}'.encode(), "config.json")
