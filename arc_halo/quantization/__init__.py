@@ -8,6 +8,8 @@ Scale
     What the codes of a row, or of a block of one, are multiplied by; stored beside them in float32.
 Description
     What a model's config says of its quantised tensors: their scheme, and the type and shape that each had.
+Form
+    Which stored tensors stand for one of floats, and how: told by a description, or by the type that one is stored as.
 Sparsity
     The share of a tensor's numbers that are zero.
 Pruning
@@ -24,11 +26,12 @@ from arc_halo.errors import ConfigurationError
 from arc_halo.quantization.abc import Quantized, Scheme
 from arc_halo.quantization.description import Description, QuantizedTensor
 from arc_halo.quantization.error import Deviation
+from arc_halo.quantization.form import StoredForm
 from arc_halo.quantization.fp8 import Fp8
 from arc_halo.quantization.int8 import Int8
 from arc_halo.quantization.nf4 import NormalFloat4
 
-__all__ = ["SCHEMES", "Description", "Deviation", "Quantized", "QuantizedTensor", "Scheme", "scheme"]
+__all__ = ["SCHEMES", "Description", "Deviation", "Quantized", "QuantizedTensor", "Scheme", "StoredForm", "scheme"]
 
 SCHEMES = MappingProxyType[str, Scheme]({each.id: each for each in (Int8(), NormalFloat4(), Fp8())})
 

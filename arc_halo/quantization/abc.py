@@ -83,7 +83,8 @@ class Scheme(ABC):
         wanted = [(self.codes_dtype.name, self.codes_shape(shape)), (SCALE_DTYPE.name, self.scale_shape(shape))]
         if given != wanted:
             raise TensorError(f"{self.id}: {given} is not what stands for {list(shape)}; that is {wanted}")
-        numbers = self._dequantize(Quantized(*map(_as_matrix, quantized)), shape[-1] if shape else 1)
+        with np.errstate(over="ignore", invalid="ignore"):  # scales that `quantize` never made: NaN and infinity stay
+            numbers = self._dequantize(Quantized(*map(_as_matrix, quantized)), shape[-1] if shape else 1)
         return numbers.reshape(shape)
 
     @abstractmethod
@@ -122,7 +123,7 @@ def exact_scale(absmax: np.ndarray, largest_code: int) -> np.ndarray:
     """
     wanted = absmax.astype(np.float64) / largest_code
     exponent = np.frexp(wanted)[1]
-    unit = np.ldexp(1.0, np.where(exponent < _FEW_BITS, np.maximum(exponent, _MIN_EXPONENT), exponent - 16))
+    unit = np.ldexp(1.0, np.where(exponent < _FEW_BITS, np.maximum(exponent - 1, _MIN_EXPONENT), exponent - 16))
     scale = np.ceil(wanted / unit) * unit
     overflows = scale * largest_code > np.finfo(np.float32).max
     return np.where(overflows, np.floor(wanted / unit) * unit, scale).astype(np.float32)

@@ -35,11 +35,12 @@ class Deviation:
         finite = np.isfinite(before) & np.isfinite(after)
         if not finite.all():
             before, after = before[finite], after[finite]
-        apart = after - before
-        self.original += float(before @ before)
-        self.restored += float(after @ after)
-        self.product += float(before @ after)
-        self.difference += float(apart @ apart)
+        with np.errstate(over="ignore", invalid="ignore"):  # squares of float64 may have no number; figures() says so
+            apart = after - before
+            self.original += float(before @ before)
+            self.restored += float(after @ after)
+            self.product += float(before @ after)
+            self.difference += float(apart @ apart)
         self.max_abs = max(self.max_abs, float(np.abs(apart).max(initial=0)))
         self.count += before.size
 
@@ -51,20 +52,17 @@ class Deviation:
     @property
     def relative(self) -> float:
         """The distance in units of the original's norm, 0 of nothing; infinite where nothing became something."""
-        return math.sqrt(self.difference / self.original) if self.original else math.inf if self.difference else 0.0
+        if not self.original:
+            return math.inf if self.difference else 0.0
+        return math.sqrt(self.difference / self.original)
 
     @property
     def cosine(self) -> float | None:
-        """Of the angle between the two as vectors; None where one is zero."""
+        """Of the angle between the two as vectors; None where one is zero, or too long for float64."""
         norms = math.sqrt(self.original) * math.sqrt(self.restored)
-        return self.product / norms if norms else None
+        return self.product / norms if norms and math.isfinite(norms) else None
 
     def figures(self) -> dict[str, float | None]:
-        """The measures by name, as JSON holds them."""
-        relative = self.relative
-        return {
-            "max_abs": self.max_abs,
-            "rms": self.rms,
-            "cosine": self.cosine,
-            "relative": relative if math.isfinite(relative) else None,
-        }
+        """The measures by name, as JSON holds them: None for what is infinite, or has no direction."""
+        found = {"max_abs": self.max_abs, "rms": self.rms, "cosine": self.cosine, "relative": self.relative}
+        return {name: each if each is not None and math.isfinite(each) else None for name, each in found.items()}

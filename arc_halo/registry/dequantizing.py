@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from arc_halo import quantization
 from arc_halo.dtypes import by_name
-from arc_halo.errors import ConfigurationError, ModelFolderError, QuantizationError, TensorError
-from arc_halo.quantization import Description, Quantized, QuantizedTensor
-from arc_halo.quantization.abc import SCALE_DTYPE, SUITABLE
+from arc_halo.errors import ConfigurationError, QuantizationError, TensorError
+from arc_halo.quantization.abc import SUITABLE
 from arc_halo.quantization.description import FIELD
 from arc_halo.registry.deriving import Derivation, derive_model, read_config, refuse_names, tie_roots
+from arc_halo.registry.forms import stored_forms
 from arc_halo.registry.matrices import wanted_of
 from arc_halo.registry.naming import find_model
-from arc_halo.registry.reading import read_tensor, weights_of
+from arc_halo.registry.reading import tensor_not_found, weights_of
 from arc_halo.registry.streaming import Spool, read_blocks
 from arc_halo.store import Meter
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from sqlalchemy.orm import Session
 
     from arc_halo.codecs.policy import PolicyName
     from arc_halo.dtypes import DType
-    from arc_halo.quantization import Scheme
+    from arc_halo.quantization.form import StoredForm
     from arc_halo.registry.streaming import SpooledTensor
     from arc_halo.schema import Model, ModelWeight
     from arc_halo.store import Progress
@@ -68,31 +67,30 @@ def dequantize_model(
     origin = find_model(session, model)
     target = origin.name if name is None else name
     refuse_names(session, target, version)
-    config = read_config(session, origin)
     weights = weights_of(session, origin)
-    scheme, tensors = _describe(origin, config, weights)
+    forms = stored_forms(origin, weights)
+    if not forms:
+        raise QuantizationError(f"{origin.name}@{origin.version} was not quantised by arc-halo; its tensors are floats")
     wanted = None if dtype is None else _float(dtype)
     roots = tie_roots(weights)
+    untied = [form for each, form in forms.items() if roots[each].name == each]
     by_its_name = {weight.name: weight for weight in weights}
+    config = {key: value for key, value in read_config(session, origin).items() if key != FIELD}
     with Spool() as spool, session.begin_nested():
         made: dict[str, SpooledTensor] = {}
-        untied = [each for each in tensors if roots[each.name].name == each.name]
-        meter = Meter(progress, "dequantize", sum(by_its_name[each.name].tensor.nbytes for each in untied))
-        for each in untied:
-            codes, scale = by_its_name[each.name], by_its_name[each.scale_name]
-            restored = spool.tensor(each.name, wanted or each.dtype, each.shape)
-            columns = each.shape[-1] if each.shape else 1
-            for block in read_blocks(session, wanted_of(codes), wanted_of(scale)):
-                numbers = scheme.dequantize(Quantized(*block), (len(block[0]), columns))
-                restored.append(_as(restored.dtype, numbers, each.name))
-            made[each.name] = restored
-            meter.add(codes.tensor.nbytes)
+        meter = Meter(progress, "dequantize", sum(_nbytes(form, by_its_name) for form in untied))
+        for form in untied:
+            first = form.parts[0]
+            restored = made[first] = spool.tensor(first, wanted or form.dtype, form.shape)
+            for blocks in read_blocks(session, *(wanted_of(by_its_name[part]) for part in form.parts)):
+                restored.append(_as(restored.dtype, form.floats(*blocks), first))
+                meter.add(sum(block.nbytes for block in blocks))
         derivation = Derivation(
             "copy",
-            {"dequantized": scheme.id, "dtype": dtype},
+            {"dequantized": sorted({form.scheme for form in untied}), "dtype": dtype},
             made,
-            removed=frozenset(each.scale_name for each in tensors),
-            config={key: value for key, value in config.items() if key != FIELD},
+            removed=frozenset(part for form in forms.values() for part in form.parts[1:]),
+            config=config,
         )
         return derive_model(
             session, origin, derivation, name=target, version=version, compression=compression, progress=progress
@@ -124,36 +122,24 @@ def dequantize_tensor(
     dtype('float32')
     """
     found = find_model(session, model)
-    codes = read_tensor(session, found, name)
-    scheme, tensors = _describe(found, read_config(session, found), weights_of(session, found))
-    described = {each.name: each for each in tensors}.get(name)
-    if described is None:
+    weights = {weight.name: weight for weight in weights_of(session, found)}
+    if name not in weights:
+        raise tensor_not_found(found, name, weights)
+    form = stored_forms(found, list(weights.values())).get(name)
+    if form is None:
         raise QuantizationError(f"tensor {name!r} of {found.name}@{found.version} is not quantised; read_tensor has it")
-    quantized = Quantized(codes, read_tensor(session, found, described.scale_name))
-    wanted = described.dtype if dtype is None else _float(dtype)
-    return _as(wanted, scheme.dequantize(quantized, described.shape), name)
+    wanted = form.dtype if dtype is None else _float(dtype)
+    rows = prod(form.shape[:-1])
+    array = np.empty((rows, form.columns), wanted.numpy)
+    first = 0
+    for blocks in read_blocks(session, *(wanted_of(weights[part]) for part in form.parts)):
+        array[first : first + len(blocks[0])] = _as(wanted, form.floats(*blocks), name)
+        first += len(blocks[0])
+    return array.reshape(form.shape)
 
 
-def _describe(
-    model: Model, config: Mapping[str, Any], weights: Sequence[ModelWeight]
-) -> tuple[Scheme, Sequence[QuantizedTensor]]:
-    """The scheme of a quantised model and its quantised tensors, which fit those that there are."""
-    described = Description.of(config)
-    if described is None:
-        raise QuantizationError(f"{model.name}@{model.version} was not quantised by arc-halo; its tensors are numbers")
-    scheme = quantization.scheme(described.scheme)
-    stored = {weight.name: (weight.tensor.dtype, tuple(weight.tensor.shape)) for weight in weights}
-    for each in described.tensors.values():
-        parts = [stored.get(each.name), stored.get(each.scale_name)]
-        if parts != [
-            (scheme.codes_dtype.name, scheme.codes_shape(each.shape)),
-            (SCALE_DTYPE.name, scheme.scale_shape(each.shape)),
-        ] or not prod(each.shape):
-            raise ModelFolderError(
-                f"{model.name}@{model.version}: config.json describes {each.name!r} as {scheme.id} of "
-                f"{list(each.shape)}, which its tensors are not; restore config.json"
-            )
-    return scheme, list(described.tensors.values())
+def _nbytes(form: StoredForm, weights: Mapping[str, ModelWeight]) -> int:
+    return sum(weights[part].tensor.nbytes for part in form.parts)
 
 
 def _float(dtype: str) -> DType:
@@ -163,6 +149,8 @@ def _float(dtype: str) -> DType:
 
 
 def _as(dtype: DType, numbers: np.ndarray, name: str) -> np.ndarray:
+    if not np.isfinite(numbers).all():
+        raise TensorError(f"tensor {name!r} has codes or scales that stand for no number; restore it from a copy")
     with np.errstate(over="ignore"):
         cast = numbers.astype(dtype.numpy)
     if not np.isfinite(cast).all():

@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sqlalchemy import select
 
 from arc_halo.errors import TensorNotFound
 from arc_halo.quantization.sparsity import Energy, Mask, find_threshold, share, smallest
@@ -93,7 +94,8 @@ def choose_heads(
         groups["" if across else head.layer].append(head)
     pruned = [head for group in groups.values() for head in _weakest(group, energies, sparsity)]
     masks = {name: Mask(len(energy.rows), len(energy.columns)) for name, energy in energies.items()}
-    left = {(head.layer, head.row.kv_group) for head in heads if head not in pruned}
+    gone = {head.row.id for head in pruned}
+    left = {(head.layer, head.row.kv_group) for head in heads if head.row.id not in gone}
     for head in pruned:
         for projection, part in head.slices.items():
             if projection in ("query", "output") or (head.layer, head.row.kv_group) not in left:
@@ -106,10 +108,12 @@ def choose_heads(
 
 def _heads(session: Session, model: Model, weights: Sequence[ModelWeight]) -> Iterator[_Head]:
     names = {weight.id: weight.name for weight in weights}
+    layers = select(TransformerLayer.id, TransformerLayer.path).where(TransformerLayer.model_id == model.id)
+    paths = dict(session.execute(layers).tuples().all())
     for row in read_heads(session, model):
         slices = {projection: head_slice(row, projection, names) for projection in PROJECTIONS}
         if all(slices.values()):
-            yield _Head(session.get_one(TransformerLayer, row.layer_id).path, row, slices)  # type: ignore[arg-type]  # just looked at
+            yield _Head(paths[row.layer_id], row, slices)  # type: ignore[arg-type]  # just looked at
 
 
 def _weakest(heads: Sequence[_Head], energies: Mapping[str, Energy], sparsity: float) -> list[_Head]:

@@ -50,3 +50,11 @@ def test_from_zeros_to_numbers_is_infinitely_far():
 def test_what_is_not_finite_is_left_out():
     found = measured(([1, np.nan, np.inf, 2], [1, 5, 5, np.nan]))
     assert (found.count, found.max_abs) == (1, 0)
+
+
+def test_squares_beyond_float64_have_no_figures_that_json_could_not_hold():
+    deviation = Deviation()
+    deviation.add(np.array([1e300, 1.0]), np.array([0.0, 1.0]))
+    assert deviation.figures() == {"max_abs": 1e300, "rms": None, "cosine": None, "relative": None}
+    deviation.add(np.array([1e308]), np.array([-1e308]))
+    assert deviation.figures()["max_abs"] is None
