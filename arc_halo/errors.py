@@ -20,6 +20,7 @@
     ├── BlobStoreError (OSError)                the object store does not answer, or refuses
     ├── FormatError (ValueError)                a file is not what it says
     │   ├── SafetensorsError
+    │   ├── GGUFError
     │   ├── ModelFolderError                    a model folder's parts do not fit together
     │   └── PickleRefused                       a format that runs code when read
     ├── InvalidName (ValueError)                a name that could not be referred to
@@ -137,6 +138,10 @@ class FormatError(ArcHaloError, ValueError):
 
 class SafetensorsError(FormatError):
     """A safetensors file breaks the format."""
+
+
+class GGUFError(FormatError):
+    """A GGUF file breaks the format."""
 
 
 class ModelFolderError(FormatError):

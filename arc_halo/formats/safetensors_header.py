@@ -6,13 +6,16 @@ import json
 import re
 import struct
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from arc_halo.dtypes import DTYPES, DType
+from arc_halo.dtypes import DTYPES
 from arc_halo.errors import SafetensorsError
+from arc_halo.formats.weights_file import TensorEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from arc_halo.dtypes import DType
 
 LENGTH = struct.Struct("<Q")
 MAX_HEADER_NBYTES = 100_000_000  # the reference implementation's
@@ -31,16 +34,6 @@ _BLANKS = frozenset({b" ", b"\t", b"\n", b"\r"})
 _STRING = re.compile(rb'"([^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+)"')
 _INTEGERS = re.compile(rb"\[[ \t\n\r]*+((?:(?:0|[1-9][0-9]{0,18}+)[ \t\n\r]*+(?:,[ \t\n\r]*+(?=[0-9])|(?=\])))*+)\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-class TensorEntry(NamedTuple):
-    """One tensor of a file; ``offset`` is the place of its first byte in the file, ``nbytes`` their number."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
 
 
 def parse_header(header: bytes, data_nbytes: int, where: str) -> tuple[dict[str, str], dict[str, TensorEntry]]:
@@ -116,6 +109,11 @@ def build_header(
     fields: dict[str, object] = {METADATA_KEY: dict(metadata)} if metadata else {}
     offset = 0
     for name, dtype, shape in tensors:
+        if dtype.name not in DTYPES:
+            raise SafetensorsError(
+                f"tensor {name!r} is of type {dtype.name}, which safetensors files do not have; dequantise the model "
+                f"first, or export the version that was imported"
+            )
         nbytes = dtype.nbytes(prod(shape))
         if nbytes is None or name in fields:
             problem = (

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, undefer
 from arc_halo.dtypes import by_name
 from arc_halo.errors import DigestMismatch
 from arc_halo.formats.hf import relative_path
-from arc_halo.formats.safetensors_header import TensorEntry, aligned_order, build_header, parse_header
+from arc_halo.formats.safetensors_header import aligned_order, build_header, parse_header
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.reading import weights_of
 from arc_halo.schema import Model, ModelFile, ModelWeight
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from sqlalchemy import ColumnElement
+
+    from arc_halo.formats.weights_file import TensorEntry
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
