@@ -28,7 +28,10 @@ class UploadLease(Base):
     description: Mapped[str] = mapped_column(comment="who uploads: host and process")
     nbytes: Mapped[int] = mapped_column(comment="raw bytes of the tensors that are to be stored")
     started_at: Mapped[Now]
-    expires_at: Mapped[dt.datetime] = mapped_column(comment="renewed while batches are written")
+    lock_key: Mapped[int | None] = mapped_column(
+        comment="advisory lock that its process holds as long as it lives; null behind a transaction pooler"
+    )
+    expires_at: Mapped[dt.datetime] = mapped_column(comment="renewed while it runs")
 
 
 class Operation(Base):

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from arc_halo.database.engine import sibling_engine
 from arc_halo.database.translate import driver_errors
 from arc_halo.store.blobs import blob_store
-from arc_halo.store.leases import OBJECTS_LOCK, Lease
+from arc_halo.store.leases import Lease, announce_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,9 +117,7 @@ class CallerTransaction:
     def announce_objects(self) -> None:
         """By a lock that the transaction holds to its end, and that nobody waits for."""
         with driver_errors():
-            driver_connection(self._session.connection()).execute(
-                "SELECT pg_advisory_xact_lock_shared(%s, %s)", OBJECTS_LOCK
-            )
+            announce_objects(driver_connection(self._session.connection()))
 
 
 class ShortTransactions:
@@ -132,10 +130,9 @@ class ShortTransactions:
         self._engine = sibling_engine(engine)
         self._idle: LifoQueue[Connection] = LifoQueue()
         self.blobs = blobs
-        self.lease = Lease(nbytes)
-        with driver_errors(), self._borrowed() as connection, connection.begin():
+        with self._borrowed() as connection, connection.begin():
             self.by_copy = _may_copy(connection)
-            self.lease.keep(driver_connection(connection))
+        self.lease = Lease(self._engine, nbytes)
 
     @contextmanager
     def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:
@@ -147,7 +144,7 @@ class ShortTransactions:
         with driver_errors(), self._borrowed() as connection, connection.begin():
             if writes:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
-                self.lease.keep(driver_connection(connection))
+                self.lease.check(driver_connection(connection))
             yield driver_connection(connection)
 
     def announce_objects(self) -> None:
@@ -167,6 +164,7 @@ class ShortTransactions:
 
     def close(self) -> None:
         """Close the connections, which nobody may be using."""
+        self.lease.close()
         while not self._idle.empty():
             self._idle.get_nowait().close()
         self._engine.dispose()

@@ -12,7 +12,7 @@ from arc_halo.errors import CorruptChunk, MissingChunk, TransactionConflict
 from arc_halo.schema.columns import TENANT_ID
 from arc_halo.store.blobs import MIN_BLOB_NBYTES
 from arc_halo.store.connections import driver_connection
-from arc_halo.store.leases import OBJECTS_LOCK
+from arc_halo.store.leases import announce_objects
 
 if TYPE_CHECKING:
     import uuid
@@ -48,7 +48,6 @@ _TOTAL = """
 SELECT coalesce(sum(d.stored_nbytes), 0)::bigint FROM arc_halo.tensor_data AS d
  WHERE d.tenant_id = %(tenant)s AND {there} {of_model}
 """
-_ANNOUNCE = "SELECT pg_advisory_xact_lock_shared(%s, %s)"
 _IS_NAMED = "SELECT EXISTS (SELECT FROM arc_halo.tensor_data WHERE blob_location = %s)"
 _LOCK = """
 SELECT FROM arc_halo.tensor_data AS d WHERE d.tenant_id = %(tenant)s AND d.digest = ANY(%(digests)b::bytea[])
@@ -135,7 +134,7 @@ def _to_blobs(driver: psycopg.Connection[Any], blobs: BlobStore, rows: list[tupl
     for digest, checksum, _, payload in rows:
         _compare(digest, checksum, payload)
     with driver.transaction():
-        driver.execute(_ANNOUNCE, OBJECTS_LOCK)  # else the sweeper could take an object before its row names it
+        announce_objects(driver)  # else the sweeper could take an object before its row names it
         started = [blobs.start_put(digest, payload) for digest, _, _, payload in rows]
         parameters = {
             "tenant": TENANT_ID,

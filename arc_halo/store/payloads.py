@@ -22,7 +22,8 @@ MAX_DEPTH = 8
 """How many deltas may lean on one another: what the schema allows."""
 
 # One statement, so that it sees a chunk and its bases at one moment, whoever encodes them anew meanwhile. It walks no
-# further than a chain may be long: a forged one may be a circle. Chunks that share a base bring it each.
+# further than a chain may be long: a forged one may be a circle. Chunks that share a base bring it each. LIMIT keeps
+# the planner, which takes chains for much longer than they are, from reading the whole table for a join.
 _CHAINS = """
 WITH RECURSIVE chain (steps, digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, base_digest, depth,
                       payload, blob_location) AS (
@@ -33,7 +34,8 @@ WITH RECURSIVE chain (steps, digest, raw_nbytes, stored_nbytes, codec, dtype, pa
     SELECT c.steps + 1, d.digest, d.raw_nbytes, d.stored_nbytes, d.codec, d.dtype, d.payload_checksum, d.base_digest,
            d.depth, d.payload, d.blob_location
       FROM chain AS c
-      JOIN arc_halo.tensor_data AS d ON d.tenant_id = %(tenant)s AND d.digest = c.base_digest
+      CROSS JOIN LATERAL (SELECT * FROM arc_halo.tensor_data AS t
+                           WHERE t.tenant_id = %(tenant)s AND t.digest = c.base_digest LIMIT 1) AS d
      WHERE c.steps < %(max_depth)s)
 SELECT digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, base_digest, depth, payload, blob_location
   FROM chain

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, text
 
 from arc_halo.errors import ConstraintViolation, CorruptionError, TransactionConflict
-from arc_halo.store.leases import DELETE_EXPIRED, HORIZON
+from arc_halo.store.leases import HORIZON, UploadUnderWay, release_gone, uploads_under_way
 from arc_halo.store.progress import Meter
 from arc_halo.store.repack import reroot
 
@@ -74,12 +74,14 @@ _DELETE_OPERATIONS = "DELETE FROM arc_halo.operations WHERE committed_at < now()
 class Pruned:
     """What was deleted, or would be: rows of ``tensor_metadata``, rows of ``tensor_data`` and stored bytes.
 
-    Bytes are net of those that deltas grew by when their base went; a dry run does not know these.
+    Bytes are net of those that deltas grew by when their base went; a dry run does not know these. ``held_up_by`` are
+    the uploads for whose sake more stayed than the grace period asks for.
     """
 
     tensors: int
     chunks: int
     stored_nbytes: int
+    held_up_by: tuple[UploadUnderWay, ...] = ()
 
 
 def prune(
@@ -107,10 +109,11 @@ def prune(
         parameters = {"grace": grace.total_seconds(), "after": uuid.UUID(int=0)}
         if dry_run:
             with connection.begin():
-                return Pruned(*connection.execute(text(_COUNT.format(unused=unused)), parameters).one())
+                counted = connection.execute(text(_COUNT.format(unused=unused)), parameters).one()
+                return Pruned(counted[0], counted[1], counted[2], uploads_under_way(connection, grace))
         with connection.begin():
-            for statement in (DELETE_EXPIRED, _DELETE_OPERATIONS):
-                connection.execute(text(statement))
+            release_gone(connection)
+            connection.execute(text(_DELETE_OPERATIONS))
         tensors, _ = _delete(connection, _DELETE_TENSORS.format(unused=unused), parameters)
         chunks = freed = 0
         while True:  # a chunk whose last delta went is free after it
@@ -121,7 +124,8 @@ def prune(
                 if grown is None:
                     break
                 freed -= grown
-        return Pruned(tensors, chunks, freed)
+        with connection.begin():
+            return Pruned(tensors, chunks, freed, uploads_under_way(connection, grace))
 
 
 def _release_bases(connection: Connection, blobs: BlobStore | None, grace: dt.timedelta) -> int | None:

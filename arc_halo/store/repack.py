@@ -15,6 +15,7 @@ from arc_halo.errors import ConstraintViolation, CorruptChunk, DigestMismatch, L
 from arc_halo.schema.columns import TENANT_ID
 from arc_halo.store.blobs import MIN_BLOB_NBYTES
 from arc_halo.store.connections import driver_connection
+from arc_halo.store.leases import announce_objects
 from arc_halo.store.payloads import Payloads, fetch
 
 if TYPE_CHECKING:
@@ -160,7 +161,10 @@ def _update(
     leans_on: StoredChunk | None,
 ) -> None:
     is_away = blobs is not None and len(encoded.payload) >= MIN_BLOB_NBYTES
-    location = blobs.put(chunk.digest, encoded.payload) if blobs is not None and is_away else None
+    location = None
+    if blobs is not None and is_away:
+        announce_objects(connection)
+        location = blobs.put(chunk.digest, encoded.payload)
     connection.execute(
         _UPDATE,
         {

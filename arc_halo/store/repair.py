@@ -10,11 +10,13 @@ from sqlalchemy import text
 
 from arc_halo.codecs.digest import chunk_digest, payload_checksum
 from arc_halo.codecs.policy import PolicyName, encode_chunk
+from arc_halo.database.translate import driver_errors
 from arc_halo.dtypes import by_name
 from arc_halo.errors import ArcHaloError, CorruptionError
 from arc_halo.schema.columns import TENANT_ID
 from arc_halo.store.blobs import MIN_BLOB_NBYTES
-from arc_halo.store.connections import Reading
+from arc_halo.store.connections import Reading, driver_connection
+from arc_halo.store.leases import announce_objects
 from arc_halo.store.payloads import fetch
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from arc_halo.codecs.abc import BytesLike
     from arc_halo.store.blobs import BlobStore
     from arc_halo.store.payloads import StoredChunk
     from arc_halo.store.sources import TensorSource
@@ -145,7 +148,7 @@ def _restore_object(session: Session, digest: bytes, blobs: BlobStore | None) ->
         if payload_checksum(payload) == chunk.payload_checksum:
             with session.begin_nested() as attempt:
                 # A new object: the one that was found may be on the sweeper's list.
-                location = blobs.put(digest, payload)
+                location = _put(session, blobs, digest, payload)
                 session.execute(_REPLACE_OBJECT, {"tenant": TENANT_ID, "digest": digest, "location": location})
                 if _is_sound(session, digest):
                     return True
@@ -170,11 +173,17 @@ def _restore_copy(
             "dtype": use.dtype,
             "checksum": payload_checksum(payload),
             "payload": None if is_away else bytes(payload),
-            "location": blobs.put(digest, payload) if blobs is not None and is_away else None,
+            "location": _put(session, blobs, digest, payload) if blobs is not None and is_away else None,
         }
         session.execute(_RESTORE, values)
         return True
     return False
+
+
+def _put(session: Session, blobs: BlobStore, digest: bytes, payload: BytesLike) -> str:
+    with driver_errors():
+        announce_objects(driver_connection(session.connection()))
+    return blobs.put(digest, payload)
 
 
 def _candidates(uses: Sequence[_Use], copies: Sequence[Place]) -> Iterator[tuple[_Use, memoryview]]:

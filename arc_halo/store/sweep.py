@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 
 from arc_halo.store.blobs import is_ours
-from arc_halo.store.leases import HORIZON, OBJECTS_LOCK
+from arc_halo.store.leases import HORIZON, OBJECTS_LOCK, release_gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +92,8 @@ def sweep(engine: Engine, blobs: BlobStore, *, grace: dt.timedelta = GRACE, dry_
         if dry_run:
             swept.requested = connection.scalar(_COUNT_REQUESTED, {"grace": grace.total_seconds()}) or 0
         else:
+            with connection.begin():
+                release_gone(connection)
             while count := _delete_requested(connection, blobs, grace):
                 swept.requested += count
         connection.rollback()

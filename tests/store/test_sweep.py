@@ -10,9 +10,10 @@ from sqlalchemy import text
 
 from arc_halo.database import connect
 from arc_halo.errors import BlobStoreError
-from arc_halo.registry import create_model, delete_model
+from arc_halo.registry import create_model, delete_model, export_model, repack_model, repair
 from arc_halo.store import prune
 from arc_halo.store.blobs import BlobStore, open_store
+from arc_halo.store.leases import OBJECTS_LOCK
 from arc_halo.store.sweep import Swept, sweep
 from arc_halo.testing.tiers import check, create, example_tensors
 
@@ -21,6 +22,9 @@ DAY_AGO = dt.datetime.now(dt.UTC).timestamp() - 86_400
 KEY = f"ab/{'ab' * 32}-{'0' * 16}"
 REQUESTS = text("SELECT count(*) FROM arc_halo.blob_deletions")
 REQUEST = text("INSERT INTO arc_halo.blob_deletions (blob_location) VALUES (:location)")
+OBJECTS_LOCKED = text("""
+SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = :classid AND objid = :objid)
+""")
 LEASE = text(
     "INSERT INTO arc_halo.upload_leases (id, tenant_id, description, nbytes, started_at, expires_at)"
     " VALUES (arc_halo.uuid7(), 0, 'test', 0, now() - :age, now() + :left)"
@@ -179,3 +183,41 @@ def test_a_transaction_that_announced_nothing_keeps_its_objects(tier, blobs):
         session.rollback()
     assert sweep(tier.engine, blobs, grace=AT_ONCE).orphans == 1
     assert location not in {blob.location for blob in blobs.blobs()}
+
+
+@pytest.fixture
+def lock_seen_at_each_put(tier, monkeypatch):
+    """For each object put whether somebody held the lock that keeps the sweeper from it."""
+    put, seen = BlobStore.put, []
+
+    def look_and_put(blobs, digest, payload):
+        with tier.session() as session:
+            seen.append(session.scalar(OBJECTS_LOCKED, {"classid": OBJECTS_LOCK[0], "objid": OBJECTS_LOCK[1]}))
+        return put(blobs, digest, payload)
+
+    monkeypatch.setattr(BlobStore, "put", look_and_put)
+    return seen
+
+
+def test_a_repack_keeps_the_sweeper_from_its_objects(tier, blobs, lock_seen_at_each_put):
+    create(tier, "m", example_tensors())
+    lock_seen_at_each_put.clear()
+    repack_model(tier.engine, "m", compression="none", blobs=blobs)
+    assert lock_seen_at_each_put
+    assert all(lock_seen_at_each_put)
+
+
+@pytest.mark.parametrize("copy", ["objects", "folder"])
+def test_a_repair_keeps_the_sweeper_from_its_objects(tier, blobs, tmp_path, lock_seen_at_each_put, copy):
+    create(tier, "m", example_tensors())
+    with tier.session() as session:
+        export_model(session, "m", tmp_path / "copy")
+    for blob in list(blobs.blobs()):
+        if copy == "objects":
+            blobs.put(bytes.fromhex(blob.location[3:67]), blobs.get(blob.location, blob.nbytes))
+        blobs.delete([blob.location])
+    lock_seen_at_each_put.clear()
+    tier.transaction(lambda session: repair(session, "m", copies=[tmp_path / "copy"] if copy == "folder" else []))
+    assert lock_seen_at_each_put
+    assert all(lock_seen_at_each_put)
+    check(tier, "m", example_tensors())
