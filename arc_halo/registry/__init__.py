@@ -25,9 +25,10 @@ from arc_halo.registry.comparing import (
     measure_storage,
 )
 from arc_halo.registry.dequantizing import dequantize_model, dequantize_tensor
-from arc_halo.registry.differing import Distance, TensorDistance, measure_distances
+from arc_halo.registry.differing import Distance, TensorDistance
 from arc_halo.registry.embeddings import Match, Matches, add_embeddings, find_similar_tokens, search_embeddings
 from arc_halo.registry.exporting import export_model
+from arc_halo.registry.heatmap import HeatMap
 from arc_halo.registry.importing import create_model, import_model
 from arc_halo.registry.lineage import add_lineage, ancestors_of, children_of, family_of, parents_of
 from arc_halo.registry.loading import load_model
@@ -41,6 +42,7 @@ from arc_halo.registry.repairing import repair
 __all__ = [
     "Comparison",
     "Distance",
+    "HeatMap",
     "Match",
     "Matches",
     "Storage",
@@ -63,7 +65,6 @@ __all__ = [
     "import_model",
     "iter_tensors",
     "load_model",
-    "measure_distances",
     "measure_storage",
     "parents_of",
     "prune_model",

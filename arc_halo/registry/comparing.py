@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from html import escape
 from typing import TYPE_CHECKING, Literal
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from arc_halo.registry.differing import Distance, TensorDistance, by_layer, measure_distances
+from arc_halo.registry.heatmap import HeatMap, heat_map
 from arc_halo.registry.naming import find_model
+from arc_halo.registry.pairing import find_pairs
+from arc_halo.schema import ModelStorage
+from arc_halo.schema.html import html_table, html_title
 
 if TYPE_CHECKING:
     import uuid
@@ -15,60 +21,38 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from arc_halo.schema import Model
+    from arc_halo.store import Progress
 
-Change = Literal["added", "removed", "reshaped", "changed"]
+Change = Literal["added", "removed", "reshaped", "resized", "cast", "changed"]
 
-_DIFFERENCES = """
-WITH before AS (SELECT w.name, w.position, w.tensor_id, t.dtype, t.shape, t.nbytes, t.l2_norm
-                  FROM arc_halo.model_weights AS w JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id
-                 WHERE w.model_id = :before),
-     after AS (SELECT w.name, w.position, w.tensor_id, t.dtype, t.shape, t.nbytes, t.l2_norm
-                 FROM arc_halo.model_weights AS w JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id
-                WHERE w.model_id = :after)
-SELECT name,
-       CASE WHEN before.name IS NULL THEN 'added' WHEN after.name IS NULL THEN 'removed'
-            WHEN (before.dtype, before.shape) IS DISTINCT FROM (after.dtype, after.shape) THEN 'reshaped'
-            ELSE 'changed' END AS change,
-       coalesce(after.nbytes, before.nbytes) AS nbytes,
-       (SELECT coalesce(sum(new.raw_nbytes), 0)::bigint FROM arc_halo.tensor_chunks AS new
-         WHERE new.tensor_id = after.tensor_id
+_DIFFERENCES = text("""
+SELECT c.name, c.change, coalesce(c.nbytes_after, c.nbytes_before),
+       (SELECT coalesce(sum(new.raw_nbytes), 0)::bigint
+          FROM arc_halo.tensor_metadata AS t
+          JOIN arc_halo.tensor_chunks AS new ON new.tenant_id = t.tenant_id AND new.tensor_id = t.id
+         WHERE t.id = c.tensor_after
            AND NOT EXISTS (SELECT FROM arc_halo.tensor_chunks AS old
-                            WHERE old.tensor_id = before.tensor_id AND old.digest = new.digest)) AS changed_nbytes,
-       before.l2_norm AS l2_norm_before, after.l2_norm AS l2_norm_after
-  FROM before FULL JOIN after USING (name)
- WHERE before.tensor_id IS DISTINCT FROM after.tensor_id
- ORDER BY coalesce(after.position, before.position), name
-"""
-_EQUAL = """
+                            WHERE old.tenant_id = new.tenant_id AND old.tensor_id = c.tensor_before
+                              AND old.digest = new.digest)),
+       c.norm_before, c.norm_after, c.dtype_before, c.dtype_after, c.shape_before, c.shape_after
+  FROM arc_halo.compare_weights(:before, :after) AS c
+""")
+_EQUAL = text("""
 SELECT count(*), coalesce(sum(t.nbytes), 0)::bigint
   FROM arc_halo.model_weights AS a JOIN arc_halo.model_weights AS b ON a.name = b.name AND a.tensor_id = b.tensor_id
   JOIN arc_halo.tensor_metadata AS t ON t.id = a.tensor_id
  WHERE a.model_id = :before AND b.model_id = :after
-"""
-_STORAGE = """
-WITH weights AS (SELECT w.tensor_id, t.nbytes FROM arc_halo.model_weights AS w
-                   JOIN arc_halo.tensor_metadata AS t ON t.id = w.tensor_id WHERE w.model_id = :model),
-     used AS (SELECT DISTINCT d.tenant_id, d.digest, d.raw_nbytes, d.stored_nbytes
-                FROM weights AS w JOIN arc_halo.tensor_chunks AS c ON c.tensor_id = w.tensor_id
-                JOIN arc_halo.tensor_data AS d ON d.tenant_id = c.tenant_id AND d.digest = c.digest),
-     marked AS (SELECT used.*, EXISTS (
-                    SELECT FROM arc_halo.tensor_chunks AS c
-                      JOIN arc_halo.model_weights AS o ON o.tensor_id = c.tensor_id
-                     WHERE c.tenant_id = used.tenant_id AND c.digest = used.digest
-                       AND o.model_id <> :model) AS is_shared
-                  FROM used)
-SELECT (SELECT coalesce(sum(nbytes), 0) FROM weights)::bigint, count(*), coalesce(sum(raw_nbytes), 0)::bigint,
-       coalesce(sum(stored_nbytes), 0)::bigint, coalesce(sum(stored_nbytes) FILTER (WHERE is_shared), 0)::bigint
-  FROM marked
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)
 class TensorDifference:
     """A tensor that two models do not have in common.
 
-    ``changed_nbytes`` counts the raw bytes of those chunks of the second that the first one's tensor does not have.
-    Norms are those of the whole tensors, None where one of them has none.
+    It is ``cast`` where it has another element type, ``resized`` where it has another number of rows, and ``reshaped``
+    where it has another shape. ``changed_nbytes`` counts the raw bytes of those chunks of the second that the first
+    one's tensor does not have. Norms are those of the whole tensors, None where one of them has none. ``reason`` says
+    why two tensors are not compared number by number.
     """
 
     name: str
@@ -77,20 +61,64 @@ class TensorDifference:
     changed_nbytes: int
     l2_norm_before: float | None
     l2_norm_after: float | None
+    dtype_before: str | None
+    dtype_after: str | None
+    shape_before: list[int] | None
+    shape_after: list[int] | None
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The tensors in which two models differ, and number and bytes of those in which they are equal."""
+    """The tensors in which two models differ, and number and bytes of those in which they are equal.
 
+    In a notebook it is a heat map, or without values a table.
+
+    Attributes
+    ----------
+    before, after
+        The models, as ``name@version``.
+    distances
+        How far the tensors that both have are apart, equal ones at no distance; those without one have a ``reason``
+        among the differences. None unless values were asked for.
+    """
+
+    before: str
+    after: str
     differences: list[TensorDifference]
     equal_count: int
     equal_nbytes: int
+    distances: list[TensorDistance] | None = None
+
+    @property
+    def layers(self) -> dict[str, Distance]:
+        """Distances of whole layers by their paths; empty without values."""
+        return by_layer(self.distances or ())
+
+    @property
+    def title(self) -> str:
+        """What is compared with what."""
+        return f"{self.before} → {self.after}"
+
+    def heat_map(self) -> HeatMap:
+        """Where they differ, as a picture of blocks and their parts; empty without values."""
+        return heat_map(self.distances or (), self.title)
+
+    def _repr_html_(self) -> str:
+        if self.distances is not None:
+            return self.heat_map().to_html_fragment()
+        rows = [(each.name, each.change, each.l2_norm_before, each.l2_norm_after) for each in self.differences]
+        said = f"{len(rows):,} tensors differ, {self.equal_count:,} are equal"
+        return (
+            html_title("Comparison", self.title)
+            + f"<br>{escape(said)}"
+            + html_table(["tensor", "change", "norm before", "norm after"], rows)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where a model's bytes went.
+    """Where a model's bytes went; its fields are those of `ModelStorage`.
 
     Attributes
     ----------
@@ -99,7 +127,7 @@ class Storage:
     chunk_count, distinct_nbytes
         Different chunks they are cut into, and the raw bytes of those.
     stored_nbytes
-        What those chunks take in the database.
+        What those chunks take, in the database or in the blob store.
     shared_nbytes
         The part of ``stored_nbytes`` that other models use, too.
     """
@@ -126,22 +154,54 @@ class Storage:
         return self.stored_nbytes - self.shared_nbytes
 
 
-def compare_models(session: Session, before: Model | uuid.UUID | str, after: Model | uuid.UUID | str) -> Comparison:
-    """Compare two models by the digests of their tensors and chunks; no tensor is read.
+def compare_models(
+    session: Session,
+    before: Model | uuid.UUID | str,
+    after: Model | uuid.UUID | str,
+    *,
+    values: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two models.
+
+    Parameters
+    ----------
+    values
+        Read the chunks in which they differ, and say how far the numbers are apart. By default digests of tensors and
+        chunks are compared, which takes milliseconds whatever the models' size.
+    progress
+        Called with ``compare``, bytes done and bytes in all.
 
     Raises
     ------
     ModelNotFound
         There is no such model.
+    CorruptionError
+        Stored bytes are not those that were written.
+
+    Examples
+    --------
+    >>> compare_models(session, "minilm@1", "minilm@2", values=True).layers  # doctest: +SKIP
+    {'encoder.layer.0.attention': Distance(...), ...}
     """
-    ids = {"before": find_model(session, before).id, "after": find_model(session, after).id}
+    first, second = find_model(session, before), find_model(session, after)
+    ids = {"before": first.id, "after": second.id}
     session.flush()
-    differences = [TensorDifference(*row) for row in session.execute(text(_DIFFERENCES), ids)]
-    return Comparison(differences, *session.execute(text(_EQUAL), ids).one())
+    pairs = find_pairs(session, first.id, second.id)
+    reasons = {pair.after.name: pair.reason for pair in pairs}
+    equal_count, equal_nbytes = session.execute(_EQUAL, ids).one()
+    return Comparison(
+        f"{first.name}@{first.version}",
+        f"{second.name}@{second.version}",
+        [TensorDifference(*(*row, reasons.get(row[0]))) for row in session.execute(_DIFFERENCES, ids)],
+        equal_count,
+        equal_nbytes,
+        measure_distances(session, pairs, progress=progress) if values else None,
+    )
 
 
 def measure_storage(session: Session, model: Model | uuid.UUID | str) -> Storage:
-    """Where a model's bytes went, by chunk.
+    """Where a model's bytes went, by chunk: what ``v_model_storage`` says of it.
 
     Raises
     ------
@@ -150,7 +210,8 @@ def measure_storage(session: Session, model: Model | uuid.UUID | str) -> Storage
     """
     found = find_model(session, model)
     session.flush()
-    return Storage(*session.execute(text(_STORAGE), {"model": found.id}).one())
+    columns = [getattr(ModelStorage, each.name) for each in fields(Storage)]
+    return Storage(*session.execute(select(*columns).where(ModelStorage.model_id == found.id)).one())
 
 
 def delete_model(session: Session, model: Model | uuid.UUID | str) -> None:

@@ -133,8 +133,11 @@ def test_diff(stored: CommandLine, tmp_path: Path):
     stored.run("model", "import", changed_copy(tmp_path / "changed"), "--name", "m")
     told = stored.json("model", "diff", "m@1", "m@2")
     assert [(each["name"], each["change"]) for each in told["differences"]] == [(QUERY, "changed")]
-    assert [each["name"] for each in told["distances"]] == [QUERY]
-    assert "encoder.layer.1.attention" in stored.says("model", "diff", "m@1", "m@2")
+    assert [each["name"] for each in told["distances"] if each["l2"]] == [QUERY]
+    assert [each["name"] for each in told["layers"] if each["l2"]] == ["encoder.layer.1.attention"]
+    header, layer, *rest = stored.says("model", "diff", "m@1", "m@2").splitlines()
+    assert (header.split()[0], layer.split()[0]) == ("layer", "encoder.layer.1.attention")
+    assert rest[0].endswith("layers are equal")
     for options in (("--tensors",), ("--digests",)):
         assert QUERY in stored.says("model", "diff", "m@1", "m@2", *options)
 
@@ -180,6 +183,11 @@ def test_verify_and_repair_everything(stored: CommandLine, tmp_path: Path):
     assert "stay damaged" in stored.error("repair")
     assert "put right" in stored.says("repair", "m", "--from", tmp_path / "copy")
     assert stored.json("verify")["faults"] == []
+
+
+def test_diff_says_what_is_not_compared(stored: CommandLine, tmp_path: Path):
+    stored.run("model", "import", write_folder(bert(hidden=24), tmp_path / "wide"), "--name", "wide")
+    assert "tensors not compared number by number: 16 x 16 against 24 x 24" in stored.says("model", "diff", "m", "wide")
 
 
 def test_diff_of_equals(stored: CommandLine):

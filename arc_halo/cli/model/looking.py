@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +18,7 @@ from arc_halo.cli.output import Json, count, print_json, print_table, say, shown
 from arc_halo.cli.progress import progress_bars
 
 if TYPE_CHECKING:
-    from arc_halo.registry import Comparison
-    from arc_halo.registry.differing import Distance
+    from arc_halo.registry import Comparison, Distance
 
 
 @app.command("list")
@@ -100,67 +100,83 @@ def diff(
 
     Example: arc-halo model diff minilm@1 minilm@2 --plot moved.html
     """
-    from arc_halo.registry import compare_models, measure_distances
-    from arc_halo.registry.differing import by_layer
-    from arc_halo.registry.heatmap import heat_map
+    from arc_halo.registry import compare_models
 
     if plot is not None and plot.suffix not in (".png", ".html"):
         raise typer.BadParameter(f"{plot} must end in .png or .html", param_hint="--plot")
+    is_read = values or plot is not None
     with context.obj.connect() as database, database.session() as session, progress_bars(silent=json) as progress:
-        comparison = compare_models(session, before, after)
-        is_read = values or plot is not None
-        distances = measure_distances(session, before, after, progress=progress) if is_read else []
+        comparison = compare_models(session, before, after, values=is_read, progress=progress)
     if plot is not None:
-        title = f"{before} and {after}"
-        picture = heat_map(distances)
-        if plot.suffix == ".html":
-            plot.write_text(picture.to_html(title), encoding="utf-8")
-        else:
-            picture.save_png(plot, title)
+        _draw(comparison, plot)
     if json:
-        print_json(asdict(comparison) | {"distances": [_distance(each.name, each.distance) for each in distances]})
+        print_json(_comparison(comparison))
         return
     if tensors or not is_read:
-        _print_tensors(comparison, {each.name: each.distance for each in distances})
-    elif distances:
-        lines = [_distance(layer or "(no layer)", distance) for layer, distance in by_layer(distances).items()]
-        _print_distances("layer", lines)
+        _print_tensors(comparison)
+    else:
+        _print_layers(comparison)
     changed = sum(each.changed_nbytes for each in comparison.differences)
     differ = "differs" if len(comparison.differences) == 1 else "differ"
     say(
         f"{count(len(comparison.differences), 'tensor')} {differ}, by {size(changed)} of chunks; "
         f"{comparison.equal_count:,} are equal ({size(comparison.equal_nbytes)})"
     )
+    for reason, number in Counter(each.reason for each in comparison.differences if each.reason).most_common():
+        say(f"{count(number, 'tensor')} not compared number by number: {shown(reason)}")
     if plot is not None:
         say(f"drawn in {shown(str(plot))}")
 
 
+def _draw(comparison: Comparison, plot: Path) -> None:
+    picture = comparison.heat_map()
+    if plot.suffix == ".html":
+        plot.write_text(picture.to_html(), encoding="utf-8")
+    else:
+        picture.save_png(plot)
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    distances = [_distance(each.name, each.distance) | {"layer": each.layer} for each in comparison.distances or ()]
+    layers = [_distance(name, distance) for name, distance in comparison.layers.items()]
+    return asdict(replace(comparison, distances=None)) | {"distances": distances, "layers": layers}
+
+
 def _distance(name: str, distance: Distance) -> dict[str, Any]:
-    parts = ("l2", "relative_l2", "max_abs", "cosine", "changed_share")
+    parts = ("l2", "relative_l2", "max_abs", "cosine", "changed_share", "unsound")
     return {"name": name} | {each: getattr(distance, each) for each in parts}
 
 
-def _print_distances(what: str, lines: list[dict[str, Any]]) -> None:
+def _print_layers(comparison: Comparison) -> None:
+    moved = {name: distance for name, distance in comparison.layers.items() if distance.changed}
+    if not moved:
+        return
+    numbers = ["L2", "relative", "largest", "cosine", "changed"]
     print_table(
-        [what, "L2", "relative", "largest", "cosine", "changed"],
+        ["layer", *numbers],
         [
             (
-                line["name"],
-                f"{line['l2']:.4g}",
-                f"{line['relative_l2']:.2e}",
-                f"{line['max_abs']:.2e}",
-                "" if line["cosine"] is None else f"{line['cosine']:.6f}",
-                f"{line['changed_share']:.1%}",
+                name or "(no layer)",
+                f"{distance.l2:.4g}",
+                f"{distance.relative_l2:.2e}",
+                f"{distance.max_abs:.2e}",
+                _cosine(distance),
+                _share(distance),
             )
-            for line in lines
+            for name, distance in moved.items()
         ],
-        right=["L2", "relative", "largest", "cosine", "changed"],
+        right=numbers,
     )
+    if equal := len(comparison.layers) - len(moved):
+        say(f"{count(equal, 'layer')} {'is' if equal == 1 else 'are'} equal")
+    if unsound := sum(distance.unsound for distance in moved.values()):
+        say(f"{count(unsound, 'element')} not finite, left out of the distances")
 
 
-def _print_tensors(comparison: Comparison, distances: dict[str, Distance]) -> None:
+def _print_tensors(comparison: Comparison) -> None:
     if not comparison.differences:
         return
+    distances = {each.name: each.distance for each in comparison.distances or ()}
     print_table(
         ["tensor", "change", "size", "changed", "norm before", "norm after", "L2", "cosine"],
         [
@@ -176,9 +192,16 @@ def _print_tensors(comparison: Comparison, distances: dict[str, Distance]) -> No
 
 
 def _l2_and_cosine(distance: Distance | None) -> tuple[str, str]:
-    if distance is None:
-        return "", ""
-    return f"{distance.l2:.4g}", "" if distance.cosine is None else f"{distance.cosine:.6f}"
+    return ("", "") if distance is None else (f"{distance.l2:.4g}", _cosine(distance))
+
+
+def _share(distance: Distance) -> str:
+    least = 0.001
+    return f"<{least:.1%}" if 0 < distance.changed_share < least else f"{distance.changed_share:.1%}"
+
+
+def _cosine(distance: Distance) -> str:
+    return "" if distance.cosine is None else f"{distance.cosine:.6f}"
 
 
 @app.command("family")

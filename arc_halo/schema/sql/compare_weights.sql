@@ -18,6 +18,8 @@ BEGIN ATOMIC
            coalesce(a.path, b.path),
            CASE WHEN b.name IS NULL THEN 'added'
                 WHEN a.name IS NULL THEN 'removed'
+                WHEN b.shape <> a.shape AND b.shape[2:] = a.shape[2:] AND cardinality(b.shape) = cardinality(a.shape)
+                THEN 'resized'
                 WHEN b.shape <> a.shape THEN 'reshaped'
                 WHEN b.dtype <> a.dtype THEN 'cast'
                 ELSE 'changed' END,
