@@ -210,11 +210,17 @@ def test_changes_are_named_with_type_and_shape_of_both(session):
     whole = weights((4, 6))
     rows = compare(
         session,
-        {"cast": whole, "gone": whole[0], "turned": whole[1:]},
-        {"cast": whole.astype(np.float16), "new": whole[0], "turned": whole[1:].T.copy()},
+        {"cast": whole, "gone": whole[0], "grown": whole[1:], "turned": whole[1:], "flat": whole[:1]},
+        {
+            "cast": whole.astype(np.float16),
+            "new": whole[0],
+            "grown": whole,
+            "turned": whole[1:].T.copy(),
+            "flat": whole[0],
+        },
     )
     assert {row.name: row.change for row in rows} == {
-        "cast": "cast", "gone": "removed", "new": "added", "turned": "reshaped",
+        "cast": "cast", "gone": "removed", "new": "added", "grown": "resized", "turned": "reshaped", "flat": "reshaped",
     }  # fmt: skip
     found = {row.name: row for row in rows}
     assert (found["cast"].dtype_before, found["cast"].dtype_after) == ("F32", "F16")
