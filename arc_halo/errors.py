@@ -18,6 +18,10 @@
     │   └── SchemaNotAtHead                     code and database are at different revisions
     │       └── DataLossRefused                 a downgrade that would drop rows
     ├── BlobStoreError (OSError)                the object store does not answer, or refuses
+    ├── HubError (OSError)                      a model hub, or its cache on this disk, does not do what it was asked
+    │   ├── HubModelNotFound (LookupError)
+    │   ├── HubAccessDenied (PermissionError)   gated, private, or a token that may not
+    │   └── HubUnavailable (ConnectionError)    nobody answers, or the download was cut
     ├── FormatError (ValueError)                a file is not what it says
     │   ├── SafetensorsError
     │   ├── GGUFError
@@ -130,6 +134,22 @@ class DataLossRefused(SchemaNotAtHead):
 
 class BlobStoreError(ArcHaloError, OSError):
     """The object store that payloads are in does not answer, or refuses."""
+
+
+class HubError(ArcHaloError, OSError):
+    """A model hub, or its cache on this disk, does not do what it was asked."""
+
+
+class HubModelNotFound(HubError, LookupError):
+    """The hub has no such repository, revision or file, or does not show it."""
+
+
+class HubAccessDenied(HubError, PermissionError):
+    """The repository is gated or private, or the token may not do this."""
+
+
+class HubUnavailable(HubError, ConnectionError):
+    """The hub does not answer, or the transfer was cut."""
 
 
 class FormatError(ArcHaloError, ValueError):

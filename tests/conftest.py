@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.fixtures.blobs",
     "tests.fixtures.embedded",
     "tests.fixtures.engines",
+    "tests.fixtures.hub",
     "tests.fixtures.integrations",
     "tests.fixtures.long",
     "tests.fixtures.migrations",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def describe(session: Session, model: Model) -> dict[str, Any]:
     """Everything but the layer tree, as ``--json`` prints it."""
     from arc_halo.registry import measure_storage
+    from arc_halo.registry.origins import origin_of
 
     storage = measure_storage(session, model)
     return {
@@ -34,6 +35,7 @@ def describe(session: Session, model: Model) -> dict[str, Any]:
         "status": model.status,
         "created_at": model.created_at,
         "weights_digest": model.weights_digest,
+        "origin": origin_of(model),
         **_counted(session, model),
         "raw_nbytes": storage.raw_nbytes,
         "deduplicated_nbytes": storage.deduplicated_nbytes,
@@ -78,6 +80,8 @@ def print_description(described: dict[str, Any]) -> None:
         f" ({described['trainable_parameter_count']:,} trainable)",
         f" and {count(buffers, 'element')} of buffers" if buffers else "",
     )
+    if origin := described["origin"]:
+        say(f"from {shown(origin['source'])}, commit {shown(origin['commit'])}")
     shared = described["shared_nbytes"]
     rows = [
         ("as in files", described["raw_nbytes"], "every tensor at its full length"),

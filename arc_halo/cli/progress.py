@@ -20,7 +20,10 @@ from arc_halo.cli.output import console
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_LABELS: Final = {"hash": "reading", "store": "storing", "embed": "embedding", "write": "writing", "verify": "checking"}
+_LABELS: Final = {
+    "download": "loading", "hash": "reading", "store": "storing", "embed": "embedding", "write": "writing",
+    "verify": "checking",
+}  # fmt: skip
 
 
 @contextmanager

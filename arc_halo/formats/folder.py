@@ -28,6 +28,8 @@ FOREIGN_SUFFIXES = PICKLE_SUFFIXES | {
     ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".ggml", ".tflite", ".ot", ".pdparams", ".npz", ".mlpackage",
 }  # fmt: skip
 
+SHARED_BLOBS_MARKER = ".huggingface-shared-blobs"
+
 # A side file is held in memory whole, and a parsed one several times over.
 MAX_SIDE_NBYTES = 256 << 20
 MAX_PARSED_NBYTES = 64 << 20
@@ -89,6 +91,12 @@ def is_portable(name: str) -> bool:
     return name.isprintable() and not any(part in {"", ".", ".."} for part in parts) and not set(name) & {"\\", ":"}
 
 
+def is_of_model(name: str) -> bool:
+    """Whether a file of this relative name may belong to a model: not hidden, of no other framework, no pickle."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return is_portable(name) and suffix not in FOREIGN_SUFFIXES and not any(map(_is_hidden, name.split("/")))
+
+
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[os.DirEntry[str], str]]:
     """Every file, and every folder that is not looked into."""
     if depth > MAX_DEPTH:
@@ -107,8 +115,7 @@ def _is_hidden(name: str) -> bool:
 
 def _size(folder: Path, entry: os.DirEntry[str], name: str) -> int | None:
     """Size of a file that belongs to the model; None for one that is left out."""
-    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  # of a name, not of a path
-    if _is_hidden(entry.name) or suffix in FOREIGN_SUFFIXES or not is_portable(name):
+    if not is_of_model(name):
         return None
     is_weights = entry.name.endswith(SUFFIX)
     if entry.is_symlink():
@@ -126,9 +133,16 @@ def _size(folder: Path, entry: os.DirEntry[str], name: str) -> int | None:
 
 
 def _is_own(folder: Path, target: Path) -> bool:
-    # The hub's cache: models--x/snapshots/<revision>/config.json -> models--x/blobs/<digest>
-    in_cache = folder.parent.name == "snapshots" and target.is_relative_to(folder.parent.parent / "blobs")
-    return in_cache or target.is_relative_to(folder)
+    snapshot = next((each for each in (folder, *folder.parents) if each.parent.name == "snapshots"), None)
+    return target.is_relative_to(folder) or (snapshot is not None and _is_blob(snapshot.parent.parent, target))
+
+
+def _is_blob(repository: Path, target: Path) -> bool:
+    # The hub's cache: models--x/snapshots/<revision>/config.json -> models--x/blobs/<digest>, which may itself be a
+    # link to blobs/<two digits>/<digest>, what all repositories of a cache share.
+    shared = repository.parent / "blobs"
+    is_shared = target.parent.parent == shared and (shared / SHARED_BLOBS_MARKER).is_file()
+    return is_shared or target.is_relative_to(repository / "blobs")
 
 
 def kind_of(name: str) -> FileKind:

@@ -154,7 +154,7 @@ def _open_file(path: Path) -> ModelFolder:
 def _open_folder(folder: Path) -> ModelFolder:
     sizes, ignored = list_files(folder)
     index = _find_index(folder, sizes)
-    weight_map = _read_index(folder, index, sizes) if index else {}
+    weight_map = read_index(folder, index, sizes) if index else {}
     shards = sorted(set(weight_map.values())) if index else [_find_single(folder, sizes, ignored)]
     if index and "model.safetensors" in sizes and "model.safetensors" not in shards:
         raise ModelFolderError(f"{folder} holds model.safetensors and {index}, two models; move one of them away")
@@ -188,8 +188,14 @@ def _find_single(folder: Path, sizes: Mapping[str, int], ignored: list[str]) -> 
     raise ModelFolderError(f"{folder} holds no {SUFFIX} file; give the folder that has the weights")
 
 
-def _read_index(folder: Path, index: str, sizes: Mapping[str, int]) -> dict[str, str]:
-    """Tensor name -> shard, every shard a file of this folder."""
+def read_index(folder: Path, index: str, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Tensor name -> shard by an index, every shard a file of its folder.
+
+    Raises
+    ------
+    ModelFolderError
+        It is no index, or names a shard that ``sizes`` does not have, or one outside of the folder.
+    """
     weight_map = parse_object(read_parsed(folder, index), index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFolderError(f"{folder / index} has no weight_map; restore the file")

@@ -16,6 +16,7 @@ from arc_halo.formats.strict_json import parse_object
 from arc_halo.registry.bases import AUTO, base_chooser
 from arc_halo.registry.lineage import add_lineage
 from arc_halo.registry.naming import check_name
+from arc_halo.registry.origins import without_origin
 from arc_halo.registry.publishing import PROJECTIONS, StoredFile, publish_model, refuse_taken
 from arc_halo.registry.reading import weights_of
 from arc_halo.schema import AttentionHead, ModelFile, TransformerLayer
@@ -72,7 +73,7 @@ def read_config(session: Session, model: Model) -> dict[str, Any]:
     """The model's config, in the order of its file where it has one."""
     statement = select(ModelFile.content).where(ModelFile.model_id == model.id, ModelFile.path == CONFIG_NAME)
     content = session.scalar(statement)
-    return dict(model.architecture_config) if content is None else parse_object(content, CONFIG_NAME)
+    return without_origin(model.architecture_config) if content is None else parse_object(content, CONFIG_NAME)
 
 
 def tie_roots(weights: Sequence[ModelWeight]) -> dict[str, ModelWeight]:
@@ -103,7 +104,7 @@ def derive_model(
     weights = [each for each in weights_of(session, origin) if each.name not in derivation.removed]
     sources = [*derivation.replaced.values(), *derivation.added.values()]
     choose_bases = base_chooser(session, name, AUTO, origin)
-    config = origin.architecture_config if derivation.config is None else derivation.config
+    config = without_origin(origin.architecture_config) if derivation.config is None else derivation.config
     architecture = _architecture(session, origin, weights, derivation)
     for _attempt in range(ATTEMPTS):
         ids = put_tensors(session, sources, compression=compression, choose_bases=choose_bases, progress=progress)

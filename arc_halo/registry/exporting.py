@@ -17,6 +17,7 @@ from arc_halo.errors import DigestMismatch
 from arc_halo.formats.hf import relative_path
 from arc_halo.formats.safetensors_header import aligned_order, build_header, parse_header
 from arc_halo.registry.naming import find_model
+from arc_halo.registry.origins import without_origin
 from arc_halo.registry.reading import weights_of
 from arc_halo.schema import Model, ModelFile, ModelWeight
 from arc_halo.store import Meter, Progress, Wanted, read_pieces
@@ -73,9 +74,9 @@ def export_model(
         layouts = {path: _entries(header, path) for path, header in headers.items()}
         side &= ModelFile.kind != "index"  # it would name shards that are no more
     written = [_write_side_file(target, file.path, file.content) for file in _files(session, found, side)]
-    if not any(path.name == CONFIG_NAME for path in written) and found.architecture_config:
-        config = json.dumps(found.architecture_config, indent=2).encode() + b"\n"
-        written.append(_write_side_file(target, CONFIG_NAME, config))
+    config = without_origin(found.architecture_config)
+    if config and not any(path.name == CONFIG_NAME for path in written):
+        written.append(_write_side_file(target, CONFIG_NAME, json.dumps(config, indent=2).encode() + b"\n"))
     meter = Meter(progress, "write", sum(entry.nbytes for layout in layouts.values() for entry in layout.values()))
     for name, layout in layouts.items():
         path = target / relative_path(name)

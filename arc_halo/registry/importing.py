@@ -14,12 +14,14 @@ from arc_halo.errors import (
 )
 from arc_halo.formats.architectures import Architecture, describe
 from arc_halo.formats.hf import ModelFolder, open_model
+from arc_halo.formats.hub import locate
 from arc_halo.formats.safetensors_header import build_header
 from arc_halo.formats.strict_json import parse_object
 from arc_halo.registry.bases import AUTO, base_chooser
 from arc_halo.registry.embeddings import MAX_DIMENSION
 from arc_halo.registry.lineage import add_lineage
 from arc_halo.registry.naming import check_name, find_model
+from arc_halo.registry.origins import with_origin
 from arc_halo.registry.publishing import StoredFile, find_published, publish_model, refuse_taken
 from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, Wanted, put_tensors
 from arc_halo.store.embeddings import put_matrix_rows
@@ -55,7 +57,7 @@ def import_model(
     embeddings: bool = True,
     progress: Progress | None = None,
 ) -> Model:
-    """Import a Hugging Face folder, or one ``.safetensors`` file, as a new version of a model.
+    """Import a Hugging Face folder, a model of their hub, or one ``.safetensors`` file, as a new version of a model.
 
     The model exists when the caller commits. Content that is there already is not stored again.
 
@@ -63,6 +65,7 @@ def import_model(
     ----------
     path
         A folder with one or more safetensors files, ``config.json`` and tokenizer files; the hub's cache is one, too.
+        Or ``hf://ORG/NAME[@REVISION][/FOLDER]``, which is downloaded into that cache; the extra ``hub``.
     version
         Any text; by default the number after the highest there is.
     compression
@@ -87,6 +90,10 @@ def import_model(
         A file is damaged, or a pickle; nothing is stored.
     ModelExists
         The version is taken, or ``op_id`` by a model of another name.
+    HubError
+        The hub has no such model, does not show it, or does not answer.
+    ConfigurationError
+        The extra ``hub`` is not installed.
 
     Examples
     --------
@@ -95,6 +102,7 @@ def import_model(
     ...     session.commit()
     """
     _check_names(name, version)
+    path = locate(path, progress)  # before the first statement: no transaction of ours waits for the hub
     if (published := find_published(session, op_id, name)) is not None:
         return published
     origin = None if parent is None else find_model(session, parent)
@@ -107,7 +115,7 @@ def import_model(
             version,
             op_id=op_id,
             sources=sources,
-            config=folder.config,
+            config=with_origin(folder.config, path),
             status="trained",
             architecture=architecture,
             labels=folder.token_texts if embeddings else None,

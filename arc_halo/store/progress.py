@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Progress = Callable[[str, int, int], None]
-"""Called with a phase (``hash``, ``store``, ``embed``, ``write``, ``verify``), bytes done and bytes in all."""
+"""Called with a phase (``download``, ``hash``, ``store``, ``embed``, ``write``, ``verify``), bytes done and in all."""
 
 
 @dataclass(slots=True)

@@ -20,7 +20,12 @@ from arc_halo.cli.progress import progress_bars
 @app.command("import")
 def import_(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A Hugging Face folder, or one .safetensors file.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A Hugging Face folder, one .safetensors file, or hf://ORG/NAME[@REVISION] of the hub."
+        ),
+    ],
     *,
     name: Annotated[str, typer.Option(help="What to call the model.")],
     version: Annotated[str | None, typer.Option(help="Any text; by default the next number.")] = None,
@@ -49,15 +54,18 @@ def import_(
     Example: arc-halo model import ./all-MiniLM-L6-v2 --name minilm
     """
     from arc_halo.formats.hf import open_model
+    from arc_halo.formats.hub import HubSnapshot, locate
     from arc_halo.registry import find_model, import_model
 
-    with open_model(path) as folder:
-        ignored = folder.ignored
+    with progress_bars(silent=json) as progress:
+        found = locate(path, progress)  # once, and before a transaction that may be tried again
+    with open_model(found) as folder:
+        ignored = sorted({*folder.ignored, *(found.ignored if isinstance(found, HubSnapshot) else ())})
     with context.obj.connect() as database, progress_bars(silent=json) as progress:
         model = database.transaction(
             lambda session: import_model(
                 session,
-                path,
+                found,
                 name=name,
                 version=version,
                 compression=compression,
