@@ -26,7 +26,7 @@ from arc_halo.formats.strict_json import parse_object
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from arc_halo.formats.safetensors import TensorEntry
@@ -153,16 +153,34 @@ def _open_file(path: Path) -> ModelFolder:
 
 def _open_folder(folder: Path) -> ModelFolder:
     sizes, ignored = list_files(folder)
+    shards, weight_map = choose_weights(folder, sizes, ignored)
+    left_out = [name for name in sizes if name.endswith(SUFFIX) and name not in shards]
+    kept = {name: size for name, size in sizes.items() if name not in left_out}
+    return _assemble(folder, kept, shards, tuple(sorted([*ignored, *left_out])), weight_map)
+
+
+def choose_weights(
+    folder: Path, sizes: Mapping[str, int], ignored: Sequence[str] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """Which weights files make the model, and tensor name -> shard where an index says so.
+
+    Of the files named in ``sizes`` only an index needs to be there.
+
+    Raises
+    ------
+    ModelFolderError, PickleRefused
+        As `open_model` does.
+    """
     index = _find_index(folder, sizes)
-    weight_map = read_index(folder, index, sizes) if index else {}
+    weight_map = _read_index(folder, index, sizes) if index else {}
     shards = sorted(set(weight_map.values())) if index else [_find_single(folder, sizes, ignored)]
     if index and "model.safetensors" in sizes and "model.safetensors" not in shards:
         raise ModelFolderError(f"{folder} holds model.safetensors and {index}, two models; move one of them away")
-    left_out = [name for name in sizes if name.endswith(SUFFIX) and name not in shards]
     if index:
-        _refuse_omitted(folder / index, shards, left_out)
-    kept = {name: size for name, size in sizes.items() if name not in left_out}
-    return _assemble(folder, kept, shards, tuple(sorted([*ignored, *left_out])), weight_map)
+        _refuse_omitted(
+            folder / index, shards, [name for name in sizes if name.endswith(SUFFIX) and name not in shards]
+        )
+    return shards, weight_map
 
 
 def _find_index(folder: Path, sizes: Mapping[str, int]) -> str | None:
@@ -172,7 +190,7 @@ def _find_index(folder: Path, sizes: Mapping[str, int]) -> str | None:
     return indexes[0] if indexes else None
 
 
-def _find_single(folder: Path, sizes: Mapping[str, int], ignored: list[str]) -> str:
+def _find_single(folder: Path, sizes: Mapping[str, int], ignored: Sequence[str]) -> str:
     found = [name for name in sizes if name.endswith(SUFFIX)]
     if "model.safetensors" in found:
         return "model.safetensors"
@@ -188,14 +206,8 @@ def _find_single(folder: Path, sizes: Mapping[str, int], ignored: list[str]) -> 
     raise ModelFolderError(f"{folder} holds no {SUFFIX} file; give the folder that has the weights")
 
 
-def read_index(folder: Path, index: str, sizes: Mapping[str, int]) -> dict[str, str]:
-    """Tensor name -> shard by an index, every shard a file of its folder.
-
-    Raises
-    ------
-    ModelFolderError
-        It is no index, or names a shard that ``sizes`` does not have, or one outside of the folder.
-    """
+def _read_index(folder: Path, index: str, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Tensor name -> shard, every shard a file of this folder."""
     weight_map = parse_object(read_parsed(folder, index), index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFolderError(f"{folder / index} has no weight_map; restore the file")

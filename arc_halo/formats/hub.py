@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 from arc_halo.errors import HubError, InvalidName, ModelFolderError, PickleRefused
 from arc_halo.formats.folder import INDEX_SUFFIX, MAX_DEPTH, MAX_SIDE_NBYTES, SUFFIX, is_of_model, is_portable
-from arc_halo.formats.hf import read_index
+from arc_halo.formats.hf import choose_weights
 from arc_halo.formats.hub_errors import load_library, translated
 from arc_halo.formats.safetensors import PICKLE_SUFFIXES
 
@@ -186,7 +186,7 @@ class _Plan:
             if name.endswith(SUFFIX) and is_of_model(name) and "/" not in name.removeprefix(prefix)
         ]
         indexes = [name for name in self.chosen if name.endswith(INDEX_SUFFIX) and "/" not in name.removeprefix(prefix)]
-        weights = self._shards(root, indexes[0], prefix, found) if len(indexes) == 1 else self._single(found, prefix)
+        weights = self._indexed(root, prefix, [*indexes, *found]) if indexes else self._single(found, prefix)
         self.chosen |= set(weights)
         return weights
 
@@ -198,10 +198,10 @@ class _Plan:
         is_small = self.sizes[name] <= MAX_SIDE_NBYTES and name.count("/") <= MAX_DEPTH
         return is_small and is_of_model(name) and not name.endswith(SUFFIX)
 
-    def _shards(self, root: Path, index: str, prefix: str, found: Iterable[str]) -> list[str]:
-        sizes = {name.removeprefix(prefix): self.sizes[name] for name in found}
-        weight_map = read_index(root / self.source.path, index.removeprefix(prefix), sizes)
-        return [prefix + shard for shard in sorted(set(weight_map.values()))]
+    def _indexed(self, root: Path, prefix: str, names: Iterable[str]) -> list[str]:
+        sizes = {name.removeprefix(prefix): self.sizes[name] for name in names}
+        shards, _ = choose_weights(root / self.source.path, sizes)
+        return [prefix + shard for shard in shards]
 
     def _single(self, found: list[str], prefix: str) -> list[str]:
         for name in (self.source.path, f"{prefix}model{SUFFIX}"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -145,6 +146,25 @@ def test_a_shard_that_the_repository_does_not_have(hub, tmp_path):
     with pytest.raises(ModelFolderError, match=r"model-00002-of-00003.safetensors, which is not there"):
         download(SOURCE)
     assert not any(name.endswith(".safetensors") for name in hub.downloaded())
+
+
+def test_a_shard_that_the_index_omits(hub, tmp_path):
+    folder = write_folder(bert(), tmp_path / "sharded", shards=3)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    weight_map = index["weight_map"].items()
+    index["weight_map"] = {name: shard for name, shard in weight_map if "00002" not in shard}
+    write_json(folder / "model.safetensors.index.json", index)
+    hub.publish(NAME, folder)
+    with pytest.raises(ModelFolderError, match=r"does not name model-00002-of-00003"):
+        download(SOURCE)
+
+
+def test_two_models_in_one_folder(hub, tmp_path):
+    folder = write_folder(bert(), tmp_path / "both", shards=3)
+    hub.publish(NAME, write_folder(bert(), folder))
+    with pytest.raises(ModelFolderError, match="two models"):
+        download(SOURCE)
+    assert "model.safetensors" not in hub.downloaded()
 
 
 def test_revisions(hub, folder, tmp_path):
