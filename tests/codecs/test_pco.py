@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
 from arc_halo.codecs.pco import Pco
 from arc_halo.dtypes import by_name
@@ -45,3 +47,16 @@ def test_a_panic_is_an_error_and_an_interrupt_is_not(monkeypatch, raised, expect
     monkeypatch.setattr("arc_halo.codecs.pco.standalone.simple_decompress_into", fail)
     with pytest.raises(expected):
         Pco().decode(payload, by_name("F32"), 64)
+
+
+@pytest.mark.parametrize("window", [25, 28, 32])
+def test_a_window_far_beyond_the_numbers_is_refused(window):
+    """Before pcodec 1.0.3 the decoder allocated it, and where that failed the process ended."""
+    config = ChunkConfig(delta_spec=DeltaSpec.try_lookback(), mode_spec=ModeSpec.classic())
+    numbers = np.resize(np.random.default_rng(0).integers(0, 2**63, 50, np.uint64), 1000)
+    payload = bytearray(standalone.simple_compress(numbers, config))
+    assert bytes(Pco().decode(payload, by_name("U64"), 8000)) == numbers.tobytes()
+    assert (payload[14], payload[15]) == (0x20, 10 - 1)  # lookback, in a window of 2**10
+    payload[15] = window - 1
+    with pytest.raises(CodecError, match="does not decode"):
+        Pco().decode(payload, by_name("U64"), 8000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 
 import pytest
@@ -15,9 +16,12 @@ MAX_CORPUS_NBYTES = 1_000_000
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_what_was_found_is_parsed_or_refused(path, tmp_path):
+def test_what_was_found_is_parsed_or_refused_in_bounded_memory_and_time(path, tmp_path):
     data = path.read_bytes()
     parser = target(path.parent.name)
+    found = outcome(parser, data, tmp_path)
+    seconds = min(processor_seconds(parser, data, tmp_path) for _ in range(5))
+    assert seconds < (0.01 if isinstance(found, Exception) else 0.1)
     tracemalloc.start()
     try:
         outcome(parser, data, tmp_path)
@@ -25,6 +29,12 @@ def test_what_was_found_is_parsed_or_refused(path, tmp_path):
     finally:
         tracemalloc.stop()
     assert peak <= (64 << 20) + 12 * len(data)
+
+
+def processor_seconds(parser, data, folder):
+    started = time.process_time()
+    outcome(parser, data, folder)
+    return time.process_time() - started
 
 
 @pytest.mark.parametrize("name", NAMES)

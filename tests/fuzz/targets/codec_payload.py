@@ -9,6 +9,7 @@ import numpy as np
 
 from arc_halo.codecs import CODECS
 from arc_halo.dtypes import DTYPES
+from tests.fuzz.guarded import Guarded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,8 @@ HEAD = struct.Struct("<BBI")
 MAX_RAW_NBYTES = 256 << 10
 BLOSC_HEADER_NBYTES = 32
 FENCE = bytes(range(64))
+MAX_PAYLOAD_NBYTES = 1 << 20
+_SOURCE, _BUFFER = Guarded(MAX_PAYLOAD_NBYTES), Guarded(len(FENCE) + MAX_RAW_NBYTES)
 _CODECS = tuple(CODECS.values())
 _DTYPES = tuple(DTYPES.values())
 
@@ -29,20 +32,25 @@ def read(data: bytes, folder: Path) -> object:  # noqa: ARG001  # every target i
     codec, dtype, raw_nbytes = HEAD.unpack_from(data)
     chosen = _CODECS[codec % len(_CODECS)]
     return fenced(
+        data[HEAD.size :],
         raw_nbytes % (MAX_RAW_NBYTES + 1),
-        lambda size, out: chosen.decode(data[HEAD.size :], _DTYPES[dtype % len(_DTYPES)], size, out),
+        lambda payload, size, out: chosen.decode(payload, _DTYPES[dtype % len(_DTYPES)], size, out),
     )
 
 
-def fenced(nbytes, decode):
-    """What a decoder makes of a buffer between two fences, which it must leave alone."""
-    buffer = bytearray(FENCE + bytes(nbytes) + FENCE)
-    out = memoryview(buffer)[len(FENCE) : len(FENCE) + nbytes]
-    try:
-        return bytes(decode(nbytes, out))
-    finally:
-        assert buffer.startswith(FENCE), "wrote before the buffer"
-        assert buffer.endswith(FENCE), "wrote behind the buffer"
+def fenced(payload, nbytes, decode):
+    """What a decoder makes of a payload and a buffer that both end at a guarded page, whatever was in the buffer."""
+    source = _SOURCE.holding(payload) if len(payload) <= MAX_PAYLOAD_NBYTES else payload
+    whole = _BUFFER.last(len(FENCE) + nbytes)
+    found = []
+    for filling in (b"\x00", b"\xff"):
+        whole[:] = FENCE + filling * nbytes
+        try:
+            found.append(bytes(decode(source, nbytes, whole[len(FENCE) :])))
+        finally:
+            assert whole[: len(FENCE)] == FENCE, "wrote before the buffer"
+    assert found[0] == found[1], "left bytes of the buffer as they were"
+    return found[0]
 
 
 def mend(data: bytes) -> bytes:

@@ -32,8 +32,9 @@ def read(data: bytes, folder: Path) -> object:  # noqa: ARG001  # every target i
     delta, dtype, raw_nbytes, base_nbytes = HEAD.unpack_from(data)
     chosen, base = _DELTAS[delta % len(_DELTAS)], BASE[: base_nbytes % (MAX_RAW_NBYTES + 1)]
     return fenced(
+        data[HEAD.size :],
         raw_nbytes % (MAX_RAW_NBYTES + 1),
-        lambda size, out: chosen.decode(data[HEAD.size :], _DTYPES[dtype % len(_DTYPES)], size, base, out),
+        lambda payload, size, out: chosen.decode(payload, _DTYPES[dtype % len(_DTYPES)], size, base, out),
     )
 
 
