@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from arc_halo.dtypes import DType
 
 FIELD: Final = "quantization_config"
-"""Where transformers looks, too: it refuses a method it does not know rather than take codes for numbers."""
-METHOD: Final = "arc-halo"
+"""Where transformers looks, too. It would take codes for numbers, with a warning only, where ``quant_method`` is one it
+does not know; where there is none it refuses. So ours has none."""
+TOOL_KEY: Final = "quantized_by"
+TOOL: Final = "arc-halo"
 SCALE_SUFFIX: Final = "_scale"
 """As in other tools: ``x.weight_scale`` beside ``x.weight``."""
 
@@ -41,7 +43,7 @@ class Description:
     In a config it is::
 
         "quantization_config": {
-            "quant_method": "arc-halo",
+            "quantized_by": "arc-halo",
             "scheme": "int8",
             "tensors": {"pooler.dense.weight": {"scale": "pooler.dense.weight_scale", "dtype": "F32", "shape": [9, 9]}}
         }
@@ -56,11 +58,11 @@ class Description:
             each.name: {"scale": each.scale_name, "dtype": each.dtype.name, "shape": list(each.shape)}
             for each in self.tensors.values()
         }
-        return {**config, FIELD: {"quant_method": METHOD, "scheme": self.scheme, "tensors": tensors}}
+        return {**config, FIELD: {TOOL_KEY: TOOL, "scheme": self.scheme, "tensors": tensors}}
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Description | None:
-        """The description in a config; None where it has none, or one of another method.
+        """The description in a config; None where it has none, or one of another tool.
 
         Raises
         ------
@@ -68,7 +70,7 @@ class Description:
             It is damaged.
         """
         described = config.get(FIELD)
-        if not isinstance(described, dict) or described.get("quant_method") != METHOD:
+        if not isinstance(described, dict) or described.get(TOOL_KEY) != TOOL:
             return None
         try:
             tensors = {name: _tensor(name, each) for name, each in described["tensors"].items()}

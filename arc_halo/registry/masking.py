@@ -18,6 +18,7 @@ from arc_halo.registry.matrices import wanted_of
 from arc_halo.registry.publishing import PROJECTIONS
 from arc_halo.registry.streaming import read_blocks
 from arc_halo.schema import TransformerLayer
+from arc_halo.store import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from arc_halo.formats.architectures import HeadSlice
     from arc_halo.quantization.sparsity import Threshold
     from arc_halo.schema import AttentionHead, Model, ModelWeight
-    from arc_halo.store import Meter
+    from arc_halo.store import Progress
 
 
 def choose_numbers(
@@ -72,7 +73,13 @@ class _Head:
 
 
 def choose_heads(
-    session: Session, model: Model, weights: Sequence[ModelWeight], sparsity: float, meter: Meter, *, across: bool
+    session: Session,
+    model: Model,
+    weights: Sequence[ModelWeight],
+    sparsity: float,
+    *,
+    across: bool,
+    progress: Progress | None,
 ) -> ChosenHeads:
     """The heads with the smallest norm of what is theirs, in each layer or ``across`` all of them.
 
@@ -88,6 +95,7 @@ def choose_heads(
         raise TensorNotFound(f"{model.name}@{model.version} has no attention heads in the tensors that are included")
     used = {each.tensor for head in heads for each in head.slices.values()}
     chosen = [weight for weight in weights if weight.name in used]
+    meter = Meter(progress, "measure", sum(weight.tensor.nbytes for weight in chosen))
     energies = {weight.name: _measure(session, weight, meter) for weight in chosen}
     groups: dict[str, list[_Head]] = defaultdict(list)
     for head in heads:
@@ -109,7 +117,7 @@ def choose_heads(
 def _heads(session: Session, model: Model, weights: Sequence[ModelWeight]) -> Iterator[_Head]:
     names = {weight.id: weight.name for weight in weights}
     layers = select(TransformerLayer.id, TransformerLayer.path).where(TransformerLayer.model_id == model.id)
-    paths = dict(session.execute(layers).tuples().all())
+    paths = dict(session.execute(layers).all())
     for row in read_heads(session, model):
         slices = {projection: head_slice(row, projection, names) for projection in PROJECTIONS}
         if all(slices.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from arc_halo.store import Wanted
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from sqlalchemy.orm import Session
 
@@ -37,35 +38,69 @@ class Selection:
     not_finite: Sequence[str]
 
 
-def select_matrices(session: Session, model: Model, weights: Sequence[ModelWeight], include: str | None) -> Selection:
+Patterns = str | Sequence[str]
+"""One shell pattern over names of tensors, or several."""
+
+
+def listed(patterns: Patterns | None) -> list[str] | None:
+    """Patterns as a recipe holds them."""
+    return [patterns] if isinstance(patterns, str) else None if patterns is None else list(patterns)
+
+
+def select_matrices(
+    session: Session,
+    model: Model,
+    weights: Sequence[ModelWeight],
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
+) -> Selection:
     """Choose among a model's matrices of floats of 16 bits and more, stacks of matrices among them.
 
     Parameters
     ----------
     include
-        A shell pattern over names; None for the linear maps of attention and feed-forward, without routers.
+        Names to choose; None for the linear maps of attention and feed-forward, without routers.
+    exclude
+        Names not to choose, though they are included; nor what they are tied to.
 
     Raises
     ------
     TensorNotFound
         Nothing is chosen.
     """
-    matrices = [each for each in weights if _is_matrix(each)]
+    matrices = {each.name: each for each in weights if _is_matrix(each)}
     if include is None:
         linear = _linear_layers(session, model)
-        wanted = {each.name for each in matrices if each.category == "weight" and each.layer_id in linear}
+        wanted = {name for name, each in matrices.items() if each.category == "weight" and each.layer_id in linear}
     else:
-        wanted = {each.name for each in matrices if fnmatchcase(each.name, include)}
+        wanted = _matching(matrices, include)
     roots = tie_roots(weights)
-    chosen = list({roots[name].id: roots[name] for name in (each.name for each in matrices) if name in wanted}.values())
-    finite = [each for each in chosen if not (each.tensor.nan_count or each.tensor.inf_count)]
+    excluded = {roots[name].id for name in _matching(matrices, exclude or ())}
+    chosen = {roots[name].id: roots[name] for name in matrices if name in wanted and roots[name].id not in excluded}
+    finite = [each for each in chosen.values() if not (each.tensor.nan_count or each.tensor.inf_count)]
     if finite:
-        return Selection(finite, [each.name for each in chosen if each not in finite])
+        names = {each.name for each in finite}
+        return Selection(finite, [each.name for each in chosen.values() if each.name not in names])
+    raise _nothing(model, matrices, include, is_chosen=bool(chosen), is_excluded=bool(wanted and excluded))
+
+
+def _matching(names: Iterable[str], patterns: Patterns) -> set[str]:
+    listed_patterns = listed(patterns) or []
+    return {name for name in names if any(fnmatchcase(name, each) for each in listed_patterns)}
+
+
+def _nothing(
+    model: Model, names: Iterable[str], include: Patterns | None, *, is_chosen: bool, is_excluded: bool
+) -> TensorNotFound:
+    where = f"{model.name}@{model.version}"
+    if is_chosen:
+        return TensorNotFound(f"{where}: all tensors that are included hold NaN or infinity; repair or exclude them")
+    if is_excluded:
+        return TensorNotFound(f"{where}: all tensors that are included are excluded, too; exclude fewer")
     if include is not None:
-        raise tensor_not_found(model, include, [each.name for each in matrices])
-    raise TensorNotFound(
-        f"{model.name}@{model.version} has no matrices of floats in attention or feed-forward layers; "
-        f"name tensors by a pattern to include"
+        return tensor_not_found(model, ", ".join(listed(include) or ()), names)
+    return TensorNotFound(
+        f"{where} has no matrices of floats in attention or feed-forward layers; name tensors by a pattern to include"
     )
 
 

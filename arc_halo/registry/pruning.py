@@ -12,7 +12,7 @@ from arc_halo.quantization import Deviation
 from arc_halo.quantization.sparsity import Pattern, check_sparsity
 from arc_halo.registry.deriving import Derivation, derive_model, refuse_names
 from arc_halo.registry.masking import choose_heads, choose_numbers, choose_rows
-from arc_halo.registry.matrices import select_matrices, wanted_of
+from arc_halo.registry.matrices import listed, select_matrices, wanted_of
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.reading import weights_of
 from arc_halo.registry.streaming import Spool, read_blocks
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from arc_halo.codecs.policy import PolicyName
     from arc_halo.quantization.sparsity import Pruner
+    from arc_halo.registry.matrices import Patterns
     from arc_halo.registry.streaming import SpooledTensor
     from arc_halo.schema import Model, ModelWeight
     from arc_halo.store import Progress
@@ -42,7 +43,8 @@ def prune_model(
     scope: Scope = "tensor",
     name: str | None = None,
     version: str | None = None,
-    include: str | None = None,
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
     compression: PolicyName = "balanced",
     progress: Progress | None = None,
 ) -> Model:
@@ -58,13 +60,14 @@ def prune_model(
         The share that is to be zero, between 0 and 1; zeros that are there count. A pattern has its own.
     structured
         None: single numbers of the smallest magnitude. ``"2:4"``, or another such pattern: at most 2 of every 4
-        numbers along the last axis stay. ``"rows"``: whole rows of the smallest Euclidean norm. ``"heads"``: whole
-        attention heads, by the norm of what is theirs of the four projections; keys and values that heads share go
-        when all of those heads go.
+        numbers along the last axis stay. ``"rows"``: whole rows of the smallest Euclidean norm, the outputs of a
+        linear map; of GPT-2's, which are stored the other way round, the inputs. ``"heads"``: whole attention heads,
+        by the norm of what is theirs of the four projections; keys and values that heads share go when all of those
+        heads go. Biases stay: a head adds nothing any more, because its columns of the output projection are zero.
     scope
         Whether each tensor (for heads, each layer) gets that sparsity, or all of them together: then the smallest
         of the whole model go, rows by their root mean square.
-    name, version, include, compression
+    name, version, include, exclude, compression
         As in `quantize_model`. Heads are pruned in those layers of which all four projections are included.
 
     Raises
@@ -87,12 +90,18 @@ def prune_model(
     origin = find_model(session, model)
     target = origin.name if name is None else name
     refuse_names(session, target, version)
-    selection = select_matrices(session, origin, weights_of(session, origin), include)
-    recipe: dict[str, Any] = {"sparsity": wanted, "structured": structured, "scope": scope, "include": include}
+    selection = select_matrices(session, origin, weights_of(session, origin), include, exclude)
+    recipe: dict[str, Any] = {
+        "sparsity": wanted,
+        "structured": structured,
+        "scope": scope,
+        "include": listed(include),
+        "exclude": listed(exclude),
+    }
     with Spool() as spool, session.begin_nested():
         if structured == "heads":
-            meter = Meter(progress, "measure", sum(each.tensor.nbytes for each in selection.weights))
-            heads = choose_heads(session, origin, selection.weights, wanted, meter, across=scope == "model")
+            across = scope == "model"
+            heads = choose_heads(session, origin, selection.weights, wanted, across=across, progress=progress)
             pruners: Mapping[str, Pruner] = heads.masks
             recipe["heads"] = heads.pruned
         else:

@@ -12,7 +12,7 @@ from arc_halo.quantization import Description, Deviation, QuantizedTensor
 from arc_halo.quantization.abc import SCALE_DTYPE
 from arc_halo.quantization.description import FIELD, SCALE_SUFFIX
 from arc_halo.registry.deriving import Derivation, derive_model, read_config, refuse_names, tie_roots
-from arc_halo.registry.matrices import select_matrices, wanted_of
+from arc_halo.registry.matrices import listed, select_matrices, wanted_of
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.reading import weights_of
 from arc_halo.registry.streaming import Spool, read_blocks
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from arc_halo.codecs.policy import PolicyName
     from arc_halo.quantization import Scheme
+    from arc_halo.registry.matrices import Patterns
     from arc_halo.registry.streaming import SpooledTensor
     from arc_halo.schema import Model, ModelWeight
     from arc_halo.store import Progress
@@ -40,7 +41,8 @@ def quantize_model(
     *,
     name: str | None = None,
     version: str | None = None,
-    include: str | None = None,
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
     compression: PolicyName = "balanced",
     progress: Progress | None = None,
 ) -> Model:
@@ -60,9 +62,11 @@ def quantize_model(
     name, version
         Of the new version; by default the model's name and the next number.
     include
-        A shell pattern over names of matrices; by default the linear maps of attention and feed-forward. Embeddings,
-        the output's head and routers are quantised only where the pattern says so, norms and biases never. Tensors
-        that hold NaN or infinity stay as they are.
+        A shell pattern over names of matrices, or several; by default the linear maps of attention and feed-forward.
+        Embeddings, the output's head and routers are quantised only where a pattern says so, norms and biases never.
+        Tensors that hold NaN or infinity stay as they are.
+    exclude
+        Patterns of those that are to stay as they are, too.
     compression
         The lossless policy that the new tensors are stored under.
 
@@ -88,7 +92,7 @@ def quantize_model(
     if config.get(FIELD) is not None:
         raise QuantizationError(f"{origin.name}@{origin.version} is quantised already; dequantize it first")
     weights = weights_of(session, origin)
-    selection = select_matrices(session, origin, weights, include)
+    selection = select_matrices(session, origin, weights, include, exclude)
     _refuse_scales(origin, weights)
     with Spool() as spool, session.begin_nested():
         made = _Made()
@@ -98,7 +102,8 @@ def quantize_model(
             meter.add(weight.tensor.nbytes)
         recipe = {
             "scheme": scheme,
-            "include": include,
+            "include": listed(include),
+            "exclude": listed(exclude),
             "not_finite": list(selection.not_finite),
             **_sizes(weights, made),
             "tensors": made.figures,

@@ -38,7 +38,7 @@ json = st.recursive(
     | json
 )
 def test_any_damage_is_told(tensor):
-    described = {"quant_method": "arc-halo", "scheme": "int8", "tensors": {"a": tensor}}
+    described = {"quantized_by": "arc-halo", "scheme": "int8", "tensors": {"a": tensor}}
     try:
         found = Description.of({FIELD: described})
     except ModelFolderError as error:
@@ -50,4 +50,4 @@ def test_any_damage_is_told(tensor):
 @pytest.mark.parametrize("damage", [{"tensors": None}, {"tensors": [1]}, {"scheme": None, "tensors": 3}], ids=str)
 def test_without_tensors(damage):
     with pytest.raises(ModelFolderError, match="does not say what was quantised"):
-        Description.of({FIELD: {"quant_method": "arc-halo", **damage}})
+        Description.of({FIELD: {"quantized_by": "arc-halo", **damage}})
