@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ def load_model(
         The configured one by default. False, or None, for arrays in memory, one for each name, which can be written
         to. What has no place in the cache, or on its disk, is in memory, too.
     verify
-        Compare the digests of what is in the cache; by default the file system is trusted, as with any file of
+        Compare the digests of what is in the cache each time. By default that is done once after each start of the
+        machine, and with files that others may write to; otherwise the file system is trusted, as with any file of
         weights, and nothing is read before it is used. What comes from the database is always compared.
     progress
         Called with ``load``, bytes done and bytes in all.
@@ -112,8 +114,11 @@ def _read_through(
     meter.add(sum(array.nbytes for array in arrays.values()))
     if missing := [each for key, each in tensors.items() if key not in arrays]:
         kept = _with_a_place(store, [tensors[key][1] for key in arrays], missing)
-        _fill(session, store, kept, meter)
+        with _where_it_can_be_written(store):
+            _fill(session, store, kept, meter)
         arrays |= _mapped(store, kept, verify=False)
+        with _where_it_can_be_written(store):
+            store.evict()  # who wrote at the same time made room in the same place; what is mapped stays readable
         rest = [each for each in missing if each[1].id not in arrays]
         meter.done = sum(array.nbytes for array in arrays.values())
         for (_, tensor), array in zip(rest, _read(session, rest, meter), strict=True):
@@ -142,16 +147,22 @@ def _with_a_place(
 
 
 def _fill(session: Session, store: ReadCache, kept: Sequence[tuple[str, Tensor]], meter: Meter) -> None:
-    """Write tensors while they stream by; where the disk is full they are left to memory."""
+    """Write tensors while they stream by."""
     by_manifest = {name: tensor for name, tensor in kept if tensor.nbytes}
     wanted = [Wanted(name, tensor.id, tensor.nbytes) for name, tensor in by_manifest.items()]
+    store.evict(sum(store.file_nbytes(*_content(tensor)) for _, tensor in kept))
+    for name, pieces in groupby(read_pieces(session, wanted), key=lambda piece: piece.manifest.name):
+        store.put(*_content(by_manifest[name]), _counted(pieces, meter))
+    for _, tensor in kept:
+        if not tensor.nbytes:  # it has no pieces
+            store.put(*_content(tensor), ())
+
+
+@contextmanager
+def _where_it_can_be_written(store: ReadCache) -> Iterator[None]:
+    """Where it cannot, tensors are left to memory."""
     try:
-        store.evict(sum(store.file_nbytes(*_content(tensor)) for _, tensor in kept))
-        for name, pieces in groupby(read_pieces(session, wanted), key=lambda piece: piece.manifest.name):
-            store.put(*_content(by_manifest[name]), _counted(pieces, meter))
-        for _, tensor in kept:
-            if not tensor.nbytes:  # it has no pieces
-                store.put(*_content(tensor), ())
+        yield
     except ArcHaloError:  # some are OSErrors, too, and none is the cache's
         raise
     except OSError as error:

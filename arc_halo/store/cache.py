@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import fasteners  # type: ignore[import-untyped]  # ships no types
+import psutil  # type: ignore[import-untyped]  # ships no types
 
 from arc_halo.codecs.digest import TensorHasher
 from arc_halo.formats.safetensors_header import build_header
@@ -46,9 +49,12 @@ class ReadCache:
 
     A file is complete under its name: it is written under another one, from bytes whose chunks were compared with
     their digests, and renamed. It is never changed, so a map of it cannot lose its end; removing it leaves maps as
-    they are. Nothing is flushed: a machine that stops leaves files that are too short, and those are dropped. What is
-    read by map later is trusted to the file system, as any file of weights is; `get` can be asked to compare the
-    digest once more.
+    they are.
+
+    A map is trusted as any file of weights is, as long as nobody but its owner could write it and the machine has not
+    stopped since. Nothing is flushed, so a machine that stops may leave files of the right size and other bytes: the
+    first use after a start compares the digest, and notes it in the file's time. A file of another user, or that
+    others may write to, is compared at each use.
 
     Parameters
     ----------
@@ -79,7 +85,7 @@ class ReadCache:
         Parameters
         ----------
         verify
-            Read all of it and compare the digest: the speed of a hash in the place of that of a map.
+            Read all of it and compare the digest, whoever wrote it: the speed of a hash in the place of that of a map.
         """
         path = self.path(digest)
         header = _header(digest, dtype, shape)
@@ -91,11 +97,12 @@ class ReadCache:
                 raw = map_file(file.fileno(), nbytes)[len(header) :] if is_whole else None
         except OSError:  # not there, or not for us to read: as good as none
             return None
-        if raw is None or (verify and _digest(raw, dtype, shape) != digest):
+        is_compared = verify or not _is_trusted(status)
+        if raw is None or (is_compared and _digest(raw, dtype, shape) != digest):
             with suppress(OSError):  # somebody else's folder may be read-only
                 path.unlink()
             return None
-        if time.time() - status.st_mtime > _USED_SECONDS:
+        if is_compared or time.time() - status.st_mtime > _USED_SECONDS:
             with suppress(OSError):
                 os.utime(path)
         return raw if dtype.numpy is None else raw.view(dtype.numpy).reshape(shape)
@@ -170,6 +177,17 @@ class ReadCache:
         for path in self.folder.glob(f"[0-9a-f][0-9a-f]/*.{suffix}"):
             with suppress(FileNotFoundError):  # another process removed it
                 yield path, path.stat()
+
+
+def _is_trusted(status: os.stat_result) -> bool:
+    """Whether it was written, or compared, since this machine started, and by nobody else."""
+    is_private = status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return is_private and status.st_mtime > _started_at()
+
+
+@cache
+def _started_at() -> float:
+    return float(psutil.boot_time())
 
 
 def _open_private(path: str, flags: int) -> int:

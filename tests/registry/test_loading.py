@@ -167,6 +167,24 @@ def test_others_make_room(session, tmp_path):
         assert cache.use().files == 1
 
 
+def test_writers_that_made_room_at_once_keep_to_the_size_together(session, tmp_path, monkeypatch):
+    cache = ReadCache(tmp_path / "cache", 400_000)
+    create_model(session, "one", {}, {"t": weights((80_000,), 1)})
+    create_model(session, "two", {}, {"t": weights((80_000,), 2)})
+    put = ReadCache.put
+
+    def put_beside_another(self, *arguments):
+        with monkeypatch.context() as patched:
+            patched.setattr(ReadCache, "put", put)
+            load_model(session, "two", cache=cache)
+        put(self, *arguments)
+
+    monkeypatch.setattr(ReadCache, "put", put_beside_another)
+    loaded = load_model(session, "one", cache=cache)
+    assert same(loaded["t"], weights((80_000,), 1))
+    assert cache.use().files == 1
+
+
 @pytest.mark.parametrize("is_cached", [True, False])
 def test_progress_comes_to_the_whole_each_time(session, model, cache, is_cached):
     for _ in range(2):

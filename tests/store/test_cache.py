@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
+import warnings
 
 import hypothesis.strategies as st
 import numpy as np
@@ -93,6 +95,87 @@ def test_a_flipped_bit_is_found_if_asked_for(cache):
     assert not same(cache.get(*content(array)), array)
     assert cache.get(*content(array), verify=True) is None
     assert not path.exists()
+
+
+def flip(path):
+    """Other bytes in a file whose times stay what they are, as a machine that stopped leaves them."""
+    status = path.stat()
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_what_was_written_before_the_machine_started_is_compared_once(cache):
+    array = weights((7, 5))
+    path = kept(cache, array)
+    os.utime(path, (0, 0))
+    assert same(cache.get(*content(array)), array)
+    assert path.stat().st_mtime > time.time() - 60
+    flip(path)
+    assert not same(cache.get(*content(array)), array)  # trusted until the machine stops
+    os.utime(path, (0, 0))
+    assert cache.get(*content(array)) is None
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_what_others_may_write_to_is_compared_each_time(cache, mode):
+    array = weights((7, 5))
+    path = kept(cache, array)
+    path.chmod(mode)
+    for _ in range(2):
+        assert same(cache.get(*content(array)), array)
+    flip(path)
+    assert cache.get(*content(array)) is None
+
+
+def test_what_another_user_wrote_is_compared_each_time(cache, monkeypatch):
+    array = weights((7, 5))
+    path = kept(cache, array)
+    monkeypatch.setattr("arc_halo.store.cache.os.geteuid", lambda: path.stat().st_uid + 1)
+    os.chown(path, max(path.stat().st_uid, 1), -1)
+    flip(path)
+    assert cache.get(*content(array)) is None
+
+
+def work(folder, seed):
+    """One of several processes: write, read and evict until it has seen enough; what it reads is what it asked for."""
+    cache = ReadCache(folder, 40_000)
+    random = np.random.default_rng(seed)
+    for number in random.integers(0, 12, 150):
+        array = weights((50, 50), int(number))
+        found = cache.get(*content(array))
+        if found is None:
+            cache.evict(cache.file_nbytes(*content(array)))
+            cache.put(*content(array), [array.tobytes()])
+        else:
+            assert same(found, array)
+
+
+def test_processes_that_write_and_evict_at_once_see_right_bytes(cache):
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=work, args=(cache.folder, seed)) for seed in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    cache.evict()
+    assert 0 < cache.use().nbytes <= 40_000
+    assert list(cache.folder.rglob("*.partial")) == []
+
+
+def test_a_map_outlives_a_fork_that_ends(cache):
+    array = weights((300, 300))
+    kept(cache, array)
+    mapped = cache.get(*content(array))
+    child = multiprocessing.get_context("fork").Process(target=same, args=(mapped, array))
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of forks beside threads
+        child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert same(mapped, array)
 
 
 def test_what_is_of_another_type_is_not_taken(cache):
