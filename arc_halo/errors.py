@@ -22,6 +22,7 @@
     │   ├── HubModelNotFound (LookupError)
     │   ├── HubAccessDenied (PermissionError)   gated, private, or a token that may not
     │   └── HubUnavailable (ConnectionError)    nobody answers, or the download was cut
+    ├── FileNotWritten (OSError)                no space for a file on this machine, or no right to write it
     ├── FormatError (ValueError)                a file is not what it says
     │   ├── SafetensorsError
     │   ├── GGUFError
@@ -150,6 +151,14 @@ class HubAccessDenied(HubError, PermissionError):
 
 class HubUnavailable(HubError, ConnectionError):
     """The hub does not answer, or the transfer was cut."""
+
+
+class FileNotWritten(ArcHaloError, OSError):
+    """A file on this machine could not be written: ``errno`` tells a full disk from a missing right."""
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
 
 
 class FormatError(ArcHaloError, ValueError):

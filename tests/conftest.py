@@ -3,6 +3,7 @@
 pytest_plugins = [
     "arc_halo.testing.databases",
     "tests.fixtures.blobs",
+    "tests.fixtures.disks",
     "tests.fixtures.embedded",
     "tests.fixtures.engines",
     "tests.fixtures.hub",

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final
 import fasteners  # type: ignore[import-untyped]  # ships no types
 import psutil  # type: ignore[import-untyped]  # ships no types
 import psycopg
+from psycopg.pq import PGconn, Ping
 from sqlalchemy import URL
 
 from arc_halo.database.backoff import delays
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 DATABASE: Final = "arc_halo"
 _PORT: Final = 5432
 _RECOVERY_SECONDS: Final = 600  # a crash under heavy load replays max_wal_size of log
+_REFUSED_SECONDS: Final = 1.0  # a server one of whose processes crashed ends new connections, too, at first
 _STOP_SECONDS: Final = 120
 _START_ATTEMPTS: Final = 4
 _PID_FILE: Final = "postmaster.pid"
@@ -284,8 +286,9 @@ class EmbeddedServer:
                 )
 
     def _ensure_database(self) -> None:
-        """Wait out a recovery that somebody else began, then create the database on first use."""
+        """Wait out a recovery that nobody of us began, then create the database on first use."""
         deadline = time.monotonic() + _RECOVERY_SECONDS
+        refused_since = None
         address = libpq_string(self.url("postgres"))
         while True:
             try:
@@ -294,12 +297,19 @@ class EmbeddedServer:
                         connection.execute(f"CREATE DATABASE {DATABASE}")
                     return
             except psycopg.OperationalError as error:
-                if self._status() == "ready" or not self._postmaster() or time.monotonic() > deadline:
+                now = time.monotonic()
+                refused_since = None if self._is_coming(address) else refused_since or now
+                is_refused = refused_since is not None and now - refused_since > _REFUSED_SECONDS
+                if is_refused or now > deadline or self._postmaster() is None:
                     raise EmbeddedServerError(
                         f"the embedded PostgreSQL in {self.data} takes no connection: {error}; "
                         + " | ".join(self._logged())
                     ) from error
             time.sleep(0.1)
+
+    def _is_coming(self, address: str) -> bool:
+        """Whether the server says that it will take connections; of a recovery under way its pid file does not."""
+        return self._status() != "ready" or PGconn.ping(address.encode()) == Ping.REJECT
 
     def _postmaster(self) -> int | None:
         """The pid of this folder's server, if it is alive."""

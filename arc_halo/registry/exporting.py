@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import uuid
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 from sqlalchemy import select
@@ -19,12 +17,14 @@ from arc_halo.formats.safetensors_header import aligned_order, build_header, par
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.origins import without_origin
 from arc_halo.registry.reading import weights_of
+from arc_halo.registry.writing import replacing, write_errors
 from arc_halo.schema import Model, ModelFile, ModelWeight
 from arc_halo.store import Meter, Progress, Wanted, read_pieces
 from arc_halo.store.manifest import explain_weights_digest
 
 if TYPE_CHECKING:
     import os
+    import uuid
     from collections.abc import Iterator, Mapping
 
     from sqlalchemy import ColumnElement
@@ -59,12 +59,15 @@ def export_model(
     CorruptionError
         Stored bytes are not those that were written; the file they belong to is not made. Weights are not those that
         the model was published with; no file is made.
+    FileNotWritten
+        There is no space for a file, or no right to write it; it is not made.
     """
     found = find_model(session, model)
     if (wrong := explain_weights_digest(session, found.id)) is not None:
         raise DigestMismatch(f"{found.name}@{found.version}: {wrong}; restore them from a copy")
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    with write_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
     weights = {weight.name: weight for weight in weights_of(session, found)}
     headers = {file.path: file.content for file in _files(session, found, ModelFile.kind == "weights")}
     layouts = {path: _entries(header, path) for path, header in headers.items()}
@@ -117,7 +120,7 @@ def _new_header(weights: Mapping[str, ModelWeight]) -> bytes:
 
 def _write_side_file(folder: Path, name: str, content: bytes) -> Path:
     path = folder / relative_path(name)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(content)
     return path
 
@@ -133,23 +136,10 @@ def _write_weights(
 ) -> Path:
     in_order = sorted(layout.values(), key=lambda entry: entry.offset)
     wanted = [Wanted(entry.name, weights[entry.name].tensor_id, entry.nbytes) for entry in in_order]
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(header)
         # Without gaps and in the order of the file, so every piece follows the one before.
         for piece in read_pieces(session, wanted):
             file.write(piece.raw)
             meter.add(len(piece.raw))
     return path
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when it is complete, and leaves nothing behind when it is not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("xb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

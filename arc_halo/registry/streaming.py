@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from arc_halo.errors import TensorError
+from arc_halo.registry.writing import write_errors
 from arc_halo.store.connections import Reading
 from arc_halo.store.get import Part, iter_pieces, load_manifests
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from arc_halo.store.get import Manifest, Piece
 
 BLOCK_NBYTES = 1 << 20
+_WHERE = "a temporary file (in TMPDIR)"
 
 
 def read_blocks(session: Session, *wanted: Wanted) -> Iterator[tuple[np.ndarray, ...]]:
@@ -79,10 +81,16 @@ class Spool:
 
     It lies where Python puts temporary files (``TMPDIR``), has no name there, and is gone when it is closed, or when
     the process ends. It takes the place of the new tensors on that disk; in memory they are never.
+
+    Raises
+    ------
+    FileNotWritten
+        There is no space there.
     """
 
     def __init__(self) -> None:
-        self._file = TemporaryFile(buffering=0)  # noqa: SIM115  # closed by close()
+        with write_errors(_WHERE):
+            self._file = TemporaryFile(buffering=0)  # noqa: SIM115  # closed by close()
         self._end = 0
 
     def __enter__(self) -> Self:
@@ -122,7 +130,8 @@ class SpooledTensor:
         stored = np.ascontiguousarray(block, self.dtype.numpy).reshape(-1).view(np.uint8).data
         assert self._written + len(stored) <= self.nbytes
         while len(stored):
-            count = os.pwrite(self._fd, stored, self._offset + self._written)
+            with write_errors(_WHERE):
+                count = os.pwrite(self._fd, stored, self._offset + self._written)
             self._written += count
             stored = stored[count:]
 

@@ -193,7 +193,10 @@ class BlobStore:
             self._durable.add(path.parent)
 
     def _failed(self, verb: str, location: str, error: Exception) -> BlobStoreError:
-        return BlobStoreError(f"blob store {self.name} did not {verb} {location}: {_reason(error)}")
+        return BlobStoreError(
+            f"blob store {self.name} did not {verb} {location}: {_reason(error)}; see that it can be reached, has "
+            "space and grants the right, then try again"
+        )
 
 
 def is_ours(location: str) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -234,3 +235,14 @@ def test_values_are_quoted():
     assert "work_mem = 'it''s'\n" in files["arc_halo.conf"]
     assert files["pg_hba.conf"] == "host all all 127.0.0.1/32 scram-sha-256\n"
     assert files["pg_ident.conf"] == 'arc_halo "root" postgres\n'
+
+
+def test_a_crash_of_a_running_server_is_waited_out(server):
+    """It goes on under its old pid, and its pid file goes on to say that it is ready."""
+    address = libpq_string(server.acquire())
+    for _ in range(5):
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute("CREATE TABLE t AS SELECT repeat('x', 500) FROM generate_series(1, 100000)")
+            connection.execute("DROP TABLE t")
+            os.kill(connection.info.backend_pid, signal.SIGKILL)
+            server.acquire()
