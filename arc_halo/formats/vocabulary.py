@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from arc_halo.errors import ModelFolderError
+from arc_halo.formats.strict_json import decoded, refuse_bloated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_TOKEN_ID = 2**31 - 1
+
+_LINE_NBYTES = 220  # of memory: a text, its id, and their share of a table that grows
+_ADVICE = "restore the file, or import without embeddings"
 
 
 def from_tokenizer_json(raw: bytes) -> dict[int, str]:
@@ -22,24 +27,26 @@ def from_tokenizer_json(raw: bytes) -> dict[int, str]:
     Raises
     ------
     ModelFolderError
-        Not JSON, or the vocabulary is not made as that format makes it.
+        Not JSON, more of it than 64 MiB and 16 times its size hold, or the vocabulary is not made as that format makes
+        it.
     """
     parsed = _parse(raw, "tokenizer.json")
     model = parsed.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    added = parsed.get("added_tokens", [])
+    pairs: Iterable[tuple[object, object]]
     if isinstance(vocabulary, dict):
-        pairs = [(token, text) for text, token in vocabulary.items()]
+        pairs = ((token, text) for text, token in vocabulary.items())
     elif isinstance(vocabulary, list):  # Unigram: [text, score], the position is the id
-        pairs = [(token, piece[0]) for token, piece in enumerate(vocabulary) if isinstance(piece, list) and piece]
+        pairs = ((token, piece[0]) for token, piece in enumerate(vocabulary) if isinstance(piece, list) and piece)
     else:
-        raise ModelFolderError("tokenizer.json has no model.vocab; restore the file, or import without embeddings")
-    pairs += [
+        raise ModelFolderError(f"tokenizer.json has no model.vocab; {_ADVICE}")
+    added = parsed.get("added_tokens", [])
+    more = (
         (token.get("id"), token.get("content"))
         for token in (added if isinstance(added, list) else [])
         if isinstance(token, dict)
-    ]
-    return _texts(pairs, "tokenizer.json")
+    )
+    return _texts(chain(pairs, more), "tokenizer.json")
 
 
 def from_vocab_json(raw: bytes, name: str = "vocab.json") -> dict[int, str]:
@@ -50,7 +57,7 @@ def from_vocab_json(raw: bytes, name: str = "vocab.json") -> dict[int, str]:
     ModelFolderError
         Not such an object.
     """
-    return _texts([(token, text) for text, token in _parse(raw, name).items()], name)
+    return _texts(((token, text) for text, token in _parse(raw, name).items()), name)
 
 
 def from_vocab_txt(raw: bytes) -> dict[int, str]:
@@ -59,8 +66,9 @@ def from_vocab_txt(raw: bytes) -> dict[int, str]:
     Raises
     ------
     ModelFolderError
-        Not UTF-8.
+        Not UTF-8, or more lines than 64 MiB and 16 times the file's size hold.
     """
+    refuse_bloated(len(raw), (raw.count(b"\n") + raw.count(b"\r")) * _LINE_NBYTES, "vocab.txt", _ADVICE)
     try:
         lines = io.StringIO(raw.decode("utf-8"), newline=None)  # all line ends are newlines, as in transformers
     except UnicodeDecodeError as error:
@@ -69,8 +77,9 @@ def from_vocab_txt(raw: bytes) -> dict[int, str]:
 
 
 def _parse(raw: bytes, name: str) -> dict[str, Any]:
+    text = decoded(raw, name, _ADVICE)
     try:
-        parsed = json.loads(raw.decode("utf-8"))
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{name} is not JSON: {error}; restore the file") from None
     if not isinstance(parsed, dict):
@@ -93,4 +102,5 @@ def _texts(pairs: Iterable[tuple[object, object]], name: str) -> dict[int, str]:
 
 def _storable(text: str) -> str:
     """Spell what no text column holds, NUL and halves of surrogate pairs, as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+    spelled = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+    return text if spelled == text else spelled  # the one that is there already takes no memory

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -83,3 +84,36 @@ def test_any_bytes_give_texts_or_a_typed_error(raw):
         except ModelFolderError:
             continue
         assert not any("\0" in text for text in texts.values())
+
+
+def large_tokenizer(words, merges, indent):
+    """As byte pair encodings are written: a vocabulary, twice as many merges, a character beyond the first plane."""
+    vocabulary = {f"\u2581{number:x}": number for number in range(words)} | {"\U0001f600": words}
+    pairs = [[f"\u2581th{number % 997:x}", f"er{number % 991:x}"] for number in range(merges)]
+    content = {"added_tokens": [], "model": {"vocab": vocabulary, "merges": pairs}}
+    return json.dumps(content, ensure_ascii=False, indent=indent).encode()
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_large_tokenizer_takes_bounded_memory(indent):
+    raw = large_tokenizer(60_000, 120_000, indent)
+    tracemalloc.start()
+    try:
+        assert len(from_tokenizer_json(raw)) == 60_001
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(raw) + peak < 16 * len(raw)
+
+
+def test_a_tokenizer_that_would_take_gigabytes_is_refused():
+    raw = b'{"model": {"vocab": {}, "merges": [' + b"[]," * 10_000_000 + b"0]}}"
+    with pytest.raises(ModelFolderError, match=r"tokenizer\.json has .* MiB would be needed .* without embeddings"):
+        from_tokenizer_json(raw)
+
+
+def test_a_vocabulary_of_nothing_but_lines_is_refused():
+    assert len(from_vocab_txt(b"\n" * 300_000)) == 300_000
+    for end in (b"\n", b"\r"):
+        with pytest.raises(ModelFolderError, match=r"vocab\.txt has 1000000 bytes, but so many values"):
+            from_vocab_txt(end * 1_000_000)
