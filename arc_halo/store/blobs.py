@@ -6,10 +6,11 @@ import datetime as dt
 import os
 import re
 import secrets
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import obstore
@@ -19,6 +20,7 @@ from obstore.store import from_url
 from arc_halo.database.database import BLOB_URL_KEY
 from arc_halo.errors import BlobStoreError, ConfigurationError, CorruptChunk, MissingChunk
 from arc_halo.settings import load_settings
+from arc_halo.store.folder import UNFINISHED, Blob, Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,23 +42,20 @@ _RETRIES: Final[Any] = {"max_retries": 5, "retry_timeout": dt.timedelta(seconds=
 _TIMEOUTS: Final[Any] = {"connect_timeout": "5s", "timeout": "60s"}
 _LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 _S3_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_UNFINISHED: Final = re.compile(r"#[0-9]+")
+_NUMBER: Final = re.compile(r"[0-9]+")
 _SECRETS: Final = re.compile(r"(?<=//)[^/\s]*(?=@)|(?<=\?)[^\s)]*")
 
-# obstore's threads belong to the process that made the first request; a fork of it would wait for them for ever.
+# obstore's threads belong to the process that made the first request; a fork of it would wait for them for ever. A
+# folder does without.
 _threads_of: dict[str, int] = {}
-
-
-class Blob(NamedTuple):
-    """An object in the store."""
-
-    location: str
-    nbytes: int
-    modified_at: dt.datetime
+_stores: weakref.WeakSet[BlobStore] = weakref.WeakSet()
 
 
 class BlobStore:
-    """An object store, reached through obstore; several threads may use it.
+    """An object store, a folder or one that is reached through obstore; several threads may use it.
+
+    A folder may be used by forked processes, too; a store in a cloud only by processes that were not forked from one
+    that had used it.
 
     A key is ``<2 hex>/<64 hex>-<16 hex>``: the digest of the chunk, by which a copy of it is found, and a nonce. No key
     is ever used twice, so a deletion that comes late cannot hit a newer object.
@@ -65,12 +64,15 @@ class BlobStore:
     def __init__(self, url: str) -> None:
         parts = _parsed(url)
         self.name = _printable(parts)
-        self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
-        self._durable: set[Path] = set()
+        self._folder: Folder | None = None
         try:
-            self._opened = _open(url, parts.scheme)
+            if parts.scheme == "file":
+                self._folder = Folder(Path(unquote(parts.path)))
+            else:
+                self._opened = _open(url, parts.scheme)
         except (BaseError, OSError, ValueError) as error:
             raise ConfigurationError(f"blob store {self.name} cannot be used: {_reason(error)}") from None
+        _stores.add(self)
 
     def __repr__(self) -> str:
         return f"BlobStore({self.name!r})"
@@ -84,8 +86,8 @@ class BlobStore:
         """The one of obstore, about to be used."""
         if _threads_of.setdefault("process", os.getpid()) != os.getpid():
             raise BlobStoreError(
-                "this process was forked from one that had used a blob store; start workers by spawn or forkserver, "
-                "or before the first use"
+                f"this process was forked from one that had used {self.name}; start workers by spawn or forkserver, or "
+                "before the first use"
             )
         return self._opened
 
@@ -109,9 +111,10 @@ class BlobStore:
         """
         location = f"{digest[:1].hex()}/{digest.hex()}-{secrets.token_hex(8)}"
         try:
-            obstore.put(self._store, location, payload, use_multipart=False)
             if self._folder is not None:
-                self._flush(self._folder / location)
+                self._folder.put(location, payload)
+            else:
+                obstore.put(self._store, location, payload, use_multipart=False)
         except (BaseError, OSError) as error:
             raise self._failed("write", location, error) from None
         return location
@@ -129,11 +132,14 @@ class BlobStore:
         if not KEY.fullmatch(location) or nbytes < 1:
             raise CorruptChunk(f"{nbytes} bytes at {location!r:.100} are no object of ours")
         try:
-            payload = bytes(obstore.get_range(self._store, location, start=0, length=nbytes))
+            if self._folder is not None:
+                payload = self._folder.get(location, nbytes)
+            else:
+                payload = bytes(obstore.get_range(self._store, location, start=0, length=nbytes))
         except FileNotFoundError:
             raise MissingChunk(f"object {location} is not in {self.name}") from None
         except (BaseError, OSError) as error:
-            if self._size(location) < nbytes:
+            if self._folder is None and self._size(location) < nbytes:
                 raise CorruptChunk(f"object {location} in {self.name} is shorter than {nbytes} bytes") from None
             raise self._failed("read", location, error) from None
         if len(payload) != nbytes:
@@ -153,8 +159,8 @@ class BlobStore:
 
     def _delete(self, location: str) -> None:
         try:
-            if self._folder is not None and not KEY.fullmatch(location):
-                (self._folder / location).unlink()
+            if self._folder is not None:
+                self._folder.delete(location)
             else:
                 obstore.delete(self._store, location)
         except FileNotFoundError:
@@ -169,28 +175,25 @@ class BlobStore:
         """
         prefix = None if digest is None else f"{digest[:1].hex()}/"
         try:
-            for page in obstore.list(self._store, prefix):
-                for each in page:
-                    if digest is None or f"/{digest.hex()}-" in each["path"]:
-                        yield Blob(each["path"], each["size"], each["last_modified"])
-            if digest is None and self._folder is not None:
-                yield from _unfinished(self._folder)
+            for blob in self._listed(prefix):
+                if digest is None or (f"/{digest.hex()}-" in blob.location and KEY.fullmatch(blob.location)):
+                    yield blob
         except (BaseError, OSError) as error:
             raise self._failed("list", prefix or "all objects", error) from None
+
+    def _listed(self, prefix: str | None) -> Iterator[Blob]:
+        if self._folder is not None:
+            yield from self._folder.blobs(prefix)
+            return
+        for page in obstore.list(self._store, prefix):
+            for each in page:
+                yield Blob(each["path"], each["size"], each["last_modified"])
 
     def _size(self, location: str) -> int:
         try:
             return int(obstore.head(self._store, location)["size"])
         except (BaseError, OSError) as error:
             raise self._failed("read", location, error) from None
-
-    def _flush(self, path: Path) -> None:
-        """Make a new file, its name and that of its folder survive a power cut."""
-        _sync(path)
-        _sync(path.parent)
-        if path.parent not in self._durable:
-            _sync(path.parent.parent)
-            self._durable.add(path.parent)
 
     def _failed(self, verb: str, location: str, error: Exception) -> BlobStoreError:
         return BlobStoreError(
@@ -201,8 +204,8 @@ class BlobStore:
 
 def is_ours(location: str) -> bool:
     """Whether an object is one that we wrote, or began to."""
-    key, mark, number = location.partition("#")
-    return KEY.fullmatch(key) is not None and (not mark or _UNFINISHED.fullmatch(mark + number) is not None)
+    key, mark, number = location.partition(UNFINISHED)
+    return KEY.fullmatch(key) is not None and (not mark or _NUMBER.fullmatch(number) is not None)
 
 
 def _parsed(url: str) -> SplitResult:
@@ -229,9 +232,6 @@ def _printable(parts: SplitResult) -> str:
 
 
 def _open(url: str, scheme: str) -> Any:
-    if scheme == "file":
-        _make_folder(Path(unquote(urlsplit(url).path)))
-        return from_url(url)
     options: dict[str, Any] = {"client_options": dict(_TIMEOUTS), "retry_config": _RETRIES}
     if scheme == "s3":
         if _is_plain_http():
@@ -247,29 +247,6 @@ def _is_plain_http() -> bool:
     if hosts - set(_LOCAL_HOSTS) and not os.environ.get("AWS_ALLOW_HTTP"):
         raise ValueError("its endpoint is plain http; use https, or say AWS_ALLOW_HTTP=true where the network is safe")
     return bool(hosts) and hosts <= set(_LOCAL_HOSTS)
-
-
-def _unfinished(folder: Path) -> Iterator[Blob]:
-    for path in folder.glob("[0-9a-f][0-9a-f]/*#*"):
-        location = path.relative_to(folder).as_posix()
-        if is_ours(location):
-            found = path.stat()
-            yield Blob(location, found.st_size, dt.datetime.fromtimestamp(found.st_mtime, dt.UTC))
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: BaseException) -> str:
@@ -301,3 +278,13 @@ def open_store(url: str) -> BlobStore:
 @cache
 def _opened(url: str, process: int) -> BlobStore:  # noqa: ARG001, a key of the cache
     return BlobStore(url)
+
+
+def _forget_threads() -> None:
+    """In a forked child: those of the parent's stores are not there."""
+    for store in _stores:
+        store.__dict__.pop("_pool", None)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from arc_halo.store.blobs import Blob, BlobStore
+    from arc_halo.store.blobs import BlobStore
+    from arc_halo.store.folder import Blob
 
 GRACE: Final = dt.timedelta(hours=1)
 """A reader that found a row has as long to fetch its object."""

@@ -1,4 +1,4 @@
-"""Writers with overlapping content and `prune` without a pause: nobody sees an error, nothing dangles."""
+"""Writers with overlapping content, `prune` and `sweep` without a pause: nobody sees an error, nothing dangles."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
+from arc_halo.database import connect
 from arc_halo.registry import create_model, delete_model
 from arc_halo.store import prune
 from arc_halo.store import put as store_put
 from arc_halo.store import upload as store_upload
+from arc_halo.store.blobs import open_store
+from arc_halo.store.sweep import sweep
 from arc_halo.store.verify import verify_database
 from tests.fixtures.long import how_many
 from tests.fixtures.tensors import weights
@@ -22,6 +25,7 @@ from tests.store.test_deltas import trained
 
 seconds = how_many("--seconds", short=6)
 WRITERS = 4
+AT_ONCE = dt.timedelta(0)
 DANGLING = text("""
 SELECT (SELECT count(*) FROM arc_halo.tensor_chunks AS c WHERE NOT EXISTS (
             SELECT FROM arc_halo.tensor_data AS d WHERE d.tenant_id = c.tenant_id AND d.digest = c.digest))
@@ -56,12 +60,15 @@ def work_against_each_other(database, seconds):
     stop = threading.Event()
     rounds = 0
     contents = pool()
+    blobs = None if database.blob_url is None else open_store(database.blob_url)
     with ThreadPoolExecutor(WRITERS) as writers:
         writing = [writers.submit(write, database, number, stop, contents) for number in range(WRITERS)]
         until = time.monotonic() + seconds
         try:
             while time.monotonic() < until and not any(each.done() for each in writing):
-                prune(database.engine, grace=dt.timedelta(0))
+                prune(database.engine, blobs=blobs, grace=AT_ONCE)
+                if blobs is not None:
+                    sweep(database.engine, blobs, grace=AT_ONCE)
                 rounds += 1
         finally:
             stop.set()
@@ -73,11 +80,17 @@ def work_against_each_other(database, seconds):
     assert verify_database(database).faults == []
 
 
+@pytest.fixture(params=["in the database", "in objects"])
+def tier(request, migrated_url, file_url):
+    with connect(migrated_url, blob_url=file_url if request.param == "in objects" else None) as database:
+        yield database
+
+
 @pytest.fixture(params=[1 << 25, -1], ids=["one transaction", "uploaded"])
-def sized(request, monkeypatch, database):
+def sized(request, monkeypatch, tier):
     monkeypatch.setattr(store_put, "SMALL_NBYTES", request.param)
     monkeypatch.setattr(store_upload, "BATCH_NBYTES", 1 << 18)
-    return database
+    return tier
 
 
 def test_writers_and_prune(sized, seconds):

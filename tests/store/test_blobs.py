@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import signal
 
 import pytest
 from sqlalchemy import text
@@ -192,3 +194,44 @@ def test_young_orphans_stay(tier, folder):
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"12345")
     assert sweep(tier.engine, open_store(tier.blob_url)).orphans == 0
+
+
+def in_a_fork(work):
+    """What a forked child makes of it; one that hangs is ended."""
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        signal.alarm(30)
+        try:
+            answer = work()
+        except BaseException as error:  # noqa: BLE001  the parent raises what it is told
+            answer = f"{type(error).__name__}: {error}"
+        os.write(writing, answer.encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as file:
+        return file.read()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_a_forked_child_reads_and_writes_what_its_parent_used(tier):
+    check(tier, "m", example_tensors())
+    store = open_store(tier.blob_url)
+
+    def work():
+        check(tier, "m", example_tensors())
+        create(tier, "child", example_tensors(seed=1))
+        return store.start_put(DIGEST, b"by a store of the parent's").result()
+
+    location = in_a_fork(work)
+    assert store.get(location, 5) == b"by a "
+    check(tier, "child", example_tensors(seed=1))
+    check(tier, "m", example_tensors())
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_a_forked_child_is_told_where_a_store_in_a_cloud_cannot_be_used(s3_url):
+    store = open_store(s3_url)
+    location = store.put(DIGEST, b"payload")
+    assert "start workers by spawn" in in_a_fork(lambda: open_store(s3_url).get(location, 7).decode())
+    assert store.get(location, 7) == b"payload"

@@ -1,4 +1,4 @@
-"""Any order of puts, deltas, reads, deletions, collection and moves between tiers, against a dict."""
+"""Any order of puts, deltas, reads, rollbacks, deletions, collection and moves between tiers, against a dict."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 )
 
 from arc_halo.database import connect
+from arc_halo.errors import ModelNotFound
 from arc_halo.registry import (
     create_model,
     delete_model,
@@ -30,17 +31,21 @@ from arc_halo.registry import (
     repack_model,
 )
 from arc_halo.store import prune
+from arc_halo.store import put as store_put
 from arc_halo.store.blobs import open_store
 from arc_halo.store.migrate import migrate_payloads
 from arc_halo.store.progress import Meter
 from arc_halo.store.sweep import sweep
 from arc_halo.store.verify import verify_database
+from tests.fixtures.long import how_many
 from tests.fixtures.tensors import weights
 
 AT_ONCE = dt.timedelta(0)
 POLICIES = st.sampled_from(["none", "fast", "balanced", "dense"])
 DTYPES = st.sampled_from([np.float32, ml_dtypes.bfloat16, np.float16, np.int64])
 QUIET = Meter(None, "migrate", 0)
+SMALL_NBYTES = store_put.SMALL_NBYTES
+orders = how_many("--orders", short=20)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -54,14 +59,22 @@ class StoreMachine(RuleBasedStateMachine):
         self.expected = {}
         self.count = 0
 
-    def _create(self, arrays, policy, base):
+    def _name(self):
         self.count += 1
-        name = f"run{StoreMachine.runs}-{self.count}"
+        return f"run{StoreMachine.runs}-{self.count}"
+
+    def _create(self, arrays, policy, base):
+        name = self._name()
         self.database.transaction(
             lambda session: create_model(session, name, {}, arrays, compression=policy, base=base).id
         )
         self.expected[name] = arrays
         return name
+
+    @rule(is_uploaded=st.booleans())
+    def choose_the_way(self, is_uploaded):
+        """From now on all is part of the caller's transaction, or uploaded by connections of its own."""
+        store_put.SMALL_NBYTES = -1 if is_uploaded else SMALL_NBYTES
 
     @rule(target=versions, seed=st.integers(0, 3), rows=st.integers(0, 700), dtype=DTYPES, policy=POLICIES)
     def put(self, seed, rows, dtype, policy):
@@ -85,6 +98,37 @@ class StoreMachine(RuleBasedStateMachine):
         if before is None or before["w"].dtype != np.float32:
             return version
         return self._create({"w": before["w"].astype(ml_dtypes.bfloat16), "b": before["b"]}, policy, version)
+
+    @rule(seed=st.integers(0, 5), rows=st.integers(0, 700), policy=POLICIES)
+    def roll_back(self, seed, rows, policy):
+        """What another session put and took back is nowhere; content that it shared with others stays theirs."""
+        name = self._name()
+        with self.database.session() as session:
+            create_model(session, name, {}, {"w": weights((rows, 400), seed)}, compression=policy)
+            session.rollback()
+            with pytest.raises(ModelNotFound):
+                find_model(session, name)
+
+    @rule(target=versions, seed=st.integers(0, 5), policy=POLICIES, is_same=st.booleans())
+    def roll_a_savepoint_back(self, seed, policy, is_same):
+        """What comes after the savepoint is whole, though some of its content was put and taken back within it."""
+        dropped, name = self._name(), self._name()
+        arrays = {"w": weights((500, 400), seed), "b": np.float32([seed])}
+        with self.database.session() as session:
+            with session.begin_nested() as savepoint:
+                other = arrays if is_same else {"w": weights((300, 400), seed + 1)}
+                create_model(session, dropped, {}, other, compression=policy)
+                savepoint.rollback()
+            create_model(session, name, {}, arrays, compression=policy)
+            session.commit()
+            with pytest.raises(ModelNotFound):
+                find_model(session, dropped)
+        self.expected[name] = arrays
+        return name
+
+    @rule()
+    def verify(self):
+        assert verify_database(self.database, resume=False).faults == []
 
     @rule(version=versions)
     def get(self, version):
@@ -146,7 +190,8 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def run(url, blob_url, **options):
-    with connect(url, blob_url=blob_url) as database:
+    with connect(url, blob_url=blob_url) as database, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_put, "SMALL_NBYTES", SMALL_NBYTES)  # and put back
         StoreMachine.database, StoreMachine.blobs, StoreMachine.runs = database, open_store(blob_url), 0
 
         checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -156,11 +201,11 @@ def run(url, blob_url, **options):
 
 
 @pytest.mark.timeout(600)
-def test_any_order_of_operations(migrated_url, file_url):
-    run(migrated_url, file_url, max_examples=20, stateful_step_count=20)
+def test_any_order_of_operations(migrated_url, file_url, orders):
+    run(migrated_url, file_url, max_examples=orders, stateful_step_count=20)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
-def test_many_orders_of_operations(migrated_url, file_url):
-    run(migrated_url, file_url, max_examples=200, stateful_step_count=30)
+def test_many_orders_of_operations(migrated_url, file_url, orders):
+    run(migrated_url, file_url, max_examples=orders, stateful_step_count=30)
