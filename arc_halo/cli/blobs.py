@@ -94,19 +94,23 @@ def sweep(
         dt.timedelta,
         typer.Option(parser=period, metavar="PERIOD", help="Keep what is younger: readers may be at it."),
     ] = "1h",  # type: ignore[assignment]  # Typer parses it
+    formerly: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Take objects of this database, which no server has any more, for ours."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
     json: Json = False,
 ) -> None:
     """Delete objects that no payload needs any more, or that never had a row.
 
-    It runs beside imports and readers. What is not ours in the store is left.
+    It runs beside imports and readers. What is not ours in the store is left, and so is what other databases put there.
 
     Example: arc-halo blobs sweep --dry-run
     """
     from arc_halo.store.sweep import sweep as sweep_store
 
     with context.obj.connect() as database:
-        swept = sweep_store(database.engine, _store(database), grace=grace, dry_run=dry_run)
+        swept = sweep_store(database.engine, _store(database), grace=grace, dry_run=dry_run, formerly=formerly or ())
     if json:
         print_json(swept)
         return
@@ -115,6 +119,8 @@ def sweep(
         f"{would} {count(swept.requested, 'object')} no longer needed and {count(swept.orphans, 'orphan')} "
         f"({size(swept.orphan_nbytes)})"
     )
+    for owner, number in sorted(swept.others.items()):
+        say(f"left {count(number, 'object')} of database {owner}; if this one was moved from there: --formerly {owner}")
     if swept.foreign:
         say(f"left {count(swept.foreign, 'object')} that no payload is in, by the name")
 

@@ -142,7 +142,7 @@ def check(context: typer.Context, *, json: Json = False) -> None:
 
 @app.command("doctor")
 def doctor(context: typer.Context, *, json: Json = False) -> None:
-    """Look at server, extension, encryption, schema, sizes and connections.
+    """Look at server, extension, encryption, schema, sizes, connections and the blob store.
 
     Says what to do about anything that is wrong, and exits with 1 then.
 
@@ -152,7 +152,7 @@ def doctor(context: typer.Context, *, json: Json = False) -> None:
     from arc_halo.database import printable
 
     with context.obj.target() as target:
-        examination = examine(target)
+        examination = examine(target, context.obj.blob_url)
     wrong = [finding for finding in examination.findings if finding.advice]
     if json:
         print_json({"url": printable(target.url), "is_healthy": not wrong} | examination.as_dict())

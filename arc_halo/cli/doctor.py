@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
 
+from arc_halo.cli.doctor_blobs import BlobStoreState, examine_blobs
 from arc_halo.cli.output import count, size
 from arc_halo.database.engine import application_engine
 from arc_halo.database.migrate import current, ensure_at_head, heads
@@ -48,18 +49,24 @@ class Finding:
 
 @dataclass
 class Examination:
-    """All findings, and bytes by table with indexes and partitions."""
+    """All findings, bytes by table with indexes and partitions, and the blob store, once there is a schema for it."""
 
     findings: list[Finding] = field(default_factory=list)
     tables: dict[str, int] = field(default_factory=dict)
+    blob_store: BlobStoreState | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"findings": self.findings, "tables": self.tables}
+        return {"findings": self.findings, "tables": self.tables, "blob_store": self.blob_store}
 
 
-def examine(target: Target) -> Examination:
+def examine(target: Target, blob_url: str | None = None) -> Examination:
     """Look at everything; a server that does not answer raises.
+
+    Parameters
+    ----------
+    blob_url
+        The blob store; by default the configured one.
 
     Raises
     ------
@@ -81,11 +88,18 @@ def examine(target: Target) -> Examination:
                 _content(connection, revisions),
                 _connections(connection, target, settings),
             ]
+            if revisions == heads():
+                found.blob_store = examine_blobs(connection, blob_url or _configured(settings))
+                found.findings.append(Finding("blob store", found.blob_store.described, found.blob_store.advice))
             tables = connection.execute(text(_TABLES), {"shown": _SHOWN_TABLES})
             found.tables = {name: int(nbytes) for name, nbytes in tables}
     finally:
         engine.dispose()
     return found
+
+
+def _configured(settings: Settings) -> str | None:
+    return None if settings.blob_url is None else settings.blob_url.get_secret_value()
 
 
 def _server(connection: Connection, target: Target) -> Finding:

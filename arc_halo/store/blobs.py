@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MIN_BLOB_NBYTES: Final = 4096
 """A smaller payload stays in its row: a request for it would take longer than reading it there."""
 
-KEY: Final = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}-[0-9a-f]{16}")
+KEY: Final = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}-(?P<owner>[0-9a-f]{16})-[0-9a-f]{16}")
 """The form of our keys; other objects of the store are not ours."""
 
 _THREADS: Final = 16
@@ -57,8 +57,9 @@ class BlobStore:
     A folder may be used by forked processes, too; a store in a cloud only by processes that were not forked from one
     that had used it.
 
-    A key is ``<2 hex>/<64 hex>-<16 hex>``: the digest of the chunk, by which a copy of it is found, and a nonce. No key
-    is ever used twice, so a deletion that comes late cannot hit a newer object.
+    A key is ``<2 hex>/<64 hex>-<16 hex>-<16 hex>``: the digest of the chunk, by which a copy of it is found, the
+    database that the object is of (`store.owners`), and a nonce. No key is ever used twice, so a deletion that comes
+    late cannot hit a newer object.
     """
 
     def __init__(self, url: str) -> None:
@@ -91,16 +92,16 @@ class BlobStore:
             )
         return self._opened
 
-    def start_put(self, digest: bytes, payload: BytesLike) -> Future[str]:
+    def start_put(self, digest: bytes, payload: BytesLike, owner: str) -> Future[str]:
         """Begin to `put`, in a thread of the store's own."""
-        return self._pool.submit(self.put, digest, payload)
+        return self._pool.submit(self.put, digest, payload, owner)
 
     def start_get(self, location: str, nbytes: int) -> Future[bytes]:
         """Begin to `get`, in a thread of the store's own."""
         return self._pool.submit(self.get, location, nbytes)
 
-    def put(self, digest: bytes, payload: BytesLike) -> str:
-        """Store a payload of the chunk of that digest as a new object; returns its location.
+    def put(self, digest: bytes, payload: BytesLike, owner: str) -> str:
+        """Store a payload of the chunk of that digest as a new object of a database; returns its location.
 
         The service compares a checksum where it has one (S3); a folder is flushed to the disk.
 
@@ -109,7 +110,7 @@ class BlobStore:
         BlobStoreError
             The store cannot be reached, or refuses.
         """
-        location = f"{digest[:1].hex()}/{digest.hex()}-{secrets.token_hex(8)}"
+        location = f"{digest[:1].hex()}/{digest.hex()}-{owner}-{secrets.token_hex(8)}"
         try:
             if self._folder is not None:
                 self._folder.put(location, payload)
@@ -204,8 +205,16 @@ class BlobStore:
 
 def is_ours(location: str) -> bool:
     """Whether an object is one that we wrote, or began to."""
+    return owner_in(location) is not None
+
+
+def owner_in(location: str) -> str | None:
+    """The database whose object it is, or the beginning of one; None where it is none of ours."""
     key, mark, number = location.partition(UNFINISHED)
-    return KEY.fullmatch(key) is not None and (not mark or _NUMBER.fullmatch(number) is not None)
+    matched = KEY.fullmatch(key)
+    if matched is None or (mark and not _NUMBER.fullmatch(number)):
+        return None
+    return matched["owner"]
 
 
 def _parsed(url: str) -> SplitResult:

@@ -14,6 +14,7 @@ from arc_halo.database.engine import sibling_engine
 from arc_halo.database.translate import driver_errors
 from arc_halo.store.blobs import blob_store
 from arc_halo.store.leases import Lease, announce_objects
+from arc_halo.store.owners import owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +92,11 @@ class Destination(Protocol):
     def batch(self, *, writes: bool = False) -> AbstractContextManager[psycopg.Connection[Any]]:
         """A unit that is written wholly or not at all; ``writes`` says that it is not only for looking."""
 
-    def announce_objects(self) -> None:
-        """Keep the sweeper from objects about to be put, until the rows that name them are seen by all."""
+    def announce_objects(self) -> str:
+        """Keep the sweeper from objects about to be put, until the rows that name them are seen by all.
+
+        Returns the database whose objects they are.
+        """
 
 
 class CallerTransaction:
@@ -114,10 +118,10 @@ class CallerTransaction:
         if writes:
             self._session.info[_WROTE] = self._session.get_transaction()
 
-    def announce_objects(self) -> None:
+    def announce_objects(self) -> str:
         """By a lock that the transaction holds to its end, and that nobody waits for."""
         with driver_errors():
-            announce_objects(driver_connection(self._session.connection()))
+            return announce_objects(driver_connection(self._session.connection()))
 
 
 class ShortTransactions:
@@ -132,6 +136,7 @@ class ShortTransactions:
         self.blobs = blobs
         with self._borrowed() as connection, connection.begin():
             self.by_copy = _may_copy(connection)
+            self._owner = owner_of(connection)
         self.lease = Lease(self._engine, nbytes)
 
     @contextmanager
@@ -147,8 +152,9 @@ class ShortTransactions:
                 self.lease.check(driver_connection(connection))
             yield driver_connection(connection)
 
-    def announce_objects(self) -> None:
+    def announce_objects(self) -> str:
         """The lease does."""
+        return self._owner
 
     @contextmanager
     def _borrowed(self) -> Iterator[Connection]:

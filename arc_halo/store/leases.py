@@ -14,6 +14,7 @@ from sqlalchemy import text
 from arc_halo.database.url import is_pooled
 from arc_halo.errors import DatabaseError, NotFound, TransactionConflict
 from arc_halo.schema.columns import TENANT_ID, uuid7
+from arc_halo.store.owners import OWNER
 from arc_halo.store.rows import TOUCH_SECONDS
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ SELECT l.id, l.description, l.nbytes, l.started_at, l.expires_at, l.lock_key IS 
 
 OBJECTS_LOCK: Final = (0x41524348, 0x424C4F42)
 """Advisory lock of transactions whose rows name objects that they have put."""
-_ANNOUNCE = "SELECT pg_advisory_xact_lock_shared(%s, %s)"
+_ANNOUNCE = f"SELECT {OWNER}, pg_advisory_xact_lock_shared(%s, %s)"
 
 # What a writer relies on was touched after its lease began, or so shortly before that it need not be (`TOUCH_SECONDS`).
 HORIZON = f"""
@@ -156,9 +157,17 @@ class Lease:
         self._renewing.join()
 
 
-def announce_objects(connection: psycopg.Connection[Any]) -> None:
-    """Keep the sweeper from objects that this transaction is about to put, until its rows that name them are seen."""
-    connection.execute(_ANNOUNCE, OBJECTS_LOCK)
+def announce_objects(connection: psycopg.Connection[Any]) -> str:
+    """Keep the sweeper from objects that this transaction is about to put, until its rows that name them are seen.
+
+    Returns
+    -------
+    str
+        The database whose objects they are.
+    """
+    row = connection.execute(_ANNOUNCE, OBJECTS_LOCK).fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def release_gone(connection: Connection) -> None:

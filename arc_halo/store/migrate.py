@@ -134,8 +134,8 @@ def _to_blobs(driver: psycopg.Connection[Any], blobs: BlobStore, rows: list[tupl
     for digest, checksum, _, payload in rows:
         _compare(digest, checksum, payload)
     with driver.transaction():
-        announce_objects(driver)  # else the sweeper could take an object before its row names it
-        started = [blobs.start_put(digest, payload) for digest, _, _, payload in rows]
+        owner = announce_objects(driver)  # else the sweeper could take an object before its row names it
+        started = [blobs.start_put(digest, payload, owner) for digest, _, _, payload in rows]
         parameters = {
             "tenant": TENANT_ID,
             "digests": [row[0] for row in rows],

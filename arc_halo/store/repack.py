@@ -163,8 +163,7 @@ def _update(
     is_away = blobs is not None and len(encoded.payload) >= MIN_BLOB_NBYTES
     location = None
     if blobs is not None and is_away:
-        announce_objects(connection)
-        location = blobs.put(chunk.digest, encoded.payload)
+        location = blobs.put(chunk.digest, encoded.payload, announce_objects(connection))
     connection.execute(
         _UPDATE,
         {

@@ -182,8 +182,8 @@ def _restore_copy(
 
 def _put(session: Session, blobs: BlobStore, digest: bytes, payload: BytesLike) -> str:
     with driver_errors():
-        announce_objects(driver_connection(session.connection()))
-    return blobs.put(digest, payload)
+        owner = announce_objects(driver_connection(session.connection()))
+    return blobs.put(digest, payload, owner)
 
 
 def _candidates(uses: Sequence[_Use], copies: Sequence[Place]) -> Iterator[tuple[_Use, memoryview]]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 
-from arc_halo.store.blobs import is_ours
+from arc_halo.store.blobs import owner_in
 from arc_halo.store.leases import HORIZON, OBJECTS_LOCK, release_gone
+from arc_halo.store.owners import owner_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy import Connection, Engine
 
@@ -24,20 +25,27 @@ GRACE: Final = dt.timedelta(hours=1)
 """A reader that found a row has as long to fetch its object."""
 BATCH_ROWS: Final = 500
 
+# What rows of a copied database let go of may be needed by the one it was copied from: it stays, and the request, too.
+_IS_OWN: Final = """
+coalesce(split_part(substring(b.blob_location FROM '^../[0-9a-f]{64}-[0-9a-f]{16}-'), '-', 2)
+         = ANY(CAST(:owners AS text[])), true)
+"""
 # Held to the end of the transaction, in which the objects are deleted: a crash leaves the request, and no two sweepers
 # work on one.
-_REQUESTED: Final = text("""
+_REQUESTED: Final = text(f"""
 SELECT b.id, b.blob_location FROM arc_halo.blob_deletions AS b
- WHERE b.requested_at <= now() - make_interval(secs => :grace) ORDER BY b.id LIMIT :rows FOR UPDATE SKIP LOCKED
-""")
+ WHERE b.requested_at <= now() - make_interval(secs => :grace) AND {_IS_OWN}
+ ORDER BY b.id LIMIT :rows FOR UPDATE SKIP LOCKED
+""")  # noqa: S608  a constant of ours
 # Nothing of ours names an object twice; who puts rows back by hand may.
 _NAMED: Final = text("""
 SELECT blob_location FROM arc_halo.tensor_data WHERE blob_location = ANY(CAST(:locations AS text[]))
 """)
 _FORGET: Final = text("DELETE FROM arc_halo.blob_deletions WHERE id = ANY(CAST(:ids AS bigint[]))")
-_COUNT_REQUESTED: Final = text("""
-SELECT count(*) FROM arc_halo.blob_deletions AS b WHERE b.requested_at <= now() - make_interval(secs => :grace)
-""")
+_COUNT_REQUESTED: Final = text(f"""
+SELECT count(*) FROM arc_halo.blob_deletions AS b
+ WHERE b.requested_at <= now() - make_interval(secs => :grace) AND {_IS_OWN}
+""")  # noqa: S608  as above
 _NEEDED: Final = text("""
 SELECT blob_location FROM arc_halo.tensor_data WHERE blob_location = ANY(CAST(:locations AS text[]))
 UNION ALL
@@ -62,19 +70,29 @@ SELECT least({HORIZON},
 class Swept:
     """What was deleted, or would be, and what of the store is not ours.
 
-    ``requested`` objects were let go of by rows, ``orphans`` never had one; ``foreign`` keys are of another form.
+    ``requested`` objects were let go of by rows, ``orphans`` never had one; ``others`` counts those of other databases,
+    by their identities; ``foreign`` keys are of another form.
     """
 
     requested: int = 0
     orphans: int = 0
     orphan_nbytes: int = 0
     foreign: int = 0
+    others: dict[str, int] = field(default_factory=dict)
 
 
-def sweep(engine: Engine, blobs: BlobStore, *, grace: dt.timedelta = GRACE, dry_run: bool = False) -> Swept:
-    """Delete objects that no row needs; beside readers, writers and other sweepers.
+def sweep(
+    engine: Engine,
+    blobs: BlobStore,
+    *,
+    grace: dt.timedelta = GRACE,
+    dry_run: bool = False,
+    formerly: Collection[str] = (),
+) -> Swept:
+    """Delete objects of this database that no row needs; beside readers, writers and other sweepers.
 
     No key is used twice, so an object that has no row, and is older than every upload under way, will never have one.
+    Objects of other databases that share the store are left, whether rows here name them or not.
 
     Parameters
     ----------
@@ -82,6 +100,9 @@ def sweep(engine: Engine, blobs: BlobStore, *, grace: dt.timedelta = GRACE, dry_
         Objects stay so long after a row let go of them, or after they were written.
     dry_run
         Count only.
+    formerly
+        Identities under which this database put objects before it was moved to this server: nobody else may be using
+        what has them.
 
     Raises
     ------
@@ -90,33 +111,50 @@ def sweep(engine: Engine, blobs: BlobStore, *, grace: dt.timedelta = GRACE, dry_
     """
     swept = Swept()
     with engine.connect() as connection:
+        owners = {owner_of(connection), *formerly}
         if dry_run:
-            swept.requested = connection.scalar(_COUNT_REQUESTED, {"grace": grace.total_seconds()}) or 0
+            counted = {"grace": grace.total_seconds(), "owners": list(owners)}
+            swept.requested = connection.scalar(_COUNT_REQUESTED, counted) or 0
         else:
+            connection.rollback()
             with connection.begin():
                 release_gone(connection)
-            while count := _delete_requested(connection, blobs, grace):
+            while count := _delete_requested(connection, blobs, grace, owners):
                 swept.requested += count
         connection.rollback()
-        _sweep_orphans(connection, blobs, grace, swept, dry_run=dry_run)
+        _sweep_orphans(connection, blobs, grace, swept, owners, dry_run=dry_run)
     return swept
 
 
-def _delete_requested(connection: Connection, blobs: BlobStore, grace: dt.timedelta) -> int:
+def _delete_requested(connection: Connection, blobs: BlobStore, grace: dt.timedelta, owners: Collection[str]) -> int:
+    asked = {"grace": grace.total_seconds(), "rows": BATCH_ROWS, "owners": list(owners)}
     with connection.begin():
-        rows = connection.execute(_REQUESTED, {"grace": grace.total_seconds(), "rows": BATCH_ROWS}).all()
+        rows = connection.execute(_REQUESTED, asked).all()
         named = set(connection.scalars(_NAMED, {"locations": [location for _, location in rows]}))
-        blobs.delete(location for _, location in rows if location not in named)
+        blobs.delete(each for _, each in rows if each not in named and owner_in(each) in owners)
         connection.execute(_FORGET, {"ids": [request for request, _ in rows]})
     return len(rows)
 
 
 def _sweep_orphans(
-    connection: Connection, blobs: BlobStore, grace: dt.timedelta, swept: Swept, *, dry_run: bool
+    connection: Connection,
+    blobs: BlobStore,
+    grace: dt.timedelta,
+    swept: Swept,
+    owners: Collection[str],
+    *,
+    dry_run: bool,
 ) -> None:
     for listed in _pages(blobs.blobs()):
-        ours = [blob for blob in listed if is_ours(blob.location)]
-        swept.foreign += len(listed) - len(ours)
+        ours = []
+        for blob in listed:
+            owner = owner_in(blob.location)
+            if owner is None:
+                swept.foreign += 1
+            elif owner in owners:
+                ours.append(blob)
+            else:
+                swept.others[owner] = swept.others.get(owner, 0) + 1
         # In this order: an object that is older than every transaction under way has its row by now, or never will.
         horizon = connection.scalar(_HORIZON, {"grace": grace.total_seconds()})
         connection.rollback()

@@ -229,9 +229,9 @@ class Upload:
     def _placed(self, chunks: list[rows.ChunkRow]) -> list[rows.ChunkRow]:
         """Put payloads into the blob store, if there is one, before any row says that they are there."""
         if self._blobs is not None and chunks:
-            self._target.announce_objects()
+            owner = self._target.announce_objects()
             started = [
-                (chunk, self._blobs.start_put(chunk.digest, chunk.payload))
+                (chunk, self._blobs.start_put(chunk.digest, chunk.payload, owner))
                 for chunk in chunks
                 if chunk.payload is not None and chunk.stored_nbytes >= MIN_BLOB_NBYTES
             ]

@@ -120,7 +120,7 @@ def test_another_object_of_the_blob_store_is_found_by_its_name(tier):
     store = open_store(tier.blob_url)
     for blob in list(store.blobs()):
         digest = bytes.fromhex(blob.location[3:67])
-        store.put(digest, store.get(blob.location, blob.nbytes))
+        store.put(digest, store.get(blob.location, blob.nbytes), "0123456789abcdef")
         store.delete([blob.location])
     done = repaired(tier, "m")
     assert len(done.repaired) == 4

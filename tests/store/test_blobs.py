@@ -11,10 +11,12 @@ from arc_halo.database import connect
 from arc_halo.errors import BlobStoreError, BlobStoreNotConfigured, ConfigurationError, CorruptChunk, MissingChunk
 from arc_halo.registry import check_model, read_tensor
 from arc_halo.store.blobs import BlobStore, open_store
+from arc_halo.store.owners import owner_of
 from arc_halo.store.sweep import sweep
 from arc_halo.testing.tiers import check, create, example_tensors
 
 DIGEST = bytes(range(32))
+OWNER = "0123456789abcdef"
 MOVE = "UPDATE arc_halo.tensor_data SET payload = :payload, blob_location = NULL WHERE blob_location = :at"
 AT_ONCE = dt.timedelta(0)
 
@@ -36,6 +38,11 @@ def tier(migrated_url, file_url):
         yield database
 
 
+def owner(database):
+    with database.engine.connect() as connection:
+        return owner_of(connection)
+
+
 def faults(database):
     with database.session() as session:
         return [fault.message for fault in check_model(session, "m")]
@@ -46,7 +53,7 @@ def objects(folder):
 
 
 def test_an_object_is_named_by_its_chunk_and_never_twice(blobs):
-    first, second = (blobs.put(DIGEST, b"payload") for _ in range(2))
+    first, second = (blobs.put(DIGEST, b"payload", OWNER) for _ in range(2))
     assert first != second
     assert first.startswith(f"00/{DIGEST.hex()}-")
     assert {blob.location for blob in blobs.blobs(DIGEST)} == {first, second}
@@ -54,13 +61,13 @@ def test_an_object_is_named_by_its_chunk_and_never_twice(blobs):
 
 
 def test_no_more_is_read_than_was_asked_for(blobs, folder):
-    location = blobs.put(DIGEST, b"payload")
+    location = blobs.put(DIGEST, b"payload", OWNER)
     (folder / location).write_bytes(b"payload" * 1000)
     assert blobs.get(location, 7) == b"payload"
 
 
 def test_a_short_object_and_one_that_is_gone_are_told(blobs, folder):
-    location = blobs.put(DIGEST, b"payload")
+    location = blobs.put(DIGEST, b"payload", OWNER)
     with pytest.raises(CorruptChunk, match="shorter"):
         blobs.get(location, 8)
     (folder / location).write_bytes(b"")
@@ -94,7 +101,7 @@ def test_a_store_that_does_not_answer_is_an_error_in_time(monkeypatch):
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(BlobStoreError, match="did not write"):
-        BlobStore("s3://bucket/prefix").put(DIGEST, b"payload")
+        BlobStore("s3://bucket/prefix").put(DIGEST, b"payload", OWNER)
 
 
 def test_one_store_for_each_url(file_url):
@@ -177,7 +184,7 @@ def test_a_payload_that_moves_while_it_is_read_is_looked_up_again(tier, monkeypa
 
 def test_foreign_objects_are_left_and_counted(tier, folder):
     (folder / "notes.txt").write_text("mine")
-    orphan = folder / f"ab/{'ab' * 32}-{'0' * 16}"
+    orphan = folder / f"ab/{'ab' * 32}-{owner(tier)}-{'0' * 16}"
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"12345")
     planned = sweep(tier.engine, open_store(tier.blob_url), grace=AT_ONCE, dry_run=True)
@@ -190,7 +197,7 @@ def test_foreign_objects_are_left_and_counted(tier, folder):
 
 
 def test_young_orphans_stay(tier, folder):
-    orphan = folder / f"ab/{'ab' * 32}-{'0' * 16}"
+    orphan = folder / f"ab/{'ab' * 32}-{owner(tier)}-{'0' * 16}"
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"12345")
     assert sweep(tier.engine, open_store(tier.blob_url)).orphans == 0

@@ -66,11 +66,11 @@ def test_an_interrupted_migration_goes_on_with_the_rest(tier, blobs, monkeypatch
     monkeypatch.setattr("arc_halo.store.migrate.BATCH_ROWS", 1)
     put, calls = BlobStore.put, []
 
-    def fail_third(self, digest, payload):
+    def fail_third(self, digest, payload, owner):
         calls.append(digest)
         if len(calls) == 3:
             raise BlobStoreError("unplugged")
-        return put(self, digest, payload)
+        return put(self, digest, payload, owner)
 
     monkeypatch.setattr(BlobStore, "put", fail_third)
     with pytest.raises(BlobStoreError):

@@ -14,12 +14,19 @@ from arc_halo.registry import create_model, delete_model, export_model, repack_m
 from arc_halo.store import prune
 from arc_halo.store.blobs import BlobStore, open_store
 from arc_halo.store.leases import OBJECTS_LOCK
+from arc_halo.store.owners import owner_of
 from arc_halo.store.sweep import Swept, sweep
 from arc_halo.testing.tiers import check, create, example_tensors
 
 AT_ONCE = dt.timedelta(0)
 DAY_AGO = dt.datetime.now(dt.UTC).timestamp() - 86_400
-KEY = f"ab/{'ab' * 32}-{'0' * 16}"
+OTHER = "0123456789abcdef"
+
+
+def key(owner):
+    return f"ab/{'ab' * 32}-{owner}-{'0' * 16}"
+
+
 REQUESTS = text("SELECT count(*) FROM arc_halo.blob_deletions")
 REQUEST = text("INSERT INTO arc_halo.blob_deletions (blob_location) VALUES (:location)")
 OBJECTS_LOCKED = text("""
@@ -40,6 +47,13 @@ def tier(migrated_url, file_url):
 @pytest.fixture
 def blobs(file_url):
     return open_store(file_url)
+
+
+@pytest.fixture
+def owner(tier):
+    """What says of an object that it is of this database."""
+    with tier.engine.connect() as connection:
+        return owner_of(connection)
 
 
 @pytest.fixture
@@ -137,28 +151,28 @@ def test_what_a_row_names_again_stays(tier, blobs):
     check(tier, "m", example_tensors())
 
 
-def test_orphans_go_and_others_stay(tier, blobs, folder):
+def test_orphans_go_and_others_stay(tier, blobs, folder, owner):
     create(tier, "m", example_tensors())
-    orphan, foreign = leave(folder, KEY), leave(folder, "notes.txt")
+    orphan, foreign = leave(folder, key(owner)), leave(folder, "notes.txt")
     assert sweep(tier.engine, blobs) == Swept(orphans=1, orphan_nbytes=5, foreign=1)
     assert (orphan.exists(), foreign.exists()) == (False, True)
     check(tier, "m", example_tensors())
 
 
-def test_what_a_killed_process_left_unfinished_goes(tier, blobs, folder):
-    unfinished, foreign = leave(folder, f"{KEY}#12"), leave(folder, "ab/notes#1")
+def test_what_a_killed_process_left_unfinished_goes(tier, blobs, folder, owner):
+    unfinished, foreign = leave(folder, f"{key(owner)}#12"), leave(folder, "ab/notes#1")
     assert sweep(tier.engine, blobs).orphans == 1
     assert (unfinished.exists(), foreign.exists()) == (False, True)
 
 
-def test_orphans_younger_than_the_grace_stay(tier, blobs, folder):
-    leave(folder, KEY, when=dt.datetime.now(dt.UTC).timestamp())
+def test_orphans_younger_than_the_grace_stay(tier, blobs, folder, owner):
+    leave(folder, key(owner), when=dt.datetime.now(dt.UTC).timestamp())
     assert sweep(tier.engine, blobs).orphans == 0
     assert sweep(tier.engine, blobs, grace=AT_ONCE).orphans == 1
 
 
-def test_an_upload_keeps_its_objects_as_long_as_its_lease(tier, blobs, folder):
-    leave(folder, KEY)
+def test_an_upload_keeps_its_objects_as_long_as_its_lease(tier, blobs, folder, owner):
+    leave(folder, key(owner))
     execute(tier, LEASE, age=dt.timedelta(days=2), left=dt.timedelta(minutes=1))
     assert sweep(tier.engine, blobs, grace=AT_ONCE).orphans == 0
     execute(tier, text("UPDATE arc_halo.upload_leases SET expires_at = now() - interval '1 second'"))
@@ -175,10 +189,10 @@ def test_a_transaction_under_way_keeps_its_objects(tier, blobs):
     check(tier, "m", example_tensors())
 
 
-def test_a_transaction_that_announced_nothing_keeps_its_objects(tier, blobs):
+def test_a_transaction_that_announced_nothing_keeps_its_objects(tier, blobs, owner):
     with tier.session() as session:
         session.execute(text("SELECT 1"))
-        location = blobs.put(bytes(32), b"12345")
+        location = blobs.put(bytes(32), b"12345", owner)
         assert sweep(tier.engine, blobs, grace=AT_ONCE).orphans == 0
         session.rollback()
     assert sweep(tier.engine, blobs, grace=AT_ONCE).orphans == 1
@@ -190,10 +204,10 @@ def lock_seen_at_each_put(tier, monkeypatch):
     """For each object put whether somebody held the lock that keeps the sweeper from it."""
     put, seen = BlobStore.put, []
 
-    def look_and_put(blobs, digest, payload):
+    def look_and_put(blobs, digest, payload, owner):
         with tier.session() as session:
             seen.append(session.scalar(OBJECTS_LOCKED, {"classid": OBJECTS_LOCK[0], "objid": OBJECTS_LOCK[1]}))
-        return put(blobs, digest, payload)
+        return put(blobs, digest, payload, owner)
 
     monkeypatch.setattr(BlobStore, "put", look_and_put)
     return seen
@@ -214,10 +228,57 @@ def test_a_repair_keeps_the_sweeper_from_its_objects(tier, blobs, tmp_path, lock
         export_model(session, "m", tmp_path / "copy")
     for blob in list(blobs.blobs()):
         if copy == "objects":
-            blobs.put(bytes.fromhex(blob.location[3:67]), blobs.get(blob.location, blob.nbytes))
+            blobs.put(bytes.fromhex(blob.location[3:67]), blobs.get(blob.location, blob.nbytes), OTHER)
         blobs.delete([blob.location])
     lock_seen_at_each_put.clear()
     tier.transaction(lambda session: repair(session, "m", copies=[tmp_path / "copy"] if copy == "folder" else []))
     assert lock_seen_at_each_put
     assert all(lock_seen_at_each_put)
     check(tier, "m", example_tensors())
+
+
+@pytest.fixture
+def copied(database_server, tier, migrated_url, file_url):
+    """A database that was copied from another, with rows that name the objects of that one."""
+    create(tier, "m", example_tensors())
+    tier.engine.dispose()
+    url = database_server.create(migrated_url.database)
+    with connect(url, blob_url=file_url) as database:
+        yield database
+    database_server.drop(url)
+
+
+def test_two_databases_in_one_store_leave_each_others_objects(tier, copied, blobs):
+    create(copied, "own", {"w": example_tensors()["noise"][::-1].copy()})
+    before = {blob.location for blob in blobs.blobs()}
+    for database in (tier, copied):
+        swept = sweep(database.engine, blobs, grace=AT_ONCE)
+        assert (swept.orphans, swept.requested, len(swept.others)) == (0, 0, 1)
+    assert {blob.location for blob in blobs.blobs()} == before
+    check(tier, "m", example_tensors())
+    check(copied, "m", example_tensors())
+
+
+def test_a_copy_that_lets_go_of_objects_does_not_delete_those_of_its_original(tier, copied, blobs):
+    copied.transaction(lambda session: delete_model(session, "m"))
+    prune(copied.engine, blobs=blobs, grace=AT_ONCE)
+    waiting = requests(copied)
+    assert waiting
+    assert sweep(copied.engine, blobs, grace=AT_ONCE, dry_run=True).requested == 0
+    assert sweep(copied.engine, blobs, grace=AT_ONCE).requested == 0
+    assert requests(copied) == waiting
+    check(tier, "m", example_tensors())
+
+
+def test_a_database_that_was_moved_sweeps_what_it_had_before(copied, blobs, owner):
+    copied.transaction(lambda session: delete_model(session, "m"))
+    prune(copied.engine, blobs=blobs, grace=AT_ONCE)
+    waiting = requests(copied)
+    assert sweep(copied.engine, blobs, grace=AT_ONCE, formerly=[owner]).requested == waiting
+    assert not list(blobs.blobs())
+
+
+def test_an_identity_stays_and_copies_have_their_own(tier, copied, owner):
+    with tier.engine.connect() as one, copied.engine.connect() as other:
+        assert owner_of(one) == owner != owner_of(other)
+        assert len(owner) == 16
