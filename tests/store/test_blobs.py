@@ -228,7 +228,7 @@ def test_a_forked_child_reads_and_writes_what_its_parent_used(tier):
     def work():
         check(tier, "m", example_tensors())
         create(tier, "child", example_tensors(seed=1))
-        return store.start_put(DIGEST, b"by a store of the parent's").result()
+        return store.start_put(DIGEST, b"by a store of the parent's", OWNER).result()
 
     location = in_a_fork(work)
     assert store.get(location, 5) == b"by a "
@@ -239,6 +239,6 @@ def test_a_forked_child_reads_and_writes_what_its_parent_used(tier):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_a_forked_child_is_told_where_a_store_in_a_cloud_cannot_be_used(s3_url):
     store = open_store(s3_url)
-    location = store.put(DIGEST, b"payload")
+    location = store.put(DIGEST, b"payload", OWNER)
     assert "start workers by spawn" in in_a_fork(lambda: open_store(s3_url).get(location, 7).decode())
     assert store.get(location, 7) == b"payload"
