@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 
 from arc_halo.database import connect
 from arc_halo.database.embedded import EmbeddedServer
-from arc_halo.errors import BlobStoreError, DatabaseUnavailable, DiskFull, EmbeddedServerError, FileNotWritten
+from arc_halo.errors import BlobStoreError, DatabaseUnavailable, DiskFull, EmbeddedServerError, FileNotWritten, HubError
 from arc_halo.registry import create_model, export_model, import_model, load_model, quantize_model
 from arc_halo.store import put as store_put
 from arc_halo.store.cache import ReadCache
@@ -208,3 +211,39 @@ def test_a_full_temporary_folder(small_disk, session, model, monkeypatch):
     assert count(session, "models") == 1
     disk.free()
     assert quantize_model(session, model, name="small", include="w").version == "1"
+
+
+@pytest.fixture
+def hub_disk(small_disk, hub, monkeypatch):
+    """The disk of the hub's cache; ``hub`` has set that already."""
+    assert hub.asked == []
+    disk = small_disk(8)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(disk.folder / "hub"))
+    return disk
+
+
+@contextmanager
+def usage_of_others(is_foreseen):
+    """Nobody else fills the disk, or somebody does after it was looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not is_foreseen:
+            patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 0, 1 << 40))
+        yield
+
+
+@pytest.mark.parametrize("is_foreseen", [True, False])
+def test_a_full_cache_of_the_hub(hub_disk, hub, session, tmp_path, is_foreseen):
+    source = write_folder(bert(), tmp_path / "m", arrays=noise(7, 3))
+    hub.publish("lab/bert", source)
+    hub_disk.fill(leave_nbytes=MEBIBYTE)
+    said = "disk has [0-9]+; free some" if is_foreseen else "no space is left for it; free some"
+    with (
+        usage_of_others(is_foreseen),
+        pytest.raises(HubError, match=f"hf://lab/bert.*{said}, or let HF_HUB_CACHE name a larger disk"),
+    ):
+        import_model(session, "hf://lab/bert", name="m")
+    assert count(session, "models") == 0
+    hub_disk.free()
+    model = import_model(session, "hf://lab/bert", name="m")
+    written = export_model(session, model, tmp_path / "out")
+    assert all(path.read_bytes() == (source / path.name).read_bytes() for path in written)
