@@ -36,6 +36,11 @@ class DType:
         return self.block_elements > 1
 
     @property
+    def is_trainable(self) -> bool:
+        """Whether its numbers can be changed a little: not integers, nor numbers that share their scales."""
+        return self.is_float and not self.is_block
+
+    @property
     def component_nbytes(self) -> int:
         """Bytes of one number: half of a complex element, 1 where elements are packed or in blocks."""
         if self.is_block:
@@ -47,6 +52,10 @@ class DType:
         blocks, rest = divmod(element_count, self.block_elements)
         bits = blocks * self.bits
         return None if rest or bits % 8 else bits // 8
+
+    def elements(self, nbytes: int) -> int:
+        """How many elements that many bytes hold."""
+        return nbytes * 8 // self.bits * self.block_elements
 
     def as_array(self, raw: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Bytes as an array of that shape; of packed types the bytes, of blocks the bytes of each row."""

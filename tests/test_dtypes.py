@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError, deserialize
 
-from arc_halo.dtypes import DTYPES, by_name, of_array
+from arc_halo.dtypes import BLOCK_DTYPES, DTYPES, by_name, of_array
 from arc_halo.errors import TensorError
 
 
@@ -54,3 +54,26 @@ def test_packed_elements_fill_whole_bytes_or_have_no_size(name, count, nbytes):
 @pytest.mark.parametrize(("name", "nbytes"), [("C64", 4), ("F4", 1), ("BF16", 2), ("U8", 1), ("I64", 8)])
 def test_components(name, nbytes):
     assert by_name(name).component_nbytes == nbytes
+
+
+@pytest.mark.parametrize(("count", "nbytes"), [(0, 0), (32, 34), (96, 102), (33, None), (1, None)])
+def test_elements_fill_whole_blocks_or_have_no_size(count, nbytes):
+    assert by_name("Q8_0").nbytes(count) == nbytes
+    if nbytes is not None:
+        assert by_name("Q8_0").elements(nbytes) == count
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES.values(), *BLOCK_DTYPES.values()], ids=lambda dtype: dtype.name)
+def test_bytes_as_an_array(dtype):
+    shape = (3, 4 * dtype.block_elements)
+    raw = np.zeros(dtype.nbytes(3 * shape[1]), np.uint8)
+    array = dtype.as_array(raw, shape)
+    assert array.tobytes() == raw.tobytes()
+    if dtype.is_block:
+        assert array.shape == (3, 4 * dtype.bits // 8)
+    else:
+        assert array.shape == (shape if dtype.numpy is not None else raw.shape)
+
+
+def test_integers_and_blocks_are_not_trained():
+    assert [name for name in ("F32", "BF16", "I32", "Q8_0", "Q4_K") if by_name(name).is_trainable] == ["F32", "BF16"]

@@ -23,10 +23,11 @@ def chunk_nbytes(shape: Sequence[int], dtype: DType) -> int:
     """Raw size of each chunk of a tensor but the last.
 
     A row is the last axis; the axes before it are flattened. A chunk is as many whole rows as fit in `TARGET_NBYTES`,
-    or, where a row is larger than that, as many whole elements. Rows of types narrower than a byte are counted in
-    groups that fill whole bytes. Chunks start with the tensor, so a tensor that grows by rows keeps its full chunks.
+    or, where a row is larger than that, as many whole elements or blocks. Rows of types narrower than a byte are
+    counted in groups that fill whole bytes. Chunks start with the tensor, so a tensor that grows by rows keeps its full
+    chunks.
     """
-    row_bits = (shape[-1] if shape else 1) * dtype.bits
+    row_bits = _row_bits(shape, dtype)
     rows_nbytes = lcm(row_bits, 8) // 8
     if not 0 < rows_nbytes <= TARGET_NBYTES:
         rows_nbytes = lcm(dtype.bits, 8) // 8
@@ -76,6 +77,11 @@ class ChunkLayout:
     def __post_init__(self) -> None:
         if self.chunk_nbytes <= 0:
             raise TensorError(f"chunk size {self.chunk_nbytes} cannot cut {self.nbytes} bytes; it must be positive")
+        if (self.shape[-1] if self.shape else 1) % self.dtype.block_elements:
+            raise TensorError(
+                f"rows of shape {list(self.shape)} are no whole blocks: {self.dtype.name} has "
+                f"{self.dtype.block_elements} elements in each; pad the last axis"
+            )
         if not 0 <= self._bits <= _MAX_NBYTES * 8 or self._bits % 8:
             raise TensorError(
                 f"shape {list(self.shape)} of {self.dtype.name} is no whole number of bytes from 0 to 2**63 - 1; "
@@ -106,12 +112,11 @@ class ChunkLayout:
 
     @cached_property
     def _bits(self) -> int:
-        return prod(self.shape) * self.dtype.bits
+        return prod(self.shape[:-1]) * self._row_bits
 
     @property
     def _row_bits(self) -> int:
-        """Bits of one element of the flattened leading axes."""
-        return (self.shape[-1] if self.shape else 1) * self.dtype.bits
+        return _row_bits(self.shape, self.dtype)
 
     def chunks_for(self, byte_start: int, byte_stop: int) -> range:
         """Indexes of the chunks that hold the raw bytes from ``byte_start`` up to ``byte_stop``.
@@ -133,8 +138,8 @@ class ChunkLayout:
         Raises
         ------
         SliceError
-            The tensor is a scalar, the rows are outside it, or elements narrower than a byte make them begin or end
-            inside one.
+            The tensor is a scalar, the rows are outside it, or elements narrower than a byte, or in blocks, make them
+            begin or end inside one.
         """
         if not self.shape:
             raise SliceError("a scalar has no rows; read it whole")
@@ -144,7 +149,12 @@ class ChunkLayout:
         first, last = self.dtype.nbytes(start * row_elements), self.dtype.nbytes(stop * row_elements)
         if first is None or last is None:
             raise SliceError(
-                f"rows {start}:{stop} of {self.dtype.name} with shape {list(self.shape)} share a byte with their "
-                f"neighbours; read the tensor whole"
+                f"rows {start}:{stop} of {self.dtype.name} with shape {list(self.shape)} share a byte or block with "
+                f"their neighbours; read the tensor whole"
             )
         return first, last
+
+
+def _row_bits(shape: Sequence[int], dtype: DType) -> int:
+    """Bits of one element of the flattened leading axes."""
+    return (shape[-1] if shape else 1) // dtype.block_elements * dtype.bits

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arc_halo.errors import GGUFError
+from arc_halo.formats.gguf_config import config_of, token_texts
 from arc_halo.formats.gguf_header import GGUFHeader, gaps, parse_header
 from arc_halo.formats.weights_file import WeightsFile
 
@@ -43,6 +44,19 @@ class GGUFFile(WeightsFile):
     header: GGUFHeader
     metadata: Mapping[str, Value]
     """Values by key; arrays, such as vocabularies, stay in `header_bytes`."""
+
+    def config(self) -> dict[str, Any]:
+        """What config.json would say of the model, and the metadata under ``gguf``; see `config_of`."""
+        return config_of(self.metadata, self.header_bytes)
+
+    def token_texts(self) -> dict[int, str]:
+        """Token id -> text; empty when the file has no vocabulary."""
+        return token_texts(self.metadata, self.header_bytes)
+
+    def shard_count(self) -> int:
+        """Of how many files this is one."""
+        count = self.metadata.get("split.count", 1)
+        return count if isinstance(count, int) else 1
 
     def _read_header(self) -> None:
         self.header = parse_header(self._pread_bytes, self.size, str(self.path))

@@ -21,15 +21,18 @@ from arc_halo.formats.folder import (
     read_parsed,
     relative_path,
 )
-from arc_halo.formats.safetensors import SafetensorsFile, refuse_pickle
+from arc_halo.formats.gguf import SUFFIX as GGUF_SUFFIX
+from arc_halo.formats.gguf import GGUFFile
+from arc_halo.formats.safetensors import SafetensorsFile
 from arc_halo.formats.strict_json import parse_object
+from arc_halo.formats.weights_file import refuse_pickle
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from arc_halo.formats.safetensors import TensorEntry
+    from arc_halo.formats.weights_file import TensorEntry, WeightsFile
 
 __all__ = ["FolderFile", "ModelFolder", "open_model", "relative_path"]
 
@@ -49,7 +52,7 @@ class ModelFolder:
     ignored
         What lies in the folder and is left out: hidden files, linked folders, weights of other frameworks, pickles.
     config
-        config.json; empty when there is none.
+        config.json, or what the metadata of a GGUF file say in its place; empty when there is none.
     weights
         The opened weights files by name, in order.
     """
@@ -58,7 +61,7 @@ class ModelFolder:
     files: tuple[FolderFile, ...]
     ignored: tuple[str, ...]
     config: Mapping[str, Any]
-    weights: Mapping[str, SafetensorsFile]
+    weights: Mapping[str, WeightsFile]
     _opened: ExitStack = field(repr=False)
 
     def __enter__(self) -> Self:
@@ -96,13 +99,16 @@ class ModelFolder:
         return read_file(self.path / relative_path(name), file.nbytes)
 
     def token_texts(self) -> dict[int, str]:
-        """Token id -> text, from tokenizer.json, else vocab.json or vocab.txt; empty when there is none of them.
+        """Token id -> text, from a GGUF file, tokenizer.json, vocab.json or vocab.txt; empty when there is none.
 
         Raises
         ------
         ModelFolderError
             The file is not what its name says.
         """
+        for file in self.weights.values():
+            if isinstance(file, GGUFFile):
+                return file.token_texts()
         names = {file.name: file.nbytes for file in self.side_files}
         parsers = {
             "tokenizer.json": vocabulary.from_tokenizer_json,
@@ -119,9 +125,10 @@ class ModelFolder:
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFolder:
-    """Open a folder with a model in safetensors files, or one ``.safetensors`` file.
+    """Open a folder with a model in safetensors files, or one ``.safetensors`` or ``.gguf`` file.
 
-    Folders of the hub's cache, whose files are links into its ``blobs``, are taken as they are.
+    Folders of the hub's cache, whose files are links into its ``blobs``, are taken as they are. A GGUF file in a folder
+    is another copy of the model and left out: give the file itself.
 
     Raises
     ------
@@ -129,10 +136,10 @@ def open_model(path: str | os.PathLike[str]) -> ModelFolder:
         No weights; an index that names a missing shard or one outside of the folder, that omits one of its set which
         lies beside it, or that disagrees with the shards' headers; a tensor in two shards; a config that is no JSON
         object; a side file over 256 MiB, or one that links to a place outside of the folder; a file or folder that
-        cannot be read.
+        cannot be read; a GGUF file that is one of several.
     PickleRefused
         The weights are pickles.
-    SafetensorsError
+    SafetensorsError, GGUFError
         A weights file breaks its format.
     """
     path = Path(path)
@@ -146,9 +153,25 @@ def _open_file(path: Path) -> ModelFolder:
     if not path.is_file():
         raise ModelFolderError(f"{path} is no folder and no file; give a model's folder or one {SUFFIX} file")
     refuse_pickle(path)
+    if path.suffix == GGUF_SUFFIX:
+        return _open_gguf(path)
     if path.suffix != SUFFIX:
-        raise ModelFolderError(f"{path} is no {SUFFIX} file; convert its weights with the safetensors library")
+        raise ModelFolderError(
+            f"{path} is no {SUFFIX} or {GGUF_SUFFIX} file; convert its weights with the safetensors library"
+        )
     return _assemble(path.parent.resolve(), {path.name: path.stat().st_size}, [path.name], (), {})
+
+
+def _open_gguf(path: Path) -> ModelFolder:
+    """Open a file that is a whole model: its metadata stand for config and tokenizer."""
+    with ExitStack() as stack:
+        file = stack.enter_context(GGUFFile(path))
+        if file.shard_count() != 1:
+            raise ModelFolderError(
+                f"{path} is one of {file.shard_count()} files of a model; merge them with llama-gguf-split --merge"
+            )
+        files = (FolderFile(path.name, "weights", file.size),)
+        return ModelFolder(path.parent.resolve(), files, (), file.config(), {path.name: file}, stack.pop_all())
 
 
 def _open_folder(folder: Path) -> ModelFolder:
@@ -201,6 +224,10 @@ def _find_single(folder: Path, sizes: Mapping[str, int], ignored: Sequence[str])
             f"{folder} holds {len(found)} weights files ({found[0]}, ...), no model.safetensors and no index; "
             "give one of the files, or restore model.safetensors.index.json"
         )
+    if ggufs := [name for name in ignored if name.endswith(GGUF_SUFFIX)]:
+        for name in ggufs:
+            refuse_pickle(folder / name)
+        raise ModelFolderError(f"{folder} holds no {SUFFIX} file, but {', '.join(ggufs[:5])}; give that file itself")
     for name in ignored:
         refuse_pickle(folder / name)
     raise ModelFolderError(f"{folder} holds no {SUFFIX} file; give the folder that has the weights")
@@ -250,14 +277,14 @@ def _assemble(
     files += [FolderFile(name, kind_of(name), sizes[name]) for name in side]
     config = parse_object(read_parsed(folder, "config.json"), "config.json") if "config.json" in side else {}
     with ExitStack() as stack:
-        weights = {name: stack.enter_context(SafetensorsFile(folder / name)) for name in shards}
+        weights: dict[str, WeightsFile] = {name: stack.enter_context(SafetensorsFile(folder / name)) for name in shards}
         holders = _holders(weights)
         if weight_map:
             _compare(weight_map, holders)
         return ModelFolder(folder, tuple(files), ignored, config, weights, stack.pop_all())
 
 
-def _holders(weights: Mapping[str, SafetensorsFile]) -> dict[str, str]:
+def _holders(weights: Mapping[str, WeightsFile]) -> dict[str, str]:
     """Tensor name -> the one shard whose header has it."""
     holders: dict[str, str] = {}
     for shard, file in weights.items():

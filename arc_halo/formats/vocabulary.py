@@ -73,7 +73,21 @@ def from_vocab_txt(raw: bytes) -> dict[int, str]:
         lines = io.StringIO(raw.decode("utf-8"), newline=None)  # all line ends are newlines, as in transformers
     except UnicodeDecodeError as error:
         raise ModelFolderError(f"vocab.txt is not UTF-8: {error}; restore the file") from None
-    return {token: _storable(line.rstrip("\n")) for token, line in enumerate(lines)}
+    return {token: storable(line.rstrip("\n")) for token, line in enumerate(lines)}
+
+
+def from_tokens(tokens: Iterable[bytes], count: int, nbytes: int, name: str) -> dict[int, str]:
+    """Number the texts of a list, of which there are ``count`` in a file, or a header, of so many bytes.
+
+    What is not UTF-8 is spelt as escapes: early converters wrote tokens as the bytes that they stand for.
+
+    Raises
+    ------
+    ModelFolderError
+        More texts than 64 MiB and 16 times the file's size hold.
+    """
+    refuse_bloated(nbytes, count * _LINE_NBYTES, name, _ADVICE)
+    return {token: storable(raw.decode("utf-8", "backslashreplace")) for token, raw in enumerate(tokens)}
 
 
 def _parse(raw: bytes, name: str) -> dict[str, Any]:
@@ -96,11 +110,11 @@ def _texts(pairs: Iterable[tuple[object, object]], name: str) -> dict[int, str]:
             )
         if not isinstance(text, str):
             raise ModelFolderError(f"{name} gives id {token} no text; restore the file")
-        texts[token] = _storable(text)
+        texts[token] = storable(text)
     return texts
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Spell what no text column holds, NUL and halves of surrogate pairs, as escapes."""
     spelled = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
     return text if spelled == text else spelled  # the one that is there already takes no memory

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from arc_halo.dtypes import DTYPES
 from arc_halo.quantization.abc import Quantized
+from arc_halo.quantization.ggml import dequantize_blocks
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from arc_halo.dtypes import DType
     from arc_halo.quantization.abc import Scheme
     from arc_halo.quantization.description import QuantizedTensor
@@ -59,3 +61,19 @@ class CodesWithScales(StoredForm):
         """Dequantise rows of codes by their scales."""
         codes, scale = parts
         return self._scheme.dequantize(Quantized(codes, scale), (len(codes), self.columns))
+
+
+class GgmlBlocks(StoredForm):
+    """Blocks of one of ggml's types, which hold their scales: the tensor's own type says all."""
+
+    def __init__(self, name: str, blocks: DType, shape: tuple[int, ...]) -> None:
+        self.scheme = blocks.name
+        self.dtype = DTYPES["F32"]
+        self.shape = shape
+        self.parts = (name,)
+        self._blocks = blocks
+
+    def floats(self, *parts: np.ndarray) -> np.ndarray:
+        """Dequantise rows of blocks."""
+        (rows,) = parts
+        return dequantize_blocks(np.ascontiguousarray(rows), self._blocks).reshape(len(rows), self.columns)

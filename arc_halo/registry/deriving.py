@@ -155,9 +155,9 @@ def _architecture(
         root = roots[weight.name]
         spec = _weight(weight, paths, root)
         if (source := derivation.replaced.get(root.name)) is not None:
-            # Codes that are integers cannot be trained; the floats that they become again can.
-            may_train = weight.is_trainable or not by_name(weight.tensor.dtype).is_float
-            spec = replace(spec, is_trainable=source.dtype.is_float and may_train)
+            # Codes, and numbers in blocks, cannot be trained; the floats that they become again can.
+            may_train = weight.is_trainable or not by_name(weight.tensor.dtype).is_trainable
+            spec = replace(spec, is_trainable=source.dtype.is_trainable and may_train)
         specs.append(spec)
         if (added := derivation.added.get(weight.name)) is not None:
             specs.append(WeightSpec(added.name, spec.layer_key, "buffer", None, is_trainable=False))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from blake3 import blake3
 from sqlalchemy import select
@@ -12,8 +13,11 @@ from sqlalchemy.orm import Session, undefer
 
 from arc_halo.dtypes import by_name
 from arc_halo.errors import DigestMismatch
+from arc_halo.formats.gguf import SUFFIX as GGUF_SUFFIX
+from arc_halo.formats.gguf_header import parse_stored
 from arc_halo.formats.hf import relative_path
 from arc_halo.formats.safetensors_header import aligned_order, build_header, parse_header
+from arc_halo.formats.weights_file import in_data_order
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.origins import without_origin
 from arc_halo.registry.reading import weights_of
@@ -42,10 +46,11 @@ def export_model(
     *,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Write a model as safetensors, with its config and tokenizer files.
+    """Write a model's weights, with its config and tokenizer files.
 
-    Each file of an imported model is byte for byte the one that was imported. If weights changed since, tensors are
-    laid out anew in one file. Files take their names when they are complete, and replace those of the same name.
+    Each file of an imported model is byte for byte the one that was imported, safetensors or GGUF. If weights changed
+    since, tensors are laid out anew in one safetensors file. Files take their names when they are complete, and replace
+    those of the same name.
 
     Returns
     -------
@@ -61,6 +66,8 @@ def export_model(
         the model was published with; no file is made.
     FileNotWritten
         There is no space for a file, or no right to write it; it is not made.
+    SafetensorsError
+        Tensors have to be laid out anew, and have types that only GGUF has.
     """
     found = find_model(session, model)
     if (wrong := explain_weights_digest(session, found.id)) is not None:
@@ -69,21 +76,20 @@ def export_model(
     with write_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     weights = {weight.name: weight for weight in weights_of(session, found)}
-    headers = {file.path: file.content for file in _files(session, found, ModelFile.kind == "weights")}
-    layouts = {path: _entries(header, path) for path, header in headers.items()}
+    layouts = {file.path: _layout(file) for file in _files(session, found, ModelFile.kind == "weights")}
     side = ModelFile.kind != "weights"
     if not _fit(layouts, weights):
-        headers = {WEIGHTS_NAME: _new_header(weights)}
-        layouts = {path: _entries(header, path) for path, header in headers.items()}
+        layouts = {WEIGHTS_NAME: _new_layout(weights)}
         side &= ModelFile.kind != "index"  # it would name shards that are no more
     written = [_write_side_file(target, file.path, file.content) for file in _files(session, found, side)]
-    config = without_origin(found.architecture_config)
+    is_gguf = any(path.endswith(GGUF_SUFFIX) for path in layouts)  # its metadata are its config
+    config = {} if is_gguf else without_origin(found.architecture_config)
     if config and not any(path.name == CONFIG_NAME for path in written):
         written.append(_write_side_file(target, CONFIG_NAME, json.dumps(config, indent=2).encode() + b"\n"))
-    meter = Meter(progress, "write", sum(entry.nbytes for layout in layouts.values() for entry in layout.values()))
+    meter = Meter(progress, "write", sum(entry.nbytes for each in layouts.values() for entry in each.tensors.values()))
     for name, layout in layouts.items():
         path = target / relative_path(name)
-        written.append(_write_weights(session, path, header=headers[name], layout=layout, weights=weights, meter=meter))
+        written.append(_write_weights(session, path, layout=layout, weights=weights, meter=meter))
     return written
 
 
@@ -99,23 +105,43 @@ def _files(session: Session, model: Model, condition: ColumnElement[bool]) -> It
         session.expire(file, ["content"])
 
 
-def _entries(header: bytes, path: str) -> dict[str, TensorEntry]:
-    """Tensors of a stored header, which was checked against its file on import."""
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A weights file about to be written: what it begins with, where its tensors are, and where it ends."""
+
+    header: bytes
+    tensors: Mapping[str, TensorEntry]
+    nbytes: int
+
+
+def _layout(file: ModelFile) -> _Layout:
+    """The layout of a stored header, which was checked against its file on import."""
+    if file.path.endswith(GGUF_SUFFIX):
+        parsed = parse_stored(file.content, file.nbytes, file.path)
+        return _Layout(parsed.content, parsed.tensors, file.nbytes)
+    return _safetensors_layout(file.content, file.path)
+
+
+def _safetensors_layout(header: bytes, path: str) -> _Layout:
     stops = [span["data_offsets"][1] for name, span in json.loads(header[8:]).items() if name != "__metadata__"]
-    return parse_header(header, max(stops, default=0), path)[1]
+    data_nbytes = max(stops, default=0)
+    return _Layout(header, parse_header(header, data_nbytes, path)[1], len(header) + data_nbytes)
 
 
-def _fit(layouts: Mapping[str, Mapping[str, TensorEntry]], weights: Mapping[str, ModelWeight]) -> bool:
+def _fit(layouts: Mapping[str, _Layout], weights: Mapping[str, ModelWeight]) -> bool:
     """Whether the files as imported hold the weights as they are now, each with its type and shape."""
     imported = {
-        name: (entry.dtype.name, list(entry.shape)) for layout in layouts.values() for name, entry in layout.items()
+        name: (entry.dtype.name, list(entry.shape))
+        for layout in layouts.values()
+        for name, entry in layout.tensors.items()
     }
     return bool(layouts) and imported == {name: (w.tensor.dtype, list(w.tensor.shape)) for name, w in weights.items()}
 
 
-def _new_header(weights: Mapping[str, ModelWeight]) -> bytes:
+def _new_layout(weights: Mapping[str, ModelWeight]) -> _Layout:
     tensors = ((name, by_name(weight.tensor.dtype), weight.tensor.shape) for name, weight in weights.items())
-    return build_header(aligned_order(tensors), {"format": "pt"})  # transformers asks for the key
+    header = build_header(aligned_order(tensors), {"format": "pt"})  # transformers asks for the key
+    return _safetensors_layout(header, WEIGHTS_NAME)
 
 
 def _write_side_file(folder: Path, name: str, content: bytes) -> Path:
@@ -129,17 +155,23 @@ def _write_weights(
     session: Session,
     path: Path,
     *,
-    header: bytes,
-    layout: Mapping[str, TensorEntry],
+    layout: _Layout,
     weights: Mapping[str, ModelWeight],
     meter: Meter,
 ) -> Path:
-    in_order = sorted(layout.values(), key=lambda entry: entry.offset)
+    in_order = in_data_order(layout.tensors)
     wanted = [Wanted(entry.name, weights[entry.name].tensor_id, entry.nbytes) for entry in in_order]
     with replacing(path) as file:
-        file.write(header)
-        # Without gaps and in the order of the file, so every piece follows the one before.
+        file.write(layout.header)
+        # In the order of the file, so every piece follows the one before; what is between tensors is padding.
         for piece in read_pieces(session, wanted):
+            _pad(file, layout.tensors[piece.manifest.name].offset + piece.offset)
             file.write(piece.raw)
             meter.add(len(piece.raw))
+        _pad(file, layout.nbytes)
     return path
+
+
+def _pad(file: BinaryIO, offset: int) -> None:
+    """Write zeros up to a place."""
+    file.write(bytes(offset - file.tell()))

@@ -1,4 +1,4 @@
-"""Models into the database: folders and files of safetensors, or arrays."""
+"""Models into the database: folders and files of weights, or arrays."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from arc_halo.registry.origins import with_origin
 from arc_halo.registry.publishing import StoredFile, find_published, publish_model, refuse_taken
 from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, Wanted, put_tensors
 from arc_halo.store.embeddings import put_matrix_rows
+from arc_halo.store.statistics import is_numeric
 
 if TYPE_CHECKING:
     import os
@@ -57,7 +58,7 @@ def import_model(
     embeddings: bool = True,
     progress: Progress | None = None,
 ) -> Model:
-    """Import a Hugging Face folder, a model of their hub, or one ``.safetensors`` file, as a new version of a model.
+    """Import a Hugging Face folder, a model of their hub, or one file of weights, as a new version of a model.
 
     The model exists when the caller commits. Content that is there already is not stored again.
 
@@ -66,6 +67,7 @@ def import_model(
     path
         A folder with one or more safetensors files, ``config.json`` and tokenizer files; the hub's cache is one, too.
         Or ``hf://ORG/NAME[@REVISION][/FOLDER]``, which is downloaded into that cache; the extra ``hub``.
+        Or one ``.safetensors`` or ``.gguf`` file; of the latter the metadata stand for config and tokenizer.
     version
         Any text; by default the number after the highest there is.
     compression
@@ -258,7 +260,7 @@ def _put_embeddings(
 
 
 def _is_searchable(source: TensorSource) -> bool:
-    numeric = source.dtype.numpy is not None and source.dtype.is_float
+    numeric = is_numeric(source.dtype) and source.dtype.is_float
     return numeric and len(source.shape) == 2 and source.shape[0] > 0 and 0 < source.shape[1] <= MAX_DIMENSION  # noqa: PLR2004  # a matrix
 
 

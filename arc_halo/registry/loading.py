@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from arc_halo.dtypes import by_name
 from arc_halo.errors import ArcHaloError
+from arc_halo.registry.forms import restore, stored_forms
 from arc_halo.registry.naming import find_model
-from arc_halo.registry.reading import tensor_not_found, weights_of
+from arc_halo.registry.reading import names_of, tensor_not_found, weights_of
 from arc_halo.settings import load_settings
 from arc_halo.store import Meter, Progress, Wanted, get_arrays, read_pieces
 from arc_halo.store.cache import ReadCache
@@ -43,6 +44,7 @@ def load_model(
     names: Iterable[str] | None = None,
     cache: ReadCache | bool | None = True,
     verify: bool = False,
+    dequantize: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
     """All tensors of a model by name; what was loaded on this machine before is a read-only map of a file.
@@ -62,6 +64,8 @@ def load_model(
         Compare the digests of what is in the cache each time. By default that is done once after each start of the
         machine, and with files that others may write to; otherwise the file system is trusted, as with any file of
         weights, and nothing is read before it is used. What comes from the database is always compared.
+    dequantize
+        As in `iter_tensors`. The floats are in memory, made anew each time; the cache keeps what is stored.
     progress
         Called with ``load``, bytes done and bytes in all.
 
@@ -83,11 +87,31 @@ def load_model(
     (384, 384)
     """
     found = find_model(session, model)
-    weights = {weight.name: weight.tensor for weight in weights_of(session, found)}
-    asked = list(weights) if names is None else list(names)
+    rows = weights_of(session, found)
+    weights = {weight.name: weight.tensor for weight in rows}
+    forms = stored_forms(found, rows) if dequantize else {}
+    asked = names_of(weights, forms) if names is None else list(names)
     for name in asked:
         if name not in weights:
             raise tensor_not_found(found, name, weights)
+    stored = [part for name in asked for part in (forms[name].parts if name in forms else (name,))]
+    arrays = _load(session, weights, stored, cache=cache, verify=verify, progress=progress)
+    return {
+        name: restore(forms[name], [arrays[part] for part in forms[name].parts]) if name in forms else arrays[name]
+        for name in asked
+    }
+
+
+def _load(
+    session: Session,
+    weights: Mapping[str, Tensor],
+    asked: Sequence[str],
+    *,
+    cache: ReadCache | bool | None,
+    verify: bool,
+    progress: Progress | None,
+) -> dict[str, np.ndarray]:
+    """Tensors as they are stored."""
     store = configured_cache() if cache is True else cache or None
     if store is None:
         wanted = [(name, weights[name]) for name in asked]

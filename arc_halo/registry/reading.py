@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select, update
 
 from arc_halo.errors import TensorNotFound
+from arc_halo.registry.forms import read_floats, restore, stored_forms
 from arc_halo.registry.naming import find_model
 from arc_halo.schema import Model, ModelWeight
 from arc_halo.store import Fault, Progress, Wanted, check_tensors, get_arrays, get_rows
@@ -15,10 +16,12 @@ from arc_halo.store.manifest import explain_weights_digest
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from sqlalchemy.orm import Session
+
+    from arc_halo.quantization.form import StoredForm
 
 
 def weights_of(session: Session, model: Model) -> Sequence[ModelWeight]:
@@ -28,7 +31,12 @@ def weights_of(session: Session, model: Model) -> Sequence[ModelWeight]:
 
 
 def read_tensor(
-    session: Session, model: Model | uuid.UUID | str, name: str, rows: int | slice | None = None
+    session: Session,
+    model: Model | uuid.UUID | str,
+    name: str,
+    rows: int | slice | None = None,
+    *,
+    dequantize: bool = False,
 ) -> np.ndarray:
     """A tensor of a model, or rows of its first axis.
 
@@ -36,11 +44,15 @@ def read_tensor(
     ----------
     rows
         A slice, or one row's number, with numpy's meaning. Only the chunks that hold them are read.
+    dequantize
+        Give the floats that a quantised tensor stands for: of the type it had before where this package quantised it,
+        float32 for blocks of ggml's types. Scales that are not finite give numbers that are not. Other tensors are
+        read as they are.
 
     Returns
     -------
     ndarray
-        Of the stored dtype; bfloat16 and float8 are those of ``ml_dtypes``.
+        Of the stored dtype; bfloat16 and float8 are those of ``ml_dtypes``, blocks are the bytes of each row.
 
     Raises
     ------
@@ -56,14 +68,23 @@ def read_tensor(
     >>> read_tensor(session, "minilm", "embeddings.word_embeddings.weight", slice(0, 10)).shape  # doctest: +SKIP
     (10, 384)
     """
-    wanted = _wanted(session, find_model(session, model), name)
+    found = find_model(session, model)
+    wanted = _wanted(session, found, name)
+    if dequantize:
+        weights = {weight.name: weight for weight in weights_of(session, found)}
+        if (form := stored_forms(found, list(weights.values())).get(name)) is not None:
+            return read_floats(session, form, weights, rows)
     if rows is None:
         return next(get_arrays(session, [wanted]))
     return get_rows(session, wanted, rows)
 
 
 def iter_tensors(
-    session: Session, model: Model | uuid.UUID | str, names: Iterable[str] | None = None
+    session: Session,
+    model: Model | uuid.UUID | str,
+    names: Iterable[str] | None = None,
+    *,
+    dequantize: bool = False,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Names and arrays of a model's tensors, read ahead in bounded windows.
 
@@ -71,15 +92,28 @@ def iter_tensors(
     ----------
     names
         Which tensors, and in which order; by default all, in the order of the imported files.
+    dequantize
+        As in `read_tensor`; scales that stand beside codes are then left out.
     """
     found = find_model(session, model)
     by_name = {weight.name: weight for weight in weights_of(session, found)}
-    asked = list(by_name) if names is None else list(names)
+    forms = stored_forms(found, list(by_name.values())) if dequantize else {}
+    asked = names_of(by_name, forms) if names is None else list(names)
     for name in asked:
         if name not in by_name:
             raise tensor_not_found(found, name, by_name)
-    wanted = [Wanted(name, by_name[name].tensor_id, by_name[name].tensor.nbytes) for name in asked]
-    yield from zip(asked, get_arrays(session, wanted), strict=True)
+    parts = [forms[name].parts if name in forms else (name,) for name in asked]
+    wanted = [Wanted(part, by_name[part].tensor_id, by_name[part].tensor.nbytes) for each in parts for part in each]
+    arrays = get_arrays(session, wanted)
+    for name, each in zip(asked, parts, strict=True):
+        stored = [next(arrays) for _ in each]
+        yield name, restore(forms[name], stored) if name in forms else stored[0]
+
+
+def names_of(weights: Iterable[str], forms: Mapping[str, StoredForm]) -> list[str]:
+    """Names of weights without those that are part of another's form."""
+    parts = {part for form in forms.values() for part in form.parts[1:]}
+    return [name for name in weights if name not in parts]
 
 
 def check_model(

@@ -31,7 +31,8 @@ _WHERE = "a temporary file (in TMPDIR)"
 def read_blocks(session: Session, *wanted: Wanted) -> Iterator[tuple[np.ndarray, ...]]:
     """Matrices of consecutive rows of tensors, an equal number of rows of each, about a mebibyte of them at a time.
 
-    A row is the last axis; the axes before it are flattened. It is never cut, so a row is the least that is held.
+    A row is the last axis; the axes before it are flattened. It is never cut, so a row is the least that is held. Rows
+    of types in blocks are bytes.
 
     Raises
     ------
@@ -56,10 +57,11 @@ class _Rows:
     """The rows of a tensor whose pieces arrive in order, wherever those are cut."""
 
     def __init__(self, manifest: Manifest, pieces: Iterator[Piece]) -> None:
-        assert manifest.layout.dtype.numpy is not None
-        self._dtype = manifest.layout.dtype.numpy
+        self._dtype = manifest.layout.dtype
         self._columns = manifest.layout.shape[-1] if manifest.layout.shape else 1
-        self.row_nbytes = self._columns * self._dtype.itemsize
+        row_nbytes = self._dtype.nbytes(self._columns)
+        assert row_nbytes is not None  # of whole elements, or blocks
+        self.row_nbytes = row_nbytes
         self._pieces = pieces
         self._rest = memoryview(b"")
 
@@ -73,7 +75,7 @@ class _Rows:
             buffer[done : done + len(part)] = part
             self._rest = self._rest[len(part) :]
             done += len(part)
-        return buffer.view(self._dtype).reshape(count, self._columns)
+        return self._dtype.as_array(buffer, (count, self._columns))
 
 
 class Spool:

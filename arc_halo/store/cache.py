@@ -16,6 +16,7 @@ import fasteners  # type: ignore[import-untyped]  # ships no types
 import psutil  # type: ignore[import-untyped]  # ships no types
 
 from arc_halo.codecs.digest import TensorHasher
+from arc_halo.dtypes import DTYPES
 from arc_halo.formats.safetensors_header import build_header
 from arc_halo.store.mapping import map_file
 
@@ -105,7 +106,7 @@ class ReadCache:
         if is_compared or time.time() - status.st_mtime > _USED_SECONDS:
             with suppress(OSError):
                 os.utime(path)
-        return raw if dtype.numpy is None else raw.view(dtype.numpy).reshape(shape)
+        return dtype.as_array(raw, shape)
 
     def put(self, digest: bytes, dtype: DType, shape: tuple[int, ...], pieces: Iterable[BytesLike]) -> None:
         """Write a tensor from its bytes in order, which were compared with their digests.
@@ -195,7 +196,13 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def _header(digest: bytes, dtype: DType, shape: tuple[int, ...]) -> bytes:
-    return build_header([(NAME, dtype, shape)], {"digest": digest.hex()})
+    if not dtype.is_block:
+        return build_header([(NAME, dtype, shape)], {"digest": digest.hex()})
+    row_nbytes = dtype.nbytes(shape[-1])
+    assert row_nbytes is not None  # the store takes whole blocks only
+    return build_header(
+        [(NAME, DTYPES["U8"], (*shape[:-1], row_nbytes))], {"digest": digest.hex(), "dtype": dtype.name}
+    )
 
 
 def _digest(raw: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> bytes:

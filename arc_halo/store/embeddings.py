@@ -13,6 +13,7 @@ from arc_halo.store.bulk import EMBEDDINGS
 from arc_halo.store.connections import Lent, destination
 from arc_halo.store.get import Part, Wanted, iter_pieces, load_manifests
 from arc_halo.store.put import SMALL_NBYTES
+from arc_halo.store.statistics import as_float
 
 if TYPE_CHECKING:
     import uuid
@@ -90,7 +91,7 @@ def _matrix_rows(
     (manifest,) = load_manifests(connect, [wanted])
     dtype, dimension = manifest.layout.dtype, manifest.layout.shape[1]
     for piece in iter_pieces(connect, [Part(manifest, range(len(manifest.layout)))]):
-        matrix = np.frombuffer(piece.raw, dtype.numpy).reshape(-1, dimension).astype(np.float32)
+        matrix = as_float(piece.raw, dtype).reshape(-1, dimension).astype(np.float32, copy=False)
         first_row = manifest.layout[piece.index].first_row
         for offset in np.flatnonzero(np.isfinite(matrix).all(axis=1)).tolist():
             row, owner = first_row + offset, wanted.tensor_id

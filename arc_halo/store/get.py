@@ -266,7 +266,7 @@ def _whole(connect: Connect, wanted: Iterable[Wanted]) -> Iterator[Part]:
 def get_arrays(session: Session, wanted: Iterable[Wanted]) -> Iterator[np.ndarray]:
     """Arrays of whole tensors, in the order asked.
 
-    Tensors of packed types (F4, F6) come as one-dimensional arrays of bytes.
+    Tensors of packed types (F4, F6) come as one-dimensional arrays of bytes, those in blocks as the bytes of each row.
     """
     connect = Reading(session)
     waiting: deque[tuple[Manifest, np.ndarray]] = deque()  # asked for, not handed on yet
@@ -289,18 +289,18 @@ def get_arrays(session: Session, wanted: Iterable[Wanted]) -> Iterator[np.ndarra
 def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
     """Rows of the first axis, as numpy would select them, from the chunks that hold them and no others.
 
-    Rows of packed types (F4, F6) come as one-dimensional arrays of bytes.
+    Rows of packed types (F4, F6) come as one-dimensional arrays of bytes, those in blocks as the bytes of each row.
 
     Raises
     ------
     SliceError
         The tensor is a scalar, an index is outside it, ``rows`` is neither an int nor a slice, or rows of a packed
-        type begin or end inside a byte.
+        type begin or end inside a byte or a block.
     """
     connect = Reading(session)
     (manifest,) = load_manifests(connect, [wanted])
     layout = manifest.layout
-    selected = _selection(rows, layout.shape, wanted.name)
+    selected = selection(rows, layout.shape, wanted.name)
     spans = _spans(layout, selected)
     buffer = _read_spans(connect, manifest, spans)
     if selected.step != 1 and buffer.size:
@@ -308,7 +308,8 @@ def get_rows(session: Session, wanted: Wanted, rows: int | slice) -> np.ndarray:
         matrix = buffer.reshape(-1, end - begin)[:: abs(selected.step) if len(spans) == 1 else 1]
         buffer = np.ascontiguousarray(matrix if selected.step > 0 else matrix[::-1]).reshape(-1)
     array = _as_array(manifest, buffer, (len(selected), *layout.shape[1:]))
-    if isinstance(rows, slice) or layout.dtype.numpy is None:
+    is_packed = layout.dtype.numpy is None and not layout.dtype.is_block
+    if isinstance(rows, slice) or is_packed:
         return array
     row: np.ndarray = array[0]
     return row
@@ -337,7 +338,8 @@ def _read_spans(connect: Connect, manifest: Manifest, spans: Sequence[tuple[int,
     return buffer
 
 
-def _selection(rows: int | slice, shape: tuple[int, ...], name: str) -> range:
+def selection(rows: int | slice, shape: tuple[int, ...], name: str) -> range:
+    """The numbers of the rows that are meant, or `SliceError`; see `get_rows`."""
     if not shape:
         raise SliceError(f"tensor {name!r} is a scalar and has no rows; read it whole")
     if isinstance(rows, slice):
@@ -353,4 +355,4 @@ def _selection(rows: int | slice, shape: tuple[int, ...], name: str) -> range:
 def _as_array(manifest: Manifest, buffer: np.ndarray, shape: Sequence[int] | None = None) -> np.ndarray:
     dtype = manifest.layout.dtype
     shape = manifest.layout.shape if shape is None else shape
-    return buffer if dtype.numpy is None else buffer.view(dtype.numpy).reshape(shape)
+    return dtype.as_array(buffer, shape)

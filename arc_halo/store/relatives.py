@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_DISTANCE: Final = 0.2
 """Cosine distance of sketches beyond which tensors are strangers: of unrelated ones it is 1 +- 0.125."""
 
-_PIECE_NBYTES: Final = 1 << 20
+_PIECE_NBYTES: Final = 1 << 20  # or the whole blocks in it
 # A relative may have any length of the first axis: a vocabulary grows. The index is asked for more than one, since it
 # knows nothing of types and shapes.
 _NEAREST = """
@@ -65,11 +65,13 @@ def _sketch(source: TensorSource) -> np.ndarray | None:
     if source.nbytes < RELATIVES_NBYTES or not source.dtype.is_float or not source.shape:
         return None
     known = Statistics()
-    buffer = memoryview(bytearray(_PIECE_NBYTES))
-    for start in range(0, source.nbytes, _PIECE_NBYTES):
-        part = buffer[: min(_PIECE_NBYTES, source.nbytes - start)]
+    width = max(source.dtype.bits // 8, 1)
+    piece_nbytes = _PIECE_NBYTES // width * width
+    buffer = memoryview(bytearray(piece_nbytes))
+    for start in range(0, source.nbytes, piece_nbytes):
+        part = buffer[: min(piece_nbytes, source.nbytes - start)]
         source.read_into(start, part)
-        known.merge(measure(part, source.dtype, start * 8 // source.dtype.bits))
+        known.merge(measure(part, source.dtype, source.dtype.elements(start)))
     return known.sketch_of_unit_length()
 
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a tensor come from: an array in memory or a span of a safetensors file."""
+"""Where the bytes of a tensor come from: an array in memory or a span of a file of weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arc_halo.errors import TensorError
 
 if TYPE_CHECKING:
     from arc_halo.dtypes import DType
-    from arc_halo.formats.safetensors import SafetensorsFile, TensorEntry
+    from arc_halo.formats.weights_file import TensorEntry, WeightsFile
 
 
 class TensorSource(Protocol):
@@ -27,15 +27,15 @@ class TensorSource(Protocol):
 
 
 class FileSource:
-    """A tensor in a safetensors file."""
+    """A tensor in a file of weights."""
 
-    def __init__(self, file: SafetensorsFile, entry: TensorEntry) -> None:
+    def __init__(self, file: WeightsFile, entry: TensorEntry) -> None:
         self._file = file
         self._entry = entry
         self.name, self.dtype, self.shape, _, self.nbytes = entry
 
     def read_into(self, start: int, buffer: memoryview) -> None:
-        """Read from the file; see `SafetensorsFile.read_into` for what may be wrong with it."""
+        """Read from the file; see `WeightsFile.read_into` for what may be wrong with it."""
         self._file.read_into(self._entry, start, buffer)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import ml_dtypes
 import numpy as np
 
+from arc_halo.quantization.ggml import DEQUANTIZABLE, dequantize_blocks
+
 if TYPE_CHECKING:
     from arc_halo.dtypes import DType
 
@@ -89,16 +91,23 @@ class Statistics:
 def measure(raw: memoryview, dtype: DType, first_element: int) -> Statistics:
     """Statistics of one chunk; ``first_element`` is its place in the tensor, which the sketch depends on.
 
-    Complex and packed element types have none: the result counts no elements.
+    Those of quantised blocks are of the numbers that they stand for. Complex and packed element types have none, nor
+    have blocks that cannot be dequantised: the result counts no elements.
     """
     measured = Statistics()
-    if dtype.numpy is None or dtype.name == "C64":
+    if not is_numeric(dtype) or dtype.name == "C64":
         return measured
-    block_nbytes = _BLOCK * dtype.bits // 8
-    for start in range(0, raw.nbytes, block_nbytes):
-        values = _as_float(raw[start : start + block_nbytes], dtype)
-        measured.merge(_measure_block(values, first_element + start * 8 // dtype.bits))
+    step = _BLOCK // dtype.block_elements * dtype.bits // 8
+    for start in range(0, raw.nbytes, step):
+        values = as_float(raw[start : start + step], dtype)
+        measured.merge(_measure_block(values, first_element))
+        first_element += values.size
     return measured
+
+
+def is_numeric(dtype: DType) -> bool:
+    """Whether bytes of the type can be read as numbers."""
+    return dtype.numpy is not None or dtype.name in DEQUANTIZABLE
 
 
 def _measure_block(values: np.ndarray, first_element: int) -> Statistics:
@@ -128,7 +137,10 @@ def _measure_block(values: np.ndarray, first_element: int) -> Statistics:
     return measured
 
 
-def _as_float(raw: memoryview, dtype: DType) -> np.ndarray:
+def as_float(raw: memoryview, dtype: DType) -> np.ndarray:
+    """The numbers in bytes of a numeric type, as floats that hold them exactly, or nearly where none does."""
+    if dtype.is_block:
+        return dequantize_blocks(raw, dtype)
     if dtype.name == "BF16":  # the upper half of a float32
         return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
     values = np.frombuffer(raw, dtype.numpy)

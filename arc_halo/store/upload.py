@@ -53,7 +53,7 @@ class _Piece:
         self.raw = np.empty(self.span.nbytes, np.uint8).data
         self.source.read_into(self.span.offset, self.raw)
         self.digest = chunk_digest(self.raw)
-        self.statistics = measure(self.raw, self.source.dtype, self.span.offset * 8 // self.source.dtype.bits)
+        self.statistics = measure(self.raw, self.source.dtype, self.source.dtype.elements(self.span.offset))
         return self
 
     def encode(self, policy: PolicyName, lean: Lean | None) -> rows.ChunkRow:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from arc_halo.codecs.abc import MAX_RAW_NBYTES
 from arc_halo.codecs.digest import chunk_digest
-from arc_halo.dtypes import DTYPES, DType, by_name
+from arc_halo.dtypes import BLOCK_DTYPES, DTYPES, DType, by_name
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _property = settings(deadline=None, suppress_health_check=[HealthCheck.differing
 @st.composite
 def chunks(draw: st.DrawFn) -> tuple[bytes, DType]:
     """A chunk of any type: noise, weights, ramps, repetitions or constants, of 1 to about 10,000 bytes."""
-    dtype = draw(st.sampled_from(list(DTYPES.values())))
+    dtype = draw(st.sampled_from([*DTYPES.values(), *BLOCK_DTYPES.values()]))
     count = draw(st.integers(1, 1200)) * dtype.component_nbytes
     kind = draw(st.sampled_from(["noise", "weights", "ramp", "repetition", "constant", "bytes"]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))

@@ -5,12 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arc_halo.codecs.chunking import TARGET_NBYTES, ChunkLayout, chunk_nbytes
-from arc_halo.dtypes import DTYPES, by_name
+from arc_halo.dtypes import BLOCK_DTYPES, DTYPES, by_name
 from arc_halo.errors import SliceError, TensorError
 
 layouts = st.builds(
-    lambda dtype, leading, last: ChunkLayout.of(dtype, (*leading, last if dtype.bits >= 8 else last * 4)),
-    st.sampled_from(list(DTYPES.values())),
+    lambda dtype, leading, last: ChunkLayout.of(
+        dtype, (*leading, last // dtype.block_elements * dtype.block_elements if dtype.bits >= 8 else last * 4)
+    ),
+    st.sampled_from([*DTYPES.values(), *BLOCK_DTYPES.values()]),
     st.lists(st.integers(0, 3000), max_size=2),
     st.integers(0, 4000),
 )
@@ -30,7 +32,7 @@ def test_chunks_fill_the_tensor_each_byte_once(layout):
 
 @given(layouts)
 def test_chunks_are_whole_rows_of_at_most_the_target(layout):
-    row_bits = layout.shape[-1] * layout.dtype.bits
+    row_bits = layout.shape[-1] // layout.dtype.block_elements * layout.dtype.bits
     assert 0 < layout.chunk_nbytes <= TARGET_NBYTES
     assert layout.chunk_nbytes * 8 % layout.dtype.bits == 0
     if 0 < row_bits <= TARGET_NBYTES:
@@ -120,3 +122,25 @@ def test_sizes_that_cannot_be_stored_are_refused(name, shape):
 def test_a_stored_chunk_size_of_nothing_is_refused():
     with pytest.raises(TensorError, match="chunk size"):
         ChunkLayout(by_name("F32"), (3,), 0)
+
+
+@pytest.mark.parametrize(("name", "shape", "count"), [("Q4_K", (32000, 4096), 71), ("Q8_0", (3, 1 << 25), 103)])
+def test_blocks_are_never_cut(name, shape, count):
+    layout = ChunkLayout.of(by_name(name), shape)
+    block_nbytes = by_name(name).bits // 8
+    assert len(layout) == count
+    assert all(chunk.offset % block_nbytes == chunk.nbytes % block_nbytes == 0 for chunk in layout)
+    assert layout[1].first_row == (layout.chunk_nbytes // (4096 // 256 * 144) if name == "Q4_K" else 0)
+
+
+@pytest.mark.parametrize("shape", [(), (3, 33), (64, 1)])
+def test_rows_of_parts_of_blocks_are_refused(shape):
+    with pytest.raises(TensorError, match="no whole blocks"):
+        ChunkLayout.of(by_name("Q8_0"), shape)
+
+
+def test_rows_of_a_vector_are_whole_blocks():
+    layout = ChunkLayout.of(by_name("Q8_0"), (96,))
+    assert layout.row_bytes(32, 96) == (34, 102)
+    with pytest.raises(SliceError, match="share a byte or block"):
+        layout.row_bytes(0, 5)

@@ -12,13 +12,14 @@ from safetensors.numpy import save_file
 from sqlalchemy import text
 
 from arc_halo.dtypes import by_name
-from arc_halo.errors import FormatError, PickleRefused, SafetensorsError, TensorError
+from arc_halo.errors import FormatError, GGUFError, PickleRefused, SafetensorsError, TensorError
 from arc_halo.formats.safetensors import PICKLE_SUFFIXES, build_header
 from arc_halo.registry import create_model, import_model, read_tensor
 from arc_halo.store import put as store_put
 from tests.cli.command_line import CommandLine
 from tests.fixtures.models import bert, mixtral, write_folder
 from tests.fixtures.tensors import count, same, weights
+from tests.formats.test_gguf import FAULTS as GGUF_FAULTS
 from tests.formats.test_safetensors import FAULTS
 
 TABLES = ("models", "model_files", "model_weights", "tensor_metadata", "tensor_chunks", "tensor_data", "embeddings")
@@ -45,6 +46,15 @@ def test_a_faulty_file_stores_nothing(session, tmp_path, case, good):
     assert_nothing_stored_and_good_input_works(session, good)
 
 
+@pytest.mark.parametrize("case", GGUF_FAULTS)
+def test_a_faulty_gguf_file_stores_nothing(session, tmp_path, case, good):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(GGUF_FAULTS[case][0])
+    with pytest.raises(GGUFError, match=GGUF_FAULTS[case][1]):
+        import_model(session, path, name="faulty")
+    assert_nothing_stored_and_good_input_works(session, good)
+
+
 @pytest.mark.parametrize("suffix", sorted(PICKLE_SUFFIXES))
 def test_a_pickle_is_refused(session, tmp_path, suffix, good):
     path = tmp_path / f"model{suffix}"
@@ -64,7 +74,7 @@ class Program:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf", "model.pt", "pytorch_model.bin"])
 def test_a_pickle_is_refused_whatever_its_name_and_not_run(session, tmp_path, name, good):
     traces = tmp_path / "ran"
     content = pickle.dumps(Program(traces))

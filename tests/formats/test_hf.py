@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from arc_halo.errors import ModelFolderError, PickleRefused, SafetensorsError
 from arc_halo.formats.architectures import describe
 from arc_halo.formats.hf import open_model
+from tests.fixtures import gguf
 from tests.fixtures.models import VOCABULARY, bert, llama, mixtral, write_folder, write_json
 
 INDEX = "model.safetensors.index.json"
@@ -287,10 +288,34 @@ def test_a_pickle_under_another_name(tmp_path):
 
 
 def test_nothing_to_open(tmp_path):
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    for path in (tmp_path, tmp_path / "model.gguf", tmp_path / "absent", tmp_path / ("x" * 5000)):
+    (tmp_path / "model.onnx").write_bytes(b"ONNX")
+    for path in (tmp_path, tmp_path / "model.onnx", tmp_path / "absent", tmp_path / ("x" * 5000)):
         with pytest.raises(ModelFolderError):
             open_model(path)
+
+
+def test_a_gguf_vocabulary_of_nothing_is_refused_before_it_takes_memory(tmp_path):
+    count = 1_000_000
+    tokens = gguf.string("tokenizer.ggml.tokens") + gguf.u32(9) + gguf.u32(8) + gguf.u64(count) + bytes(8 * count)
+    (tmp_path / "model.gguf").write_bytes(gguf.file_bytes([tokens]))
+    with open_model(tmp_path / "model.gguf") as model, pytest.raises(ModelFolderError, match=r"tokens has .* MiB"):
+        model.token_texts()
+
+
+def test_a_gguf_file_is_a_model_of_its_own(tmp_path):
+    architecture = gguf.entry("general.architecture", "string", "llama")
+    tokens = gguf.entry("tokenizer.ggml.tokens", ["string"], [b"a", b"\xff\0"])
+    raw = gguf.file_bytes([architecture, tokens], [gguf.tensor("a", [2], 0, 0)], data=bytes(8))
+    (tmp_path / "model.gguf").write_bytes(raw)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with open_model(tmp_path / "model.gguf") as model:
+        assert [(file.name, file.kind, file.nbytes) for file in model.files] == [("model.gguf", "weights", len(raw))]
+        assert model.config["model_type"] == "llama"
+        assert model.config["vocab_size"] == 2
+        assert model.token_texts() == {0: "a", 1: "\\xff\\x00"}
+        assert list(model.tensors()) == ["a"]
+    with pytest.raises(ModelFolderError, match=r"but model\.gguf; give that file itself"):
+        open_model(tmp_path)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"null", b"{", b"\xff{}", b"\xef\xbb\xbf{}", b"[" * 100_000])

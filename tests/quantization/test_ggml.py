@@ -9,14 +9,11 @@ from hypothesis.extra import numpy as hnp
 from arc_halo.dtypes import BLOCK_DTYPES, by_name
 from arc_halo.errors import QuantizationError
 from arc_halo.quantization.ggml import DEQUANTIZABLE, dequantize_blocks
+from tests.fixtures.gguf_models import SCALE_PLACES
 
 relaxed = settings(deadline=None)
 # What float16 has beside ordinary numbers: infinities, NaNs with payloads, subnormals, zeros.
 SCALES = st.sampled_from([0x7C00, 0xFC00, 0x7E00, 0xFE01, 0x7C01, 0x0001, 0x83FF, 0x0000, 0x8000, 0x3C00, 0x7BFF])
-PLACES = {
-    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
-    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
-}  # fmt: skip
 
 
 def reference(blocks, name):
@@ -49,7 +46,7 @@ def test_any_blocks_are_the_numbers_of_the_reference(name, data):
 def test_scales_that_are_no_ordinary_numbers(name, data):
     nbytes = by_name(name).bits // 8
     blocks = data.draw(hnp.arrays(np.uint8, (2, nbytes)))
-    for place in PLACES[name]:
+    for place in SCALE_PLACES[name]:
         blocks[:, place : place + 2] = np.array([[data.draw(SCALES)], [data.draw(SCALES)]], "<u2").view(np.uint8)
     assert same_bits(dequantize_blocks(blocks, by_name(name)), reference(blocks, name))
 

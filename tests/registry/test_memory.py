@@ -7,6 +7,8 @@ from math import prod
 
 import pytest
 
+from tests.fixtures.gguf import entry, header, padded
+from tests.fixtures.gguf import tensor as gguf_tensor
 from tests.fixtures.long import how_many
 from tests.fixtures.processes import import_processes
 
@@ -32,13 +34,28 @@ def write_noise(path, shapes):
             file.write(os.urandom(1 << 20))
 
 
+def write_gguf_noise(path, shapes):
+    """Blocks of Q4_K: shapes are in numbers, of which 256 take 144 bytes."""
+    sizes = [prod(shape) // 256 * 144 for shape in shapes]
+    offsets = [sum(sizes[:index]) for index in range(len(shapes))]
+    infos = [
+        gguf_tensor(f"blk.{index}.ffn_up.weight", shape[::-1], 12, offset)
+        for index, (shape, offset) in enumerate(zip(shapes, offsets, strict=True))
+    ]
+    with path.open("wb") as file:
+        file.write(padded(header([entry("general.architecture", "string", "llama")], infos)))
+        for size in sizes:
+            for start in range(0, size, 1 << 20):
+                file.write(os.urandom(min(1 << 20, size - start)))
+
+
 @pytest.fixture
 def peaks(migrated_url, tmp_path):
     """Peak memory in MiB of a process when it has imported tensors of these shapes, and when it has exported them."""
 
-    def measure(name, shapes):
-        path = tmp_path / f"{name}.safetensors"
-        write_noise(path, shapes)
+    def measure(name, shapes, suffix=".safetensors"):
+        path = tmp_path / f"{name}{suffix}"
+        (write_gguf_noise if suffix == ".gguf" else write_noise)(path, shapes)
         with import_processes(migrated_url, (path, name, "--export", str(tmp_path / name))) as (process,):
             found = [float(each) for each in process.finish(timeout=3600).split()]
         assert (tmp_path / name / path.name).stat().st_size == path.stat().st_size
@@ -65,6 +82,12 @@ def tier(request, monkeypatch):
 @pytest.mark.parametrize("case", FILES)
 def test_memory_does_not_grow_with_the_model_or_a_tensor(peaks, case):
     check(peaks, case, FILES[case])
+
+
+@pytest.mark.parametrize("shapes", [[(4096, 4096)] * 16, [(1, 170 << 20)]], ids=["many", "long"])
+def test_memory_does_not_grow_with_a_gguf_file(peaks, shapes):
+    base, found = peaks("base", [(512, 1024)]), peaks("blocks", shapes, ".gguf")
+    assert max(peak - least for peak, least in zip(found, base, strict=True)) <= ALLOWED_MEBIBYTES
 
 
 @pytest.mark.usefixtures("tier")

@@ -23,7 +23,7 @@ def import_(
     path: Annotated[
         str,
         typer.Argument(
-            metavar="PATH", help="A Hugging Face folder, one .safetensors file, or hf://ORG/NAME[@REVISION] of the hub."
+            metavar="PATH", help="A folder, one .safetensors or .gguf file, or hf://ORG/NAME[@REVISION] of the hub."
         ),
     ],
     *,

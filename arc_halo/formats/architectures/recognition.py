@@ -9,6 +9,7 @@ from arc_halo.errors import ModelFolderError
 from arc_halo.formats.architectures.bert import BERT
 from arc_halo.formats.architectures.description import Architecture, EmbeddingSpec
 from arc_halo.formats.architectures.distilbert import DISTILBERT
+from arc_halo.formats.architectures.ggml import GGML
 from arc_halo.formats.architectures.gpt2 import GPT2
 from arc_halo.formats.architectures.heads import cut_heads, read_counts
 from arc_halo.formats.architectures.layer_config import layer_config
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from arc_halo.formats.architectures.tree import Layer
 
 # Where two recognise the same number of tensors, the first is taken: a dense Llama is no mixture.
-FAMILIES = (BERT, DISTILBERT, GPT2, LLAMA, MIXTURE)
+FAMILIES = (BERT, DISTILBERT, GPT2, LLAMA, MIXTURE, GGML)
 UNKNOWN = "unknown"
 
 

@@ -89,7 +89,7 @@ class LayerTree:
             )
 
     def _add_weight(self, tensor: Shaped, layer: Layer, category: WeightCategory, *, may_train: bool) -> None:
-        is_trainable = may_train and category != "buffer" and tensor.dtype.is_float
+        is_trainable = may_train and category != "buffer" and tensor.dtype.is_trainable
         self.weights[tensor.name] = WeightSpec(tensor.name, layer.key, category, None, is_trainable)
 
     def _declared_layer(self, match: Match) -> Layer:
