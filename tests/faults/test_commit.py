@@ -31,7 +31,8 @@ def database_url(migrated_url):
 
 @pytest.fixture
 def cuttable(proxy, impatient):
-    engine = application_engine(proxy.url, impatient)
+    # Who waits for a transaction that nobody ends is an error, not a test that hangs.
+    engine = application_engine(proxy.url, impatient.model_copy(update={"statement_timeout_seconds": 30}))
     yield engine
     engine.dispose()
 
