@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 from arc_halo.errors import HubError, InvalidName, ModelFolderError, PickleRefused
 from arc_halo.formats.folder import INDEX_SUFFIX, MAX_DEPTH, MAX_SIDE_NBYTES, SUFFIX, is_of_model, is_portable
+from arc_halo.formats.gguf import SUFFIX as GGUF_SUFFIX
 from arc_halo.formats.hf import choose_weights
 from arc_halo.formats.hub_errors import load_library, translated
 from arc_halo.formats.safetensors import PICKLE_SUFFIXES
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "hf://"
 WORKERS: Final = 8
 SECONDS: Final = 0.2  # between two reports of progress
+FILE_SUFFIXES: Final = (SUFFIX, GGUF_SUFFIX)
 NOT_MODELS: Final = frozenset({"datasets", "spaces", "buckets", "kernels"})
 
 _SOURCE = re.compile(
@@ -173,7 +175,11 @@ class _Plan:
 
     def side_files(self) -> list[str]:
         """Everything but weights that an import keeps; none for a single file."""
-        side = [] if self.source.path.endswith(SUFFIX) else [name for name in self.sizes if self._is_side_file(name)]
+        side = (
+            []
+            if self.source.path.endswith(FILE_SUFFIXES)
+            else [name for name in self.sizes if self._is_side_file(name)]
+        )
         self.chosen |= set(side)
         return side
 
@@ -204,15 +210,21 @@ class _Plan:
         return [prefix + shard for shard in shards]
 
     def _single(self, found: list[str], prefix: str) -> list[str]:
-        for name in (self.source.path, f"{prefix}model{SUFFIX}"):
-            if name in found:
-                return [name]
+        if self.source.path in self.sizes and self.source.path.endswith(FILE_SUFFIXES):
+            return [self.source.path]
+        if f"{prefix}model{SUFFIX}" in found:
+            return [f"{prefix}model{SUFFIX}"]
         if len(found) == 1:
             return found
         if found:
             raise ModelFolderError(
                 f"{self.source} holds {len(found)} weights files ({min(found)}, ...), and not one model{SUFFIX} or "
                 f"index; give one of them: {replace(self.source, path=min(found))}"
+            )
+        if ggufs := [name for name in self.sizes if name.endswith(GGUF_SUFFIX)]:
+            raise ModelFolderError(
+                f"{self.source} holds no {SUFFIX} file, but {len(ggufs)} {GGUF_SUFFIX}; "
+                f"give the one you want: {replace(self.source, path=min(ggufs))}"
             )
         if any(Path(name).suffix.lower() in PICKLE_SUFFIXES for name in self.sizes):
             raise PickleRefused(

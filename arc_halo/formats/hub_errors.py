@@ -69,6 +69,10 @@ def translated(what: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, _http_error()) as error:
         raise _explain(error, what) from error
+    except RuntimeError as error:  # of an upload, around what it was
+        if not isinstance(error.__cause__, (OSError, _http_error())):
+            raise
+        raise _explain(error.__cause__, what) from error
 
 
 def _http_error() -> type[Exception]:
@@ -102,6 +106,8 @@ def _explain_status(status: int, what: str) -> ArcHaloError:
             return HubAccessDenied(f"{what}: the hub refuses access ({status}); {TOKEN_ADVICE}")
         case 404:
             return HubModelNotFound(f"{what}: the hub does not have it any more; check the name and the revision")
+        case 409 | 412:
+            return HubError(f"{what}: somebody else has changed the repository meanwhile ({status}); run it again")
         case 408 | 429:
             return HubUnavailable(f"{what}: the hub asks to wait ({status}); run it again later, or {TOKEN_ADVICE}")
         case _:

@@ -17,6 +17,7 @@ from arc_halo.formats.gguf import SUFFIX as GGUF_SUFFIX
 from arc_halo.formats.gguf_header import parse_stored
 from arc_halo.formats.hf import relative_path
 from arc_halo.formats.safetensors_header import aligned_order, build_header, parse_header
+from arc_halo.formats.sharding import INDEX_NAME, WEIGHTS_NAME, build_index, plan_shards
 from arc_halo.formats.weights_file import in_data_order
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.origins import without_origin
@@ -29,13 +30,12 @@ from arc_halo.store.manifest import explain_weights_digest
 if TYPE_CHECKING:
     import os
     import uuid
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import ColumnElement
 
     from arc_halo.formats.weights_file import TensorEntry
 
-WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 
 
@@ -44,6 +44,7 @@ def export_model(
     model: Model | uuid.UUID | str,
     folder: str | os.PathLike[str],
     *,
+    max_shard_nbytes: int | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write a model's weights, with its config and tokenizer files.
@@ -51,6 +52,12 @@ def export_model(
     Each file of an imported model is byte for byte the one that was imported, safetensors or GGUF. If weights changed
     since, tensors are laid out anew in one safetensors file. Files take their names when they are complete, and replace
     those of the same name.
+
+    Parameters
+    ----------
+    max_shard_nbytes
+        Lay the tensors out anew in files of at most so many bytes of them, with an index if these are several; a
+        tensor that is larger has a file of its own. By default the files are those that were imported.
 
     Returns
     -------
@@ -78,15 +85,20 @@ def export_model(
     weights = {weight.name: weight for weight in weights_of(session, found)}
     layouts = {file.path: _layout(file) for file in _files(session, found, ModelFile.kind == "weights")}
     side = ModelFile.kind != "weights"
-    if not _fit(layouts, weights):
-        layouts = {WEIGHTS_NAME: _new_layout(weights)}
+    shards: Mapping[str, Sequence[str]] = {}
+    if max_shard_nbytes is not None or not _fit(layouts, weights):
+        shards = _plan(weights, max_shard_nbytes)
+        layouts = {path: _new_layout(path, names, weights) for path, names in shards.items()}
         side &= ModelFile.kind != "index"  # it would name shards that are no more
-    written = [_write_side_file(target, file.path, file.content) for file in _files(session, found, side)]
+    written = [write_side_file(target, file.path, file.content) for file in _files(session, found, side)]
     is_gguf = any(path.endswith(GGUF_SUFFIX) for path in layouts)  # its metadata are its config
     config = {} if is_gguf else without_origin(found.architecture_config)
     if config and not any(path.name == CONFIG_NAME for path in written):
-        written.append(_write_side_file(target, CONFIG_NAME, json.dumps(config, indent=2).encode() + b"\n"))
-    meter = Meter(progress, "write", sum(entry.nbytes for each in layouts.values() for entry in each.tensors.values()))
+        written.append(write_side_file(target, CONFIG_NAME, json.dumps(config, indent=2).encode() + b"\n"))
+    total = sum(entry.nbytes for each in layouts.values() for entry in each.tensors.values())
+    if len(shards) > 1:
+        written.append(write_side_file(target, INDEX_NAME, build_index(shards, total)))
+    meter = Meter(progress, "write", total)
     for name, layout in layouts.items():
         path = target / relative_path(name)
         written.append(_write_weights(session, path, layout=layout, weights=weights, meter=meter))
@@ -138,13 +150,21 @@ def _fit(layouts: Mapping[str, _Layout], weights: Mapping[str, ModelWeight]) -> 
     return bool(layouts) and imported == {name: (w.tensor.dtype, list(w.tensor.shape)) for name, w in weights.items()}
 
 
-def _new_layout(weights: Mapping[str, ModelWeight]) -> _Layout:
-    tensors = ((name, by_name(weight.tensor.dtype), weight.tensor.shape) for name, weight in weights.items())
+def _plan(weights: Mapping[str, ModelWeight], max_shard_nbytes: int | None) -> dict[str, list[str]]:
+    """Tensor names by the file they are laid out in."""
+    if max_shard_nbytes is None:
+        return {WEIGHTS_NAME: list(weights)}
+    return plan_shards({name: weight.tensor.nbytes for name, weight in weights.items()}, max_shard_nbytes)
+
+
+def _new_layout(path: str, names: Sequence[str], weights: Mapping[str, ModelWeight]) -> _Layout:
+    tensors = ((name, by_name(weights[name].tensor.dtype), weights[name].tensor.shape) for name in names)
     header = build_header(aligned_order(tensors), {"format": "pt"})  # transformers asks for the key
-    return _safetensors_layout(header, WEIGHTS_NAME)
+    return _safetensors_layout(header, path)
 
 
-def _write_side_file(folder: Path, name: str, content: bytes) -> Path:
+def write_side_file(folder: Path, name: str, content: bytes) -> Path:
+    """Write a small file of a model into its folder, whole or not at all."""
     path = folder / relative_path(name)
     with replacing(path) as file:
         file.write(content)

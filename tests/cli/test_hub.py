@@ -1,4 +1,4 @@
-"""``arc-halo model import hf://...``."""
+"""``arc-halo model import hf://...``, ``push``, and exports for the hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.command_line import start
+from tests.fixtures.hub import TOKEN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,3 +49,32 @@ def test_import_of_what_is_not_there(arc_halo: CommandLine, hub: Hub):
 def test_models_of_files_are_from_nowhere(stored: CommandLine):
     assert stored.json("model", "show", "m")["origin"] is None
     assert "from hf" not in stored.says("model", "show", "m")
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the library's own upload
+def test_push_says_what_it_did(stored: CommandLine, hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    said = stored.says("model", "push", "m", "hf://lab/m")
+    assert said.startswith(f"lab/m, commit {hub.repositories['lab/m'].names['main']}: 5 files")
+    told = stored.json("model", "push", "m@1", "hf://lab/m", "--max-shard-size", "3kB", "--message", "Cut")
+    assert "model.safetensors.index.json" in told["added"]
+    assert told["deleted"] == ["model.safetensors"]
+    assert "deleted: model-0" in stored.says("model", "push", "m", "hf://lab/m")
+    assert hub.repositories["lab/m"].messages == ["Upload m@1", "Cut", "Upload m@1"]
+
+
+def test_push_without_a_token(stored: CommandLine, hub: Hub):
+    assert "HF_TOKEN" in stored.error("model", "push", "m", "hf://lab/m")
+    assert hub.repositories == {}
+
+
+def test_an_export_uploads_nothing(stored: CommandLine, hub: Hub):
+    assert "model push m hf://lab/m" in stored.run("model", "export", "m", "hf://lab/m", code=2).output
+    assert hub.asked == []
+
+
+def test_export_as_the_hub_has_it(stored: CommandLine, tmp_path: Path):
+    told = stored.json("model", "export", "m", tmp_path / "out", "--hub", "--max-shard-size", "3kB")
+    names = {path["path"].rsplit("/", 1)[-1] for path in told["files"]}
+    assert names >= {"README.md", ".gitattributes", "model.safetensors.index.json", "config.json"}
+    assert "is no size" in stored.error("model", "export", "m", tmp_path / "out", "--max-shard-size", "big")

@@ -16,6 +16,7 @@ import pytest
 from arc_halo import Database, connect, import_model
 from arc_halo.schema import Base
 from tests.docs.pages import REPOSITORY, blocks
+from tests.fixtures.hub import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
     from tests.docs.pages import Block
+    from tests.fixtures.hub import Hub
 
 RUN = ("arc-halo", "alembic")
 # What takes minutes or changes the machine is run by .ci/run or by a test of its own; here it must only be known.
@@ -116,8 +118,8 @@ class Reader:
 
 
 @pytest.fixture
-def reader(migrated_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """With a migrated database of its own in the environment."""
+def reader(migrated_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Iterator[Reader]:
+    """With a migrated database of its own in the environment, and a hub that has the model as ``lab/demo``, too."""
     for variable in ("DATABASE_URL", "ARC_HALO_TEST_DATABASE_URL"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("ARC_HALO_DATABASE_URL", migrated_url.render_as_string(hide_password=False))
@@ -125,6 +127,8 @@ def reader(migrated_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ARC_HALO_CACHE_FOLDER", str(tmp_path / "cache"))
     folder = tmp_path / "reading"
     shutil.copytree(Path(str(files("arc_halo"))) / "demo_model", folder / "model")
+    hub.publish("lab/demo", folder / "model", "v1")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.chdir(folder)
     reader = Reader(folder, migrated_url)
     yield reader

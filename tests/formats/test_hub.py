@@ -196,6 +196,18 @@ def test_a_file_of_a_repository(hub, folder):
         assert [file.name for file in opened.files] == ["one.safetensors"]
 
 
+def test_a_gguf_file_of_a_repository(hub, folder):
+    (folder / "model.safetensors").unlink()
+    for name in ("m-Q4_K.gguf", "m-Q8_0.gguf"):
+        (folder / name).write_bytes(name.encode())
+    hub.publish(NAME, folder)
+    with pytest.raises(ModelFolderError, match=r"2 \.gguf; give the one you want: hf://lab/bert/m-Q4_K\.gguf"):
+        download(SOURCE)
+    snapshot = download(HubSource(NAME, path="m-Q8_0.gguf"))
+    assert snapshot.path.read_bytes() == b"m-Q8_0.gguf"
+    assert "m-Q4_K.gguf" not in hub.downloaded()
+
+
 def test_what_is_there_is_not_downloaded_again(hub, published):
     download(SOURCE)
     before = len(hub.asked)

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from arc_halo.registry import create_model, export_model, import_model
+from arc_halo.registry.cards import export_repository
 
 SMALL = {
     "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
@@ -58,3 +59,21 @@ def test_a_model_of_its_own_arrays_answers_as_before(session, tmp_path, model):
     export_model(session, made, tmp_path)
     assert torch.equal(answers(type(model).from_pretrained(tmp_path)), answers(model))
     assert made.parameter_count == model.num_parameters()
+
+
+def test_a_repository_in_shards_answers_as_before(session, tmp_path, model):
+    model.save_pretrained(tmp_path / "in")
+    imported = import_model(session, tmp_path / "in", name="small")
+    export_repository(session, imported, tmp_path / "out", max_shard_nbytes=10_000)
+    assert (tmp_path / "out" / "model.safetensors.index.json").exists()
+    assert torch.equal(answers(type(model).from_pretrained(tmp_path / "out")), answers(model))
+
+
+def test_the_hub_gives_transformers_what_was_pushed(hub, session, tmp_path, model):
+    model.save_pretrained(tmp_path / "in")
+    imported = import_model(session, tmp_path / "in", name="small")
+    export_repository(session, imported, tmp_path / "out", max_shard_nbytes=10_000)
+    hub.publish("lab/small", tmp_path / "out")
+    assert torch.equal(answers(type(model).from_pretrained("lab/small")), answers(model))
+    again = import_model(session, "hf://lab/small", name="again")
+    assert again.weights_digest == imported.weights_digest

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -88,24 +87,78 @@ def import_(
         say(f"ignored, as no part of the model: {', '.join(shown(each) for each in ignored)}")
 
 
+ShardSize = Annotated[
+    str | None,
+    typer.Option("--max-shard-size", metavar="SIZE", help="Lay weights out anew in files of at most this, e.g. 5GB."),
+]
+
+
 @app.command("export")
 def export(
     context: typer.Context,
     model: Reference,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; made if it is not there.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where to; made if it is not there.")],
     *,
+    max_shard_size: ShardSize = None,
+    hub: Annotated[bool, typer.Option("--hub", help="With a model card and .gitattributes, as on the hub.")] = False,
     json: Json = False,
 ) -> None:
     """Write a model's files, byte for byte as they were imported.
 
     Example: arc-halo model export minilm@1 ./minilm
     """
+    from arc_halo.formats.hub import PREFIX
     from arc_halo.registry import export_model
+    from arc_halo.registry.cards import export_repository
 
+    if folder.startswith(PREFIX):
+        raise typer.BadParameter(f"nothing is uploaded by an export; say arc-halo model push {model} {folder}")
+    limit = _nbytes(max_shard_size)
+    write = export_repository if hub else export_model
     with context.obj.connect() as database, database.session() as session, progress_bars(silent=json) as progress:
-        paths = export_model(session, model, folder, progress=progress)
+        paths = write(session, model, folder, max_shard_nbytes=limit, progress=progress)
     sizes = {path: path.stat().st_size for path in paths}
     if json:
         print_json({"folder": folder, "files": [{"path": path, "nbytes": nbytes} for path, nbytes in sizes.items()]})
     else:
         print_table(["file", "size"], [(path, size(nbytes)) for path, nbytes in sizes.items()], right=["size"])
+
+
+@app.command("push")
+def push(
+    context: typer.Context,
+    model: Reference,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="hf://ORG/NAME[@BRANCH][/FOLDER]")],
+    *,
+    public: Annotated[bool, typer.Option("--public", help="If the repository is made, let all see it.")] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit; by default which model it is.")] = None,
+    max_shard_size: ShardSize = None,
+    json: Json = False,
+) -> None:
+    """Upload a model to the Hugging Face hub, as one commit.
+
+    The token is HF_TOKEN, or that of `hf auth login`. A repository that is not
+    there is made, and is private. Weights of before that it has in the
+    same folder are deleted by the commit.
+
+    Example: arc-halo model push minilm@1 hf://lab/minilm
+    """
+    from arc_halo.integrations.hub import push_model
+
+    limit = _nbytes(max_shard_size)
+    with context.obj.connect() as database, progress_bars(silent=json) as progress:
+        pushed = push_model(
+            database, model, target, private=not public, message=message, max_shard_nbytes=limit, progress=progress
+        )
+    if json:
+        print_json(pushed)
+        return
+    say(f"{shown(pushed.repository)}, commit {shown(pushed.commit)}: ", count(len(pushed.added), "file"))
+    if pushed.deleted:
+        say(f"deleted: {', '.join(shown(each) for each in pushed.deleted)}")
+
+
+def _nbytes(max_shard_size: str | None) -> int | None:
+    from arc_halo.formats.sharding import parse_size
+
+    return None if max_shard_size is None else parse_size(max_shard_size)
