@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from arc_halo.database import Database
     from arc_halo.store import TensorSource
 
-POLICIES: tuple[PolicyName, ...] = ("balanced", "dense")
+POLICIES: tuple[PolicyName, ...] = ("fast", "balanced", "dense")
 PEERS: dict[str, Callable[[Sequence[Checkpoint]], int]] = {
     FILES: files,
     "zstd -3 of the files": zstd_files,

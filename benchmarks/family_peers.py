@@ -13,6 +13,7 @@ import zstandard
 
 from arc_halo.codecs.delta import Base, PcoDelta, XorDelta
 from arc_halo.codecs.grouped import GroupedDelta
+from arc_halo.codecs.packed import PackedDelta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +28,10 @@ CDC_MEAN_BITS, CDC_MIN, CDC_MAX = 16, 8 << 10, 128 << 10
 _GEAR = np.random.default_rng(20).integers(0, 1 << 64, 256, dtype=np.uint64)
 _WINDOW_DOUBLINGS = 6
 _DELTAS: dict[str, Delta] = {
-    "differences by pcodec (`balanced`)": PcoDelta(),
+    "differences by pcodec (`balanced`, 32 bits and more)": PcoDelta(),
+    "differences packed in pairs (`balanced`, up to 16 bits)": PackedDelta(),
     "differences by exponent, pcodec (`dense`)": GroupedDelta(),
-    "XOR, byte planes, zstd -1 (`dense`)": XorDelta(),
+    "XOR, byte planes, zstd -1 (`fast`)": XorDelta(),
 }
 
 

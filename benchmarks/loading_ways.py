@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from safetensors.numpy import load_file
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from family import Checkpoint
     from sqlalchemy.orm import Session
 
+    from arc_halo.codecs.policy import PolicyName
     from arc_halo.database import Database
     from arc_halo.store.cache import ReadCache
 
@@ -49,21 +51,20 @@ class Way(ABC):
 
 
 class ArcHaloDeltas(Way):
-    """Ours: each version a delta of the one before, policy ``balanced``."""
+    """Ours: each version a delta, under ``balanced`` of the one before, under ``fast`` of the first."""
 
-    name = "Arc-Halo, deltas of depth 2"
-
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, policy: PolicyName, name: str) -> None:
         self.database = database
+        self.policy = policy
+        self.name = name
 
     def save(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Import one after another."""
-
-        def save_one(session: Session, folder: Path) -> None:
-            arc_halo.import_model(session, folder, name="m", embeddings=False)
-
         for each in checkpoints:
-            self.database.transaction(lambda session, folder=each.path.parent: save_one(session, folder))
+            self.database.transaction(partial(self._save_one, folder=each.path.parent))
+
+    def _save_one(self, session: Session, folder: Path) -> None:
+        arc_halo.import_model(session, folder, name="m", compression=self.policy, embeddings=False)
 
     def load(self) -> Mapping[str, np.ndarray]:
         """Decode every chunk and all that it leans on; every digest is checked."""

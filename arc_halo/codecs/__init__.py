@@ -26,6 +26,7 @@ from types import MappingProxyType
 from arc_halo.codecs.abc import Codec
 from arc_halo.codecs.delta import Delta, PcoDelta, XorDelta
 from arc_halo.codecs.grouped import GroupedDelta
+from arc_halo.codecs.packed import PackedDelta
 from arc_halo.codecs.pco import Pco
 from arc_halo.codecs.raw import Raw
 from arc_halo.codecs.zstd import BloscZstd
@@ -34,7 +35,9 @@ from arc_halo.errors import CodecError
 __all__ = ["CODECS", "DELTAS", "Codec", "Delta", "codec", "delta"]
 
 CODECS = MappingProxyType({each.id: each for each in (Raw(), BloscZstd(), Pco())})
-DELTAS = MappingProxyType[str, Delta]({each.id: each for each in (PcoDelta(), GroupedDelta(), XorDelta())})
+DELTAS = MappingProxyType[str, Delta](
+    {each.id: each for each in (PcoDelta(), PackedDelta(), GroupedDelta(), XorDelta())}
+)
 
 
 def codec(codec_id: str) -> Codec:

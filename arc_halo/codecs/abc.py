@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
+from arc_halo.codecs.numbers import Numbers
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class Codec(ABC):
         target = np.empty(raw_nbytes, np.uint8).data if out is None else _fitting(out, raw_nbytes, self.id)
         self._decode_into(source, dtype, target)
         return target
+
+    def decode_numbers(self, payload: BytesLike, dtype: DType, raw_nbytes: int) -> Numbers:
+        """As `decode`, in the form that the codec has them in, for a delta to lean on."""
+        return Numbers.of(self.decode(payload, dtype, raw_nbytes), dtype)
 
     @abstractmethod
     def _check(self, payload: memoryview, dtype: DType, raw_nbytes: int) -> None:

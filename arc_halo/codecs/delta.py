@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from arc_halo.codecs.abc import MAX_RAW_NBYTES
-from arc_halo.codecs.ordering import from_ordered, to_ordered, top_bit, unsigned
+from arc_halo.codecs.numbers import Numbers
 from arc_halo.codecs.pco import Pco
 from arc_halo.codecs.zstd import BloscZstd
 from arc_halo.dtypes import by_name
@@ -65,8 +65,8 @@ class Delta(ABC):
             return None
         if not is_comparable(base.dtype, dtype):
             return None
-        bits = np.frombuffer(raw, unsigned(dtype))
-        payload = self._encode(bits, predict(base, dtype, bits.size), dtype)
+        numbers = Numbers.of(raw, dtype)
+        payload = self._encode(numbers, predict(Numbers.of(base.raw, base.dtype), dtype, len(numbers)))
         return None if payload is None else _header(base.dtype, dtype) + bytes(payload)
 
     def decode(
@@ -77,26 +77,30 @@ class Delta(ABC):
         ``base`` is what the chunk leans on, whole: with other bytes than those it was encoded against, others come
         back. Compare their digest.
         """
-        view = memoryview(payload).cast("B")
-        base_dtype, inner = _parse(view, dtype, self.id)
-        if raw_nbytes % dtype.component_nbytes or base.nbytes % base_dtype.component_nbytes:
-            raise CodecError(f"{self.id}: {raw_nbytes} bytes on a base of {base.nbytes} are no whole {dtype.name}")
-        if not 0 < raw_nbytes <= MAX_RAW_NBYTES:
-            raise CodecError(f"{self.id}: a chunk of {raw_nbytes} bytes is outside 1 to {MAX_RAW_NBYTES}")
-        target = np.empty(raw_nbytes, np.uint8).data if out is None else out
+        target = np.empty(min(max(raw_nbytes, 0), MAX_RAW_NBYTES), np.uint8).data if out is None else out
         if target.readonly or target.nbytes != raw_nbytes:
             raise CodecError(f"{self.id}: the buffer to decode into must be writable and {raw_nbytes} bytes long")
-        predicted = predict(Base(base, base_dtype), dtype, raw_nbytes // dtype.component_nbytes)
-        self._decode_into(inner, dtype, predicted, target)
+        base_dtype, _ = _parse(memoryview(payload).cast("B"), dtype, self.id)
+        self.apply(payload, dtype, raw_nbytes, Numbers.of(base, base_dtype)).write(target)
         return target
 
-    @abstractmethod
-    def _encode(self, bits: Bits, predicted: Bits, dtype: DType) -> BytesLike | None:
-        """The payload of bits against the predicted ones."""
+    def apply(self, payload: BytesLike, dtype: DType, raw_nbytes: int, base: Numbers) -> Numbers:
+        """The numbers of a payload, given those of the base; errors are those of `Codec.decode`."""
+        base_dtype, inner = _parse(memoryview(payload).cast("B"), dtype, self.id)
+        if not 0 < raw_nbytes <= MAX_RAW_NBYTES or raw_nbytes % dtype.component_nbytes:
+            raise CodecError(
+                f"{self.id}: a chunk of {raw_nbytes} bytes is not 1 to {MAX_RAW_NBYTES}, or no whole {dtype.name}"
+            )
+        predicted = predict(base.read_as(base_dtype), dtype, raw_nbytes // dtype.component_nbytes)
+        return self._decode(inner, predicted)
 
     @abstractmethod
-    def _decode_into(self, payload: memoryview, dtype: DType, predicted: Bits, out: memoryview) -> None:
-        """Fill ``out`` to the last byte, or raise `CodecError`."""
+    def _encode(self, numbers: Numbers, predicted: Numbers) -> BytesLike | None:
+        """The payload of numbers against as many predicted ones of their type."""
+
+    @abstractmethod
+    def _decode(self, payload: memoryview, predicted: Numbers) -> Numbers:
+        """As many numbers as are predicted, in an array of their own, or raise `CodecError`."""
 
 
 class PcoDelta(Delta):
@@ -111,15 +115,13 @@ class PcoDelta(Delta):
     def __init__(self, level: int = 8) -> None:
         self._codec = Pco(level, search=False)  # differences have no order for a search to find
 
-    def _encode(self, bits: Bits, predicted: Bits, dtype: DType) -> BytesLike | None:
-        difference = to_ordered(bits, dtype) - to_ordered(predicted, dtype)
-        return self._codec.encode(difference.data.cast("B"), signed(dtype))
+    def _encode(self, numbers: Numbers, predicted: Numbers) -> BytesLike | None:
+        return self._codec.encode_ordered(numbers.ordered - predicted.ordered)
 
-    def _decode_into(self, payload: memoryview, dtype: DType, predicted: Bits, out: memoryview) -> None:
-        ordered = self._codec.decode_ordered(payload, signed(dtype), predicted.size)
-        ordered ^= top_bit(ordered)  # differences as they are, not as they sort
-        ordered += to_ordered(predicted, dtype)
-        from_ordered(ordered, dtype, out)
+    def _decode(self, payload: memoryview, predicted: Numbers) -> Numbers:
+        ordered = self._codec.decode_ordered(payload, predicted.dtype, len(predicted))
+        ordered += predicted.ordered
+        return Numbers(predicted.dtype, ordered=ordered)
 
 
 class XorDelta(Delta):
@@ -130,25 +132,23 @@ class XorDelta(Delta):
     def __init__(self) -> None:
         self._codec: Codec = BloscZstd()
 
-    def _encode(self, bits: Bits, predicted: Bits, dtype: DType) -> BytesLike | None:
-        return self._codec.encode((bits ^ predicted).data.cast("B"), dtype)
+    def _encode(self, numbers: Numbers, predicted: Numbers) -> BytesLike | None:
+        return self._codec.encode((numbers.bits ^ predicted.bits).data.cast("B"), numbers.dtype)
 
-    def _decode_into(self, payload: memoryview, dtype: DType, predicted: Bits, out: memoryview) -> None:
-        self._codec.decode(payload, dtype, out.nbytes, out)
-        bits = np.frombuffer(out, predicted.dtype)
-        np.bitwise_xor(bits, predicted, out=bits)
+    def _decode(self, payload: memoryview, predicted: Numbers) -> Numbers:
+        bits = np.empty(len(predicted), predicted.bits.dtype)
+        self._codec.decode(payload, predicted.dtype, bits.nbytes, bits.data.cast("B"))
+        bits ^= predicted.bits
+        return Numbers(predicted.dtype, bits=bits)
 
 
-def predict(base: Base, dtype: DType, count: int) -> Bits:
-    """The bits of ``count`` numbers of the type, from the first ones of the base; zeros where it ends before."""
-    known = np.frombuffer(base.raw, unsigned(base.dtype))[:count]
+def predict(base: Numbers, dtype: DType, count: int) -> Numbers:
+    """``count`` numbers of the type, from the first ones of the base; zeros where it ends before."""
+    known = base.first(min(count, len(base)))
     if base.dtype.name != dtype.name:
-        known = _truncate(known) if dtype.name == "BF16" else known.astype("<u4") << 16
-    if known.size == count:
-        return known
-    padded = np.zeros(count, unsigned(dtype))
-    padded[: known.size] = known
-    return padded
+        cast = _truncate(known.bits) if dtype.name == "BF16" else known.bits.astype("<u4") << 16
+        known = Numbers(dtype, bits=cast)
+    return known.first(count)
 
 
 def _truncate(bits: Bits) -> Bits:
@@ -158,11 +158,6 @@ def _truncate(bits: Bits) -> Bits:
     if is_nan.any():
         rounded[is_nan] = bits[is_nan] >> 16
     return rounded
-
-
-def signed(dtype: DType) -> DType:
-    """The integer type of the differences between numbers of a type."""
-    return by_name(f"I{dtype.component_nbytes * 8}")
 
 
 def _header(base: DType, dtype: DType) -> bytes:

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arc_halo.codecs.delta import Delta, signed
-from arc_halo.codecs.ordering import from_ordered, to_ordered
+from arc_halo.codecs.delta import Delta
+from arc_halo.codecs.numbers import Numbers
 from arc_halo.codecs.pco import Pco
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
     from arc_halo.codecs.abc import BytesLike
-    from arc_halo.codecs.ordering import Bits
-    from arc_halo.dtypes import DType
 
 _EXPONENT_SHIFT: Final = MappingProxyType({"BF16": 7, "F16": 10, "F32": 23, "F64": 52})
 _MIN_GROUP: Final = 4096
@@ -41,48 +39,42 @@ class GroupedDelta(Delta):
     def __init__(self, level: int = 9) -> None:
         self._codec = Pco(level, search=False)
 
-    def _encode(self, bits: Bits, predicted: Bits, dtype: DType) -> BytesLike | None:
-        difference = to_ordered(bits, dtype) - to_ordered(predicted, dtype)
-        keys = _keys(predicted, dtype)
+    def _encode(self, numbers: Numbers, predicted: Numbers) -> BytesLike | None:
+        difference = numbers.ordered - predicted.ordered
+        keys = _keys(predicted)
         if keys is None:
-            sizes = [bits.size]
+            sizes = [difference.size]
         else:
             difference = difference[np.argsort(keys, kind="stable")]
             sizes = _group_sizes(np.bincount(keys, minlength=256))
         places = np.cumsum([0, *sizes]).tolist()
-        payloads = []
-        for start, stop in pairwise(places):
-            payload = self._codec.encode(difference[start:stop].data.cast("B"), signed(dtype))
-            if payload is None:
-                return None
-            payloads.append(payload)
+        payloads = [self._codec.encode_ordered(difference[start:stop]) for start, stop in pairwise(places)]
         head = b"".join(_GROUP.pack(size, len(payload)) for size, payload in zip(sizes, payloads, strict=True))
         return bytes([len(sizes)]) + head + b"".join(payloads)
 
-    def _decode_into(self, payload: memoryview, dtype: DType, predicted: Bits, out: memoryview) -> None:
-        ordered = np.empty(predicted.size, predicted.dtype)
-        at = 0
-        for size, group in _parse_groups(payload, predicted.size, self.id):
-            part = ordered[at : at + size]
-            self._codec.decode(group, signed(dtype), part.nbytes, part.data.cast("B"))
-            at += size
-        keys = _keys(predicted, dtype)
+    def _decode(self, payload: memoryview, predicted: Numbers) -> Numbers:
+        groups = _parse_groups(payload, len(predicted), self.id)
+        ordered = np.concatenate(
+            [self._codec.decode_ordered(group, predicted.dtype, size) for size, group in groups],
+        )
+        keys = _keys(predicted)
         if keys is not None:
             places = np.argsort(keys, kind="stable")
             difference = np.empty_like(ordered)
             difference[places] = ordered
             ordered = difference
-        ordered += to_ordered(predicted, dtype)
-        from_ordered(ordered, dtype, out)
+        ordered += predicted.ordered
+        return Numbers(predicted.dtype, ordered=ordered)
 
 
-def _keys(predicted: Bits, dtype: DType) -> np.ndarray | None:
+def _keys(predicted: Numbers) -> np.ndarray | None:
     """The exponent of each number, or its low byte; None for types without one."""
-    shift = _EXPONENT_SHIFT.get(dtype.name)
-    if shift is None or predicted.size < 2 * _MIN_GROUP:
+    shift = _EXPONENT_SHIFT.get(predicted.dtype.name)
+    if shift is None or len(predicted) < 2 * _MIN_GROUP:
         return None
-    exponents: np.ndarray = (predicted >> predicted.dtype.type(shift)).astype(np.uint8)
-    if dtype.name == "F16":
+    bits = predicted.bits
+    exponents: np.ndarray = (bits >> bits.dtype.type(shift)).astype(np.uint8)
+    if predicted.dtype.name == "F16":
         exponents &= 0x1F  # without the sign
     return exponents
 

@@ -1,4 +1,4 @@
-"""Bits of numbers as unsigned integers that sort as the numbers do, there and back, every bit kept."""
+"""Bits of numbers as integers that sort as the numbers do, there and back, every bit kept."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from arc_halo.dtypes import DType
 
 Bits: TypeAlias = np.ndarray[tuple[int], np.dtype[Any]]
+"""Unsigned integers that hold the bits of one number each."""
+Ordered: TypeAlias = np.ndarray[tuple[int], np.dtype[Any]]
+"""Signed integers, as wide, in the order of the numbers."""
 
 
 def unsigned(dtype: DType) -> np.dtype[Any]:
@@ -17,35 +20,27 @@ def unsigned(dtype: DType) -> np.dtype[Any]:
     return np.dtype(f"<u{dtype.component_nbytes}")
 
 
-def to_ordered(bits: Bits, dtype: DType) -> Bits:
-    """Integers in the order of the numbers whose bits are given.
+def to_ordered(bits: Bits, dtype: DType) -> Ordered:
+    """Integers in the order of the numbers whose bits are given; an array that may be that of the bits.
 
-    Two's complement: the sign bit is turned over. Floats: the sign bit is, and in negative numbers all others, too.
+    Two's complement is in its own order. Of unsigned numbers the top bit is turned over; of negative floats all bits
+    but that of the sign.
     """
-    if not _is_signed_magnitude(dtype):
-        turned: Bits = bits ^ _sign(bits, dtype)
-        return turned
-    ordered = _all_or_none(bits)
-    ordered |= top_bit(bits)
-    ordered ^= bits
-    return ordered
+    width = dtype.component_nbytes
+    if _is_signed_magnitude(dtype):
+        return _turned(bits, np.empty(bits.size, f"<i{width}"))
+    return (bits if dtype.name.startswith("I") else bits ^ top_bit(bits)).view(f"<i{width}")
 
 
-def from_ordered(ordered: Bits, dtype: DType, out: memoryview) -> None:
+def from_ordered(ordered: Ordered, dtype: DType, out: memoryview) -> None:
     """Write the bits of the numbers that `to_ordered` ordered."""
     target = np.frombuffer(out, ordered.dtype)
-    if not _is_signed_magnitude(dtype):
-        np.bitwise_xor(ordered, _sign(ordered, dtype), out=target)
-        return
-    flips = _all_or_none(ordered)
-    flips |= top_bit(ordered)
-    np.invert(flips, out=flips)
-    flips |= top_bit(ordered)
-    np.bitwise_xor(ordered, flips, out=target)
-
-
-def _is_signed_magnitude(dtype: DType) -> bool:
-    return dtype.is_float or dtype.name == "C64"
+    if _is_signed_magnitude(dtype):
+        _turned(ordered, target)
+    elif dtype.name.startswith("I"):
+        target[:] = ordered
+    else:
+        np.bitwise_xor(ordered, np.iinfo(ordered.dtype).min, out=target)
 
 
 def top_bit(bits: Bits) -> Any:
@@ -53,11 +48,14 @@ def top_bit(bits: Bits) -> Any:
     return bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
 
 
-def _sign(bits: Bits, dtype: DType) -> Any:
-    return top_bit(bits) if dtype.name.startswith("I") else bits.dtype.type(0)
+def _turned(numbers: Bits | Ordered, out: Ordered) -> Ordered:
+    """All bits but the top one turned over where that is set; done twice, nothing is changed."""
+    signed = numbers.view(out.dtype)
+    flips = signed >> (out.dtype.itemsize * 8 - 1)
+    flips &= np.iinfo(out.dtype).max
+    np.bitwise_xor(signed, flips, out=out)
+    return out
 
 
-def _all_or_none(bits: Bits) -> Bits:
-    """Every bit set where the top bit is, and none elsewhere."""
-    spread: Bits = bits.view(f"<i{bits.dtype.itemsize}") >> (bits.dtype.itemsize * 8 - 1)
-    return spread.view(bits.dtype)
+def _is_signed_magnitude(dtype: DType) -> bool:
+    return dtype.is_float or dtype.name == "C64"

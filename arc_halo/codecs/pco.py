@@ -8,11 +8,13 @@ import numpy as np
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
 from arc_halo.codecs.abc import MAX_RAW_NBYTES, Codec
-from arc_halo.codecs.ordering import from_ordered, to_ordered, unsigned
+from arc_halo.codecs.numbers import Numbers
+from arc_halo.codecs.ordering import from_ordered, to_ordered, top_bit, unsigned
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
-    from arc_halo.codecs.ordering import Bits
+    from arc_halo.codecs.abc import BytesLike
+    from arc_halo.codecs.ordering import Bits, Ordered
     from arc_halo.dtypes import DType
 
 
@@ -47,18 +49,28 @@ class Pco(Codec):
         """A standalone pcodec file; None for no bytes, too many, or part of a number."""
         if not 0 < raw.nbytes <= MAX_RAW_NBYTES or raw.nbytes % dtype.component_nbytes:
             return None
-        bits = np.frombuffer(raw, unsigned(dtype))
-        payload: bytes = standalone.simple_compress(to_ordered(bits, dtype), self._config)
+        return self.encode_ordered(to_ordered(np.frombuffer(raw, unsigned(dtype)), dtype))
+
+    def encode_ordered(self, ordered: Ordered) -> bytes:
+        """The payload of integers that sort as numbers do; pcodec is given them without a sign."""
+        bits = ordered.view(f"<u{ordered.dtype.itemsize}")
+        payload: bytes = standalone.simple_compress(bits ^ top_bit(bits), self._config)
         return payload
 
+    def decode_numbers(self, payload: BytesLike, dtype: DType, raw_nbytes: int) -> Numbers:
+        """As `decode`, in their order: that is what pcodec holds."""
+        source = memoryview(payload).cast("B")
+        self._check(source, dtype, raw_nbytes)
+        return Numbers(dtype, ordered=self.decode_ordered(source, dtype, raw_nbytes // dtype.component_nbytes))
+
     def _check(self, payload: memoryview, dtype: DType, raw_nbytes: int) -> None:
-        if not payload.nbytes or not raw_nbytes or raw_nbytes % dtype.component_nbytes:
+        if not payload.nbytes or not 0 < raw_nbytes <= MAX_RAW_NBYTES or raw_nbytes % dtype.component_nbytes:
             raise CodecError(f"{self.id}: {payload.nbytes} bytes cannot stand for {raw_nbytes} bytes of {dtype.name}")
 
     def _decode_into(self, payload: memoryview, dtype: DType, out: memoryview) -> None:
         from_ordered(self.decode_ordered(payload, dtype, out.nbytes // dtype.component_nbytes), dtype, out)
 
-    def decode_ordered(self, payload: memoryview, dtype: DType, count: int) -> Bits:
+    def decode_ordered(self, payload: memoryview, dtype: DType, count: int) -> Ordered:
         """The integers that sort as the numbers do, in an array of their own: pcodec wants it aligned.
 
         Raises
@@ -77,4 +89,5 @@ class Pco(Codec):
             raise CodecError(f"{self.id}: payload made the decoder panic: {error}") from error
         if progress.n_processed != bits.size or not progress.finished:
             raise CodecError(f"{self.id}: payload does not hold the {bits.size} numbers expected")
-        return bits
+        bits ^= top_bit(bits)
+        return bits.view(f"<i{dtype.component_nbytes}")

@@ -10,6 +10,7 @@ import numpy as np
 from arc_halo.codecs.abc import MAX_RAW_NBYTES
 from arc_halo.codecs.delta import PcoDelta, XorDelta
 from arc_halo.codecs.grouped import GroupedDelta
+from arc_halo.codecs.packed import PackedDelta
 from arc_halo.codecs.pco import Pco
 from arc_halo.codecs.raw import Raw
 from arc_halo.codecs.zstd import BloscZstd
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 PolicyName = Literal["none", "fast", "balanced", "dense"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
-MAX_DEPTH = MappingProxyType[PolicyName, int]({"none": 0, "fast": 0, "balanced": 2, "dense": 8})
+MAX_DEPTH = MappingProxyType[PolicyName, int]({"none": 0, "fast": 1, "balanced": 2, "dense": 8})
 """How many deltas may lean on one another; each is one more payload to fetch and decode."""
 
 _RAW = Raw()
@@ -34,7 +35,9 @@ _PCO = Pco(level=8)
 _PCO_PLAIN = Pco(level=8, search=False)
 _PCO_DENSE = Pco(level=9)
 _DELTA = PcoDelta(level=8)
-_DENSE_DELTAS: tuple[Delta, ...] = (GroupedDelta(level=9), XorDelta())
+_XOR_DELTA = XorDelta()
+_PACKED_DELTA, _PACKED_NBYTES = PackedDelta(), 2
+_DENSE_DELTAS: tuple[Delta, ...] = (GroupedDelta(level=9), _XOR_DELTA)
 
 _INTEGERS = frozenset({"U16", "I16", "U32", "I32", "U64", "I64"})
 
@@ -71,11 +74,11 @@ def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName, base: Base |
         Type of its elements.
     policy
         - ``none``: bytes as they are.
-        - ``fast``: byte planes through zstd.
+        - ``fast``: byte planes through zstd, of the bits that differ where that is smaller.
         - ``balanced``: what reads and writes at least as fast as the database does.
         - ``dense``: the smallest of all, patiently.
     base
-        A chunk that this one may be a delta of, under ``balanced`` and ``dense``.
+        A chunk that this one may be a delta of, under all policies but ``none``.
 
     Raises
     ------
@@ -88,11 +91,11 @@ def encode_chunk(raw: memoryview, dtype: DType, policy: PolicyName, base: Base |
     if raw.nbytes > MAX_RAW_NBYTES:
         raise CodecError(f"a chunk of {raw.nbytes} bytes is above {MAX_RAW_NBYTES}; cut the tensor into smaller ones")
     best = Encoded(_RAW.id, raw, is_delta=False)
-    probed = _probe(raw, dtype) if policy in ("balanced", "dense") else 0.0
+    probed = _probe(raw, dtype) if policy in ("balanced", "dense") or base is not None else 0.0
     for delta in _deltas(raw, dtype, policy, base, probed):
         assert base is not None
         best = _smaller(best, delta.id, delta.encode(raw, dtype, base), is_delta=True)
-    if policy == "balanced" and best.is_delta and len(best.payload) < _CLEARLY * probed * raw.nbytes:
+    if policy != "dense" and best.is_delta and len(best.payload) < _CLEARLY * probed * raw.nbytes:
         return best
     for codec in _candidates(raw, dtype, policy, probed):
         best = _smaller(best, codec.id, codec.encode(raw, dtype), is_delta=False)
@@ -109,13 +112,17 @@ def _smaller(best: Encoded, codec_id: str, payload: BytesLike | None, *, is_delt
 
 
 def _deltas(raw: memoryview, dtype: DType, policy: PolicyName, base: Base | None, probed: float) -> Sequence[Delta]:
-    """The delta codecs worth trying; under ``balanced`` none where a sample of differences is no smaller."""
+    """The delta codecs worth trying; none but under ``dense`` where a sample of differences is no smaller."""
     if base is None or not MAX_DEPTH[policy] or not raw.nbytes:
         return ()
     if policy == "dense":
         return _DENSE_DELTAS
     is_alike = not probed or base.dtype != dtype or _probe_difference(raw, dtype, base) < _INCOMPRESSIBLE * probed
-    return (_DELTA,) if is_alike else ()
+    if not is_alike:
+        return ()
+    if policy == "fast":
+        return (_XOR_DELTA,)
+    return (_PACKED_DELTA,) if dtype.component_nbytes <= _PACKED_NBYTES else (_DELTA,)
 
 
 def _candidates(raw: memoryview, dtype: DType, policy: PolicyName, probed: float) -> Sequence[Codec]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from arc_halo.codecs.policy import PolicyName
     from arc_halo.store import TensorSource
     from arc_halo.store.put import ChooseBases
 
@@ -26,7 +27,9 @@ BaseChoice: TypeAlias = Model | uuid.UUID | str | None
 AUTO: Final = "auto"
 
 
-def base_chooser(session: Session, name: str, base: BaseChoice, parent: Model | None) -> ChooseBases:
+def base_chooser(
+    session: Session, name: str, base: BaseChoice, parent: Model | None, compression: PolicyName
+) -> ChooseBases:
     """How to find bases for the tensors of a model about to be stored.
 
     Parameters
@@ -38,6 +41,8 @@ def base_chooser(session: Session, name: str, base: BaseChoice, parent: Model | 
         counterpart there the nearest relative in the database; None for no deltas.
     parent
         What the model was made from, if that is known.
+    compression
+        Under ``fast`` nobody is searched for: each tensor would have to be read for its sketch.
 
     Raises
     ------
@@ -53,6 +58,8 @@ def base_chooser(session: Session, name: str, base: BaseChoice, parent: Model | 
 
     def choose(sources: Sequence[TensorSource]) -> Mapping[str, uuid.UUID]:
         known = {} if nearest is None else _counterparts(session, nearest, sources)
+        if compression == "fast":
+            return known
         return find_relatives(session, [source for source in sources if source.name not in known]) | known
 
     return choose

@@ -103,7 +103,7 @@ def derive_model(
     """
     weights = [each for each in weights_of(session, origin) if each.name not in derivation.removed]
     sources = [*derivation.replaced.values(), *derivation.added.values()]
-    choose_bases = base_chooser(session, name, AUTO, origin)
+    choose_bases = base_chooser(session, name, AUTO, origin, compression)
     config = without_origin(origin.architecture_config) if derivation.config is None else derivation.config
     architecture = _architecture(session, origin, weights, derivation)
     for _attempt in range(ATTEMPTS):

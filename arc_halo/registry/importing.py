@@ -123,7 +123,7 @@ def import_model(
             labels=folder.token_texts if embeddings else None,
             files=lambda: _files(folder),
             compression=compression,
-            choose_bases=base_chooser(session, name, base, origin),
+            choose_bases=base_chooser(session, name, base, origin, compression),
             progress=progress,
         )
         if origin is not None:
@@ -184,7 +184,7 @@ def create_model(
             labels=None,
             files=lambda: iter(()),
             compression=compression,
-            choose_bases=base_chooser(session, name, base, None),
+            choose_bases=base_chooser(session, name, base, None, compression),
             progress=progress,
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from arc_halo.codecs import codec, delta
 from arc_halo.codecs.digest import payload_checksum
 from arc_halo.dtypes import by_name
@@ -57,6 +59,14 @@ class StoredChunk(NamedTuple):
     blob_location: str | None
 
 
+class _Link(NamedTuple):
+    """A chunk of a chain, its checked payload, and what errors call it."""
+
+    chunk: StoredChunk
+    payload: bytes
+    where: str
+
+
 @dataclass(frozen=True, slots=True)
 class Payloads:
     """What one statement found: chunks and all that they lean on; payloads of the blob store are on their way."""
@@ -74,29 +84,48 @@ class Payloads:
         BlobStoreError
             The blob store does not answer.
         """
-        chunk = self.chunks.get(digest)
-        if chunk is None:
-            raise MissingChunk(f"{where}: not in tensor_data; restore it from a copy")
-        payload = self._payload(chunk, where)
-        if len(payload) != chunk.stored_nbytes or payload_checksum(payload) != chunk.payload_checksum:
-            raise CorruptChunk(f"{where}: the payload's checksum does not match; restore it from a copy")
-        if out is not None and out.nbytes != chunk.raw_nbytes:
+        chain = self._chain(digest, where)
+        top = chain[0].chunk
+        if out is not None and out.nbytes != top.raw_nbytes:
             raise CorruptChunk(
-                f"{where}: holds {chunk.raw_nbytes} bytes where {out.nbytes} belong; restore it from a copy"
+                f"{where}: holds {top.raw_nbytes} bytes where {out.nbytes} belong; restore it from a copy"
             )
-        try:
-            dtype = by_name(chunk.dtype)
-            if chunk.base_digest is None:
-                return codec(chunk.codec).decode(payload, dtype, chunk.raw_nbytes, out)
-            leaning = f"{where}, which leans on {chunk.base_digest.hex()}"
-            below = self.chunks.get(chunk.base_digest)
+        numbers = None
+        for link in reversed(chain):
+            chunk = link.chunk
+            try:
+                dtype = by_name(chunk.dtype)
+                if numbers is not None:
+                    numbers = delta(chunk.codec).apply(link.payload, dtype, chunk.raw_nbytes, numbers)
+                elif chunk is top:
+                    return codec(chunk.codec).decode(link.payload, dtype, chunk.raw_nbytes, out)
+                else:
+                    numbers = codec(chunk.codec).decode_numbers(link.payload, dtype, chunk.raw_nbytes)
+            except (CodecError, TensorError) as error:
+                raise CorruptChunk(f"{link.where}: {error}; restore it from a copy") from error
+        assert numbers is not None
+        target = np.empty(top.raw_nbytes, np.uint8).data if out is None else out
+        numbers.write(target)
+        return target
+
+    def _chain(self, digest: bytes, where: str) -> list[_Link]:
+        """The chunk and all that it leans on, down to one that leans on nothing."""
+        chain: list[_Link] = []
+        wanted: bytes | None = digest
+        while wanted is not None:
+            chunk = self.chunks.get(wanted)
+            if chunk is None:
+                raise MissingChunk(f"{where}: not in tensor_data; restore it from a copy")
             # Each is shallower than what leans on it, so this comes to an end.
-            if below is not None and below.depth + 1 != chunk.depth:
-                raise CorruptChunk(f"{leaning}: that is at another depth than its row says; restore it from a copy")
-            base = self.decode(chunk.base_digest, leaning)
-            return delta(chunk.codec).decode(payload, dtype, chunk.raw_nbytes, base, out)
-        except (CodecError, TensorError) as error:
-            raise CorruptChunk(f"{where}: {error}; restore it from a copy") from error
+            if chain and chunk.depth + 1 != chain[-1].chunk.depth:
+                raise CorruptChunk(f"{where}: that is at another depth than its row says; restore it from a copy")
+            payload = self._payload(chunk, where)
+            if len(payload) != chunk.stored_nbytes or payload_checksum(payload) != chunk.payload_checksum:
+                raise CorruptChunk(f"{where}: the payload's checksum does not match; restore it from a copy")
+            chain.append(_Link(chunk, payload, where))
+            wanted = chunk.base_digest
+            where = f"{where}, which leans on {wanted.hex()}" if wanted is not None else where
+        return chain
 
     def _payload(self, chunk: StoredChunk, where: str) -> bytes:
         if chunk.payload is not None:

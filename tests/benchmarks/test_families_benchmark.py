@@ -8,11 +8,14 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WAYS = {
     "safetensors files", "zstd -3 of the files", "content-defined chunks, LZ4", "BitX", "Arc-Halo balanced",
-    "Arc-Halo dense",
+    "Arc-Halo fast", "Arc-Halo dense",
 }  # fmt: skip
 
 
-DELTAS = {"differences by pcodec (`balanced`)", "differences by exponent, pcodec (`dense`)"}
+DELTAS = {
+    "differences by pcodec (`balanced`, 32 bits and more)", "differences packed in pairs (`balanced`, up to 16 bits)",
+    "differences by exponent, pcodec (`dense`)",
+}  # fmt: skip
 
 
 def test_every_way_is_measured(tmp_path):

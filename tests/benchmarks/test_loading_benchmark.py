@@ -8,7 +8,9 @@ from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 OURS = {
-    "Arc-Halo, deltas of depth 2", "Arc-Halo, mapped from the read cache", "Arc-Halo, from the read cache into memory",
+    "Arc-Halo `balanced`, deltas of depth 2", "Arc-Halo `fast`, deltas of depth 1",
+    "Arc-Halo `fast`, depth 1, payloads in a folder",
+    "Arc-Halo, mapped from the read cache", "Arc-Halo, from the read cache into memory",
 }  # fmt: skip
 PEERS = {"tensorstore (OCDBT, zarr3, zstd)": "tensorstore", "MLflow artifact download": "mlflow"}
 REPEATS = 2
