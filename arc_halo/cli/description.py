@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -44,7 +45,19 @@ def describe(session: Session, model: Model) -> dict[str, Any]:
         "shared_nbytes": storage.shared_nbytes,
         "own_nbytes": storage.own_nbytes,
         "chunk_count": storage.chunk_count,
+        "quantization": _quantization(model),
     }
+
+
+def _quantization(model: Model) -> dict[str, Any] | None:
+    """The scheme of a quantised model, and how many tensors and numbers its codes stand for."""
+    from arc_halo.quantization import Description
+
+    found = Description.of(model.architecture_config)
+    if found is None:
+        return None
+    numbers = sum(prod(each.shape) for each in found.tensors.values())
+    return {"scheme": found.scheme, "tensor_count": len(found.tensors), "element_count": numbers}
 
 
 def _counted(session: Session, model: Model) -> dict[str, int]:
@@ -82,6 +95,9 @@ def print_description(described: dict[str, Any]) -> None:
     )
     if origin := described["origin"]:
         say(f"from {shown(origin['source'])}, commit {shown(origin['commit'])}")
+    if quantization := described["quantization"]:
+        codes = f"{quantization['scheme']} codes of {count(quantization['tensor_count'], 'tensor')} "
+        say(codes, f"stand for {count(quantization['element_count'], 'number')}")
     shared = described["shared_nbytes"]
     rows = [
         ("as in files", described["raw_nbytes"], "every tensor at its full length"),

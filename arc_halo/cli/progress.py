@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _LABELS: Final = {
     "download": "loading", "hash": "reading", "store": "storing", "embed": "embedding", "write": "writing",
-    "verify": "checking",
+    "verify": "checking", "measure": "measuring", "quantize": "quantising", "dequantize": "restoring",
+    "prune": "pruning",
 }  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def progress_bars(*, silent: bool) -> Iterator[Callable[[str, int, int], None] |
         yield None
         return
     columns = (
-        TextColumn("{task.description:>9}"),
+        TextColumn("{task.description:>10}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -49,6 +49,9 @@ def prune(
 ) -> None:
     """Free the tensors and chunks that no model uses any more.
 
+    No model changes. (To make a sparser version of one is another thing:
+    arc-halo model prune.)
+
     It runs beside imports: what one of them relies on is younger than the
     grace period, and what is referred to cannot be deleted. Content stays
     as long as an upload that began before is under way; those are named.
