@@ -126,6 +126,24 @@ def upgrade() -> None:
         comment="A check of all stored bytes: how far it came, so that it goes on where it was interrupted.",
     )
     op.alter_column(
+        "model_files",
+        "content",
+        existing_type=postgresql.BYTEA(),
+        comment="the whole file; of a weights file the header, up to the first tensor",
+        existing_comment="the whole file; of a weights file the header, its eight length bytes included",
+        existing_nullable=False,
+        schema="arc_halo",
+    )
+    op.alter_column(
+        "tensor_metadata",
+        "dtype",
+        existing_type=sa.TEXT(),
+        comment="as safetensors spells it, or a block type of ggml: F32, BF16, Q4_K, ...",
+        existing_comment="safetensors spelling: F32, BF16, ...",
+        existing_nullable=False,
+        schema="arc_halo",
+    )
+    op.alter_column(
         "tensor_data",
         "blob_location",
         existing_type=sa.TEXT(),
@@ -489,6 +507,24 @@ def downgrade() -> None:
         table_name="tensor_data",
         schema="arc_halo",
         postgresql_where=sa.text("blob_location IS NOT NULL"),
+    )
+    op.alter_column(
+        "tensor_metadata",
+        "dtype",
+        existing_type=sa.TEXT(),
+        comment="safetensors spelling: F32, BF16, ...",
+        existing_comment="as safetensors spells it, or a block type of ggml: F32, BF16, Q4_K, ...",
+        existing_nullable=False,
+        schema="arc_halo",
+    )
+    op.alter_column(
+        "model_files",
+        "content",
+        existing_type=postgresql.BYTEA(),
+        comment="the whole file; of a weights file the header, its eight length bytes included",
+        existing_comment="the whole file; of a weights file the header, up to the first tensor",
+        existing_nullable=False,
+        schema="arc_halo",
     )
     op.alter_column(
         "tensor_data",

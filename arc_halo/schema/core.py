@@ -193,7 +193,7 @@ class ModelFile(Base):
     nbytes: Mapped[int] = mapped_column(comment="size of the file, tensors included")
     digest: Mapped[Digest] = mapped_column(comment="BLAKE3-256 of content")
     content: Mapped[bytes] = mapped_column(
-        deferred=True, comment="the whole file; of a weights file the header, its eight length bytes included"
+        deferred=True, comment="the whole file; of a weights file the header, up to the first tensor"
     )
     created_at: Mapped[Now]
 

@@ -76,7 +76,9 @@ class Tensor(TensorHtml, Base):
     id: Mapped[Key]
     tenant_id: Mapped[TenantId]
     digest: Mapped[Digest] = mapped_column(comment="BLAKE3-256 over dtype, shape and bytes")
-    dtype: Mapped[str] = mapped_column(comment="safetensors spelling: F32, BF16, ...")
+    dtype: Mapped[str] = mapped_column(
+        comment="as safetensors spells it, or a block type of ggml: F32, BF16, Q4_K, ..."
+    )
     shape: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
     nbytes: Mapped[int]
     element_count: Mapped[int]

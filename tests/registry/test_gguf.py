@@ -6,6 +6,8 @@ from collections import Counter
 import gguf
 import numpy as np
 import pytest
+from gguf.quants import quantize
+from hypothesis import HealthCheck, given, settings
 from safetensors.numpy import save_file
 from sqlalchemy import select, text
 
@@ -15,6 +17,7 @@ from arc_halo.formats.gguf_header import TYPE_NAMES
 from arc_halo.quantization.ggml import DEQUANTIZABLE
 from arc_halo.registry import (
     check_model,
+    compare_models,
     dequantize_model,
     dequantize_tensor,
     export_model,
@@ -24,6 +27,7 @@ from arc_halo.registry import (
     load_model,
     quantize_model,
     read_tensor,
+    repair,
 )
 from arc_halo.schema import AttentionHead, Embedding, Model, ModelFile, Tensor
 from arc_halo.store import put as store_put
@@ -42,6 +46,7 @@ from tests.fixtures.gguf_models import (
 )
 from tests.fixtures.models import VOCABULARY, bert, write_folder
 from tests.fixtures.tensors import count, same
+from tests.formats.test_gguf_properties import build, layouts
 
 DOWN = "blk.1.ffn_down.weight"
 
@@ -454,3 +459,41 @@ def test_the_reference_reads_what_is_exported(session, model, tensors, tmp_path)
     found = {each.name: each for each in gguf.GGUFReader(written).tensors}
     assert {name: each.tensor_type.name for name, each in found.items()} == {n: each[0] for n, each in tensors.items()}
     assert all(found[name].data.tobytes() == each[1].tobytes() for name, each in tensors.items())
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(layouts)
+def test_any_file_is_exported_as_it_was_imported(session, tmp_path, layout):
+    path = tmp_path / "any.gguf"
+    path.write_bytes(build(**layout)[0])
+    with session.begin_nested() as savepoint:
+        model = import_model(session, path, name="any")
+        (written,) = export_model(session, model, tmp_path / "out")
+        assert written.read_bytes() == path.read_bytes()
+        assert list(check_model(session, model)) == []
+        savepoint.rollback()
+
+
+def test_a_relative_is_found_by_the_numbers_that_blocks_stand_for(session, tmp_path):
+    numbers = (np.random.default_rng(5).standard_normal((512, 256)) * 0.02).astype(np.float32)
+    near = numbers + (np.random.default_rng(6).standard_normal(numbers.shape) * 1e-5).astype(np.float32)
+    for name, each in {"first": numbers, "second": near}.items():
+        blocks = quantize(each, gguf.GGMLQuantizationType.Q8_0)
+        import_model(session, write(tmp_path / f"{name}.gguf", {f"{name}.weight": ("Q8_0", blocks)}, {}), name=name)
+    assert session.scalar(text("SELECT count(*) FROM arc_halo.tensor_data WHERE base_digest IS NOT NULL")) == 1
+    assert list(check_model(session, "second")) == []
+
+
+def test_damaged_blocks_are_put_right_from_the_file(session, model, path):
+    session.execute(text("UPDATE arc_halo.tensor_data SET payload = set_bit(payload, 77, 1 - get_bit(payload, 77))"))
+    assert list(check_model(session, model))
+    assert repair(session, model, copies=[path]).missing == []
+    assert list(check_model(session, model)) == []
+
+
+def test_blocks_that_differ_are_told_and_not_measured(session, model, tmp_path):
+    import_model(session, write(tmp_path / "2.gguf", llama(seed=1), metadata()), name="tiny", version="2")
+    compared = compare_models(session, model, "tiny@2", values=True)
+    reasons = {each.name: each.reason for each in compared.differences}
+    assert reasons[DOWN] == "Q6_K is packed"
+    assert reasons["token_embd.weight"] is None
