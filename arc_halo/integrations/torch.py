@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from arc_halo.dtypes import of_array
+from arc_halo.dtypes import by_name, of_array
 from arc_halo.errors import TensorError
 from arc_halo.registry import create_model, find_model, iter_tensors
 from arc_halo.registry.reading import weights_of
@@ -75,6 +75,12 @@ def load_state_dict(
     first: dict[object, str] = {}
     root = {name: weights[name].tied_to_id or weights[name].id for name in asked if name in weights}
     read = [name for name in asked if name not in root or first.setdefault(root[name], name) == name]
+    for name in root:
+        if by_name(weights[name].tensor.dtype).numpy is None:
+            raise TensorError(
+                f"tensor {name!r} is {weights[name].tensor.dtype}, which PyTorch does not have; load a version that "
+                f"dequantize_model made of the model, or its floats by load_model(..., dequantize=True)"
+            )
     tensors = {name: from_numpy(array, name).to(device) for name, array in iter_tensors(session, found, read)}
     return {name: tensors[first[root[name]]] for name in asked}
 

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 
 from arc_halo.errors import TensorError, TensorNotFound
 from arc_halo.integrations.torch import from_numpy, load_state_dict, save_state_dict, to_numpy
+from arc_halo.registry import dequantize_model, import_model
+from tests.fixtures import gguf_models
 from tests.fixtures.models import llama
 
 DTYPES = [
@@ -106,3 +108,15 @@ def test_tied_weights_are_one_tensor(session):
     save_state_dict(session, "tied", model.config | {"tie_word_embeddings": True}, arrays)
     loaded = load_state_dict(session, "tied")
     assert loaded["lm_head.weight"] is loaded["model.embed_tokens.weight"]
+
+
+def test_blocks_are_refused_until_they_are_floats(session, tmp_path):
+    tensors = gguf_models.llama()
+    path = gguf_models.write(tmp_path / "tiny.gguf", tensors, gguf_models.metadata())
+    model = import_model(session, path, name="tiny")
+    name = "blk.0.ffn_down.weight"
+    with pytest.raises(TensorError, match=r"is Q8_0, which PyTorch does not have.*dequantize_model"):
+        load_state_dict(session, model)
+    assert list(load_state_dict(session, model, names=["output_norm.weight"])) == ["output_norm.weight"]
+    loaded = load_state_dict(session, dequantize_model(session, model))
+    assert torch.equal(loaded[name], torch.from_numpy(gguf_models.floats(tensors[name])))
