@@ -15,7 +15,7 @@ from arc_halo import connect, export_model, find_model, find_similar_tokens
 from arc_halo.database.migrate import check, current, heads, upgrade
 from arc_halo.database.url import libpq_string
 from arc_halo.registry import check_model
-from arc_halo.schema import Base
+from arc_halo.schema import Base, Model
 
 FOLDER = Path(__file__).parents[1] / "golden" / "databases"
 RELEASES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -76,6 +76,13 @@ def test_the_model_is_sound_and_comes_out_as_it_went_in(upgraded, expected, tmp_
     assert list(check_model(upgraded, model)) == []
     exported = export_model(upgraded, model, tmp_path)
     assert {path.name: sha256(path.read_bytes()).hexdigest() for path in exported} == expected["files"]
+
+
+def test_every_model_is_sound_and_is_what_it_was(upgraded, expected):
+    models = {f"{each.name}@{each.version}": each for each in upgraded.scalars(select(Model))}
+    assert [fault for model in models.values() for fault in check_model(upgraded, model)] == []
+    weights = {name: model.weights_digest.hex() for name, model in models.items()}
+    assert expected.get("weights", weights) == weights  # 0.1.0 did not write them down
 
 
 def test_its_tokens_are_found(upgraded):

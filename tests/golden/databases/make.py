@@ -15,13 +15,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml_dtypes import bfloat16
 from sqlalchemy import func, select, text
 
-from arc_halo import __version__, connect, export_model, import_model
+from arc_halo import __version__, connect, create_model, export_model, import_model
+from arc_halo.codecs import CODECS, DELTAS
 from arc_halo.database.embedded import EmbeddedServer
 from arc_halo.database.migrate import current
-from arc_halo.schema import Base
+from arc_halo.registry import quantize_model
+from arc_halo.schema import Base, Chunk, Model
 from tests.fixtures.models import llama, write_folder
+from tests.fixtures.tensors import trained, weights
 from tests.golden.databases.rows import fill
 
 if TYPE_CHECKING:
@@ -39,7 +43,9 @@ def main() -> None:
         url = server.acquire()
         try:
             with connect(url, migrate=True) as database:
-                expected = {"revision": current(url)[0], **database.transaction(lambda session: _fill(session, folder))}
+                database.transaction(lambda session: _fill(session, folder))
+                with database.session() as session:
+                    expected = {"revision": current(url)[0], **_expected(session, folder)}
             dump = Path(folder) / "dump.sql"
             server.run_tool(
                 *("pg_dump", "--schema=arc_halo", "--no-owner", "--no-privileges"),
@@ -52,18 +58,41 @@ def main() -> None:
     (HERE / f"{__version__}.json").write_text(json.dumps(expected, indent=2) + "\n", encoding="utf-8")
 
 
-def _fill(session: Session, folder: str) -> dict[str, object]:
+def _fill(session: Session, folder: str) -> None:
     source = write_folder(llama(), Path(folder) / "model", shards=2)
     model = import_model(session, source, name="released", compression="dense")
     fill(session, model)
+    _add_family(session)
     session.flush()
     session.execute(text("SELECT arc_halo.refresh_statistics()"))
-    exported = export_model(session, model, Path(folder) / "exported")
+
+
+def _add_family(session: Session) -> None:
+    """A model, versions trained on from it under each policy that makes deltas, and a quantised one."""
+    arrays = {"half": weights((64, 96), dtype=bfloat16), "whole": weights((64, 96), 1)}
+    base = create_model(session, "tuned", {}, arrays)
+    for steps, compression in enumerate(("fast", "balanced", "dense"), 1):
+        tuned = {name: trained(array, steps) for name, array in arrays.items()}
+        create_model(session, "tuned", {}, tuned, compression=compression, base=base)
+    quantize_model(session, base, scheme="int8", include="whole")
+
+
+def _expected(session: Session, folder: str) -> dict[str, object]:
+    exported = export_model(session, "released@production", Path(folder) / "exported")
     tables = [table for table in Base.metadata.sorted_tables if not table.is_view]
     rows = {str(table): session.scalar(select(func.count()).select_from(table)) for table in tables}
     if empty := [name for name, count in rows.items() if not count]:
         raise LookupError(f"no rows in {', '.join(empty)}: add some in {HERE / 'rows.py'}")
-    return {"files": {path.name: sha256(path.read_bytes()).hexdigest() for path in exported}, "rows": rows}
+    codecs = session.scalars(select(Chunk.codec).distinct().order_by(Chunk.codec)).all()
+    if absent := {*CODECS, *DELTAS} - set(codecs):
+        raise LookupError(f"no chunk by {', '.join(sorted(absent))}: add one in {HERE / 'make.py'}")
+    models = session.scalars(select(Model).order_by(Model.name, Model.version))
+    return {
+        "files": {path.name: sha256(path.read_bytes()).hexdigest() for path in exported},
+        "weights": {f"{each.name}@{each.version}": each.weights_digest.hex() for each in models},
+        "codecs": codecs,
+        "rows": rows,
+    }
 
 
 if __name__ == "__main__":

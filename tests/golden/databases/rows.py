@@ -10,6 +10,7 @@ import numpy as np
 from arc_halo import add_embeddings, create_model, set_alias
 from arc_halo.schema import (
     AttentionPattern,
+    BlobDeletion,
     CachedActivation,
     CheckpointTensor,
     CognitiveMemory,
@@ -27,6 +28,8 @@ from arc_halo.schema import (
     ReactorMetric,
     ReactorModel,
     TrainingMetric,
+    UploadLease,
+    Verification,
 )
 from tests.schema import rows
 
@@ -44,6 +47,7 @@ def fill(session: Session, model: Model) -> None:
     _training(session, model)
     _inference(session, model)
     _fusion(session, model)
+    _upkeep(session)
 
 
 def _core(session: Session, model: Model) -> None:
@@ -119,3 +123,10 @@ def _fusion(session: Session, model: Model) -> None:
     answered = {"position": 0, "role": "primary", "weight": 1.0, "status": "answered", "answer": ANSWER}
     session.add(FusionOperationMember(operation=operation, member=first, **answered))
     session.add(ReactorMetric(reactor=reactor, operation=operation, quality=0.75))
+
+
+def _upkeep(session: Session) -> None:
+    later = rows.NOON + dt.timedelta(hours=1)
+    session.add(UploadLease(description="host, process 1", nbytes=9, expires_at=later))
+    session.add(BlobDeletion(blob_location=f"aa/{'a' * 64}-{'0' * 16}"))
+    session.add(Verification(percent=50.0, last_digest=rows.digest("last"), checked_count=1, checked_nbytes=9))
