@@ -27,7 +27,7 @@ _MAX_FILES = 400
 _SENTENCE = range(40, 300)
 
 
-def make_family(folder: Path) -> None:
+def make_family(folder: Path, checkpoints: int = CHECKPOINTS, steps: int = STEPS) -> None:
     """Write ``<folder>/<precision>/<number>`` as model folders, and ``<folder>/adam/<number>.safetensors``."""
     import torch  # noqa: PLC0415  an extra, for this script alone
     from safetensors.torch import save_file  # noqa: PLC0415
@@ -41,8 +41,8 @@ def make_family(folder: Path) -> None:
     pairs = list(_pairs())
     chosen = torch.Generator().manual_seed(SEED)
     model.train()
-    for number in range(CHECKPOINTS):
-        for _ in range(STEPS if number else 0):
+    for number in range(checkpoints):
+        for _ in range(steps if number else 0):
             batch = [pairs[i] for i in torch.randint(len(pairs), (BATCH,), generator=chosen).tolist()]
             left, right = (_embed(model, tokenizer, [pair[side] for pair in batch]) for side in (0, 1))
             loss = torch.nn.functional.cross_entropy(20 * left @ right.T, torch.arange(BATCH))
@@ -111,11 +111,13 @@ def main() -> None:
     """Make it, and say how long that took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="made if it is not there")
-    folder = parser.parse_args().folder
+    parser.add_argument("--checkpoints", type=int, default=CHECKPOINTS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of training from one checkpoint to the next")
+    options = parser.parse_args()
     began = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
-    make_family(folder)
-    print(f"{CHECKPOINTS} checkpoints in {folder}, in {time.perf_counter() - began:.0f} s")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    make_family(options.folder, options.checkpoints, options.steps)
+    print(f"{options.checkpoints} checkpoints in {options.folder}, in {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":
