@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arc_halo.codecs import codec, delta
 from arc_halo.codecs.delta import Base
@@ -85,7 +85,7 @@ def repack_chunks(engine: Engine, blobs: BlobStore | None, wishes: Iterable[Wish
                 try:
                     with driver_errors(), connection.begin():
                         connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
-                        before, after = _repack(driver_connection(connection), blobs, wish)
+                        change = _repack(driver_connection(connection), blobs, wish)
                     break
                 except (ConstraintViolation, TransactionConflict, LockTimeout) as error:
                     # A base that went or moved, or grew too deep for what leans on it: without one it always fits.
@@ -94,38 +94,52 @@ def repack_chunks(engine: Engine, blobs: BlobStore | None, wishes: Iterable[Wish
             else:
                 raise TransactionConflict(f"chunk {wish.digest.hex()} is in use by others all the time; try later")
             done.chunks += 1
-            done.changed += before != after
-            done.before_nbytes += before
-            done.after_nbytes += after
-            meter.add(before)
+            done.changed += change.is_made
+            done.before_nbytes += change.before_nbytes
+            done.after_nbytes += change.after_nbytes
+            meter.add(change.before_nbytes)
     return done
 
 
-def _repack(connection: psycopg.Connection[Any], blobs: BlobStore | None, wish: Wish) -> tuple[int, int]:
-    """Encode one chunk anew if that changes it; returns the bytes it took and takes."""
+class _Change(NamedTuple):
+    """Whether a chunk was encoded anew, and the bytes it took and takes."""
+
+    is_made: bool
+    before_nbytes: int
+    after_nbytes: int
+
+
+def _repack(connection: psycopg.Connection[Any], blobs: BlobStore | None, wish: Wish) -> _Change:
+    """Encode one chunk anew if that changes it."""
     asked = [wish.digest] if wish.base_digest is None else [wish.digest, wish.base_digest]
     payloads = fetch(connection, TENANT_ID, asked, None if blobs is None else blobs.start_get)
     chunk = payloads.chunks.get(wish.digest)
     if chunk is None:
-        return 0, 0  # pruned since it was listed
-    where = f"chunk {wish.digest.hex()}"
-    raw = payloads.decode(wish.digest, where)
-    if chunk_digest(raw) != wish.digest:
-        raise DigestMismatch(f"{where} decodes to other bytes than its digest names; repair it first")
+        return _Change(is_made=False, before_nbytes=0, after_nbytes=0)  # pruned since it was listed
+    raw = _decode(payloads, chunk)
     base_chunk = _allowed(payloads, wish, MAX_DEPTH[wish.policy])
     base = None
     if base_chunk is not None:
         dtype = wish.base_dtype or by_name(base_chunk.dtype)
-        base = Base(payloads.decode(base_chunk.digest, f"base {base_chunk.digest.hex()}"), dtype)
+        base = Base(_decode(payloads, base_chunk), dtype)
     encoded = encode_chunk(raw, by_name(chunk.dtype), wish.policy, base)
     leans_on = base_chunk if encoded.is_delta else None
     if (encoded.codec, len(encoded.payload)) == (chunk.codec, chunk.stored_nbytes) and chunk.base_digest == (
         None if leans_on is None else leans_on.digest
     ):
-        return chunk.stored_nbytes, chunk.stored_nbytes
+        return _Change(is_made=False, before_nbytes=chunk.stored_nbytes, after_nbytes=chunk.stored_nbytes)
     _check(encoded, chunk, raw, base)
     _update(connection, blobs, chunk, encoded, leans_on)
-    return chunk.stored_nbytes, len(encoded.payload)
+    return _Change(is_made=True, before_nbytes=chunk.stored_nbytes, after_nbytes=len(encoded.payload))
+
+
+def _decode(payloads: Payloads, chunk: StoredChunk) -> memoryview:
+    """Bytes that the digest names: a delta of any others would be lost as soon as its base is repaired."""
+    where = f"chunk {chunk.digest.hex()}"
+    raw = payloads.decode(chunk.digest, where)
+    if chunk_digest(raw) != chunk.digest:
+        raise DigestMismatch(f"{where} decodes to other bytes than its digest names; repair it first")
+    return raw
 
 
 def _allowed(payloads: Payloads, wish: Wish, max_depth: int) -> StoredChunk | None:
@@ -160,6 +174,8 @@ def _update(
     encoded: Encoded,
     leans_on: StoredChunk | None,
 ) -> None:
+    if chunk.blob_location is not None:  # else a crash could bring the row back when its object is swept already
+        connection.execute("SET LOCAL synchronous_commit TO DEFAULT")
     is_away = blobs is not None and len(encoded.payload) >= MIN_BLOB_NBYTES
     location = None
     if blobs is not None and is_away:

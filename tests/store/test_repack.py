@@ -12,7 +12,7 @@ from arc_halo.errors import CorruptionError
 from arc_halo.store import prune
 from arc_halo.store.progress import Meter
 from arc_halo.store.repack import Wish, repack_chunks, reroot
-from tests.fixtures.tensors import chunk_digests, get, put, same, weights
+from tests.fixtures.tensors import chunk_digests, get, put, random_array, same, weights
 from tests.store.test_deltas import depth, put_on, stored, trained
 
 PRUNE = sys.modules["arc_halo.store.prune"]  # its package has the function of that name
@@ -104,6 +104,37 @@ def test_what_is_damaged_is_left_as_it_is(database, family):
         session.commit()
     with pytest.raises(CorruptionError):
         repack(database, family[0][0], "none")
+
+
+REPLACE = text("""
+UPDATE arc_halo.tensor_data AS d
+   SET payload = s.payload, stored_nbytes = s.stored_nbytes, codec = s.codec, payload_checksum = s.payload_checksum
+  FROM arc_halo.tensor_data AS s WHERE d.digest = :digest AND s.digest = :by
+""")
+
+
+def test_nothing_is_made_to_lean_on_other_bytes_than_a_digest_names(database, family):
+    array = trained(family[0][1], seed=50)
+    with database.session() as session:
+        (alone,) = put(session, array, compression="dense")
+        for digest, by in zip(chunk_digests(session, family[0][0]), chunk_digests(session, alone), strict=True):
+            session.execute(REPLACE, {"digest": digest, "by": by})  # its checksum is right, its bytes are not
+        session.commit()
+    with pytest.raises(CorruptionError):
+        repack(database, alone, base=family[0][0])
+    with database.session() as session:
+        assert depth(session, alone) == 0
+        assert same(get(session, alone), array)
+
+
+def test_another_base_is_a_change_though_the_bytes_stay_as_many(database):
+    bits = random_array(np.uint32, (500, 500))
+    with database.session() as session:
+        wanted, *bases = put(session, bits, bits ^ 1, bits ^ 2)
+        session.commit()
+    repacked = [repack(database, wanted, base=base) for base in bases]
+    assert repacked[1].before_nbytes == repacked[1].after_nbytes
+    assert [each.changed for each in repacked] == [1, 1]
 
 
 def test_a_chunk_that_is_gone_is_passed_over(database):
