@@ -221,6 +221,29 @@ def test_a_repack_keeps_the_sweeper_from_its_objects(tier, blobs, lock_seen_at_e
     assert all(lock_seen_at_each_put)
 
 
+NOTE_COMMITS = """
+CREATE TABLE public.commits (synchronous_commit text);
+CREATE FUNCTION public.note_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.commits VALUES (current_setting('synchronous_commit'));
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER note_commit AFTER INSERT ON arc_halo.blob_deletions DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION public.note_commit()
+"""
+
+
+def test_a_repack_that_lets_go_of_objects_is_on_the_disk_before_the_sweeper_sees_it(tier, blobs):
+    create(tier, "m", example_tensors())
+    with tier.engine.begin() as connection:
+        connection.exec_driver_sql(NOTE_COMMITS)
+    repack_model(tier.engine, "m", compression="none", blobs=blobs)
+    with tier.session() as session:
+        commits = session.scalars(text("SELECT synchronous_commit FROM public.commits")).all()
+    assert commits
+    assert set(commits) == {"on"}
+
+
 @pytest.mark.parametrize("copy", ["objects", "folder"])
 def test_a_repair_keeps_the_sweeper_from_its_objects(tier, blobs, tmp_path, lock_seen_at_each_put, copy):
     create(tier, "m", example_tensors())
