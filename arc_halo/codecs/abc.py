@@ -78,7 +78,7 @@ class Codec(ABC):
         if not 0 <= raw_nbytes <= MAX_RAW_NBYTES:
             raise CodecError(f"{self.id}: a chunk of {raw_nbytes} bytes is outside 0 to {MAX_RAW_NBYTES}")
         self._check(source, dtype, raw_nbytes)
-        target = np.empty(raw_nbytes, np.uint8).data if out is None else _fitting(out, raw_nbytes, self.id)
+        target = np.empty(raw_nbytes, np.uint8).data if out is None else fitting(out, raw_nbytes, self.id)
         self._decode_into(source, dtype, target)
         return target
 
@@ -95,7 +95,8 @@ class Codec(ABC):
         """Fill ``out`` to the last byte from a checked payload, or raise `CodecError`."""
 
 
-def _fitting(out: memoryview, raw_nbytes: int, codec_id: str) -> memoryview:
+def fitting(out: memoryview, raw_nbytes: int, codec_id: str) -> memoryview:
+    """The buffer as bytes, or `CodecError` where a chunk of that size cannot be decoded into it."""
     if out.readonly or not out.c_contiguous or out.nbytes != raw_nbytes:
         raise CodecError(
             f"{codec_id}: the buffer to decode into must be writable, contiguous and {raw_nbytes} bytes long; "

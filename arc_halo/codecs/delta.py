@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from arc_halo.codecs.abc import MAX_RAW_NBYTES
+from arc_halo.codecs.abc import MAX_RAW_NBYTES, fitting
 from arc_halo.codecs.numbers import Numbers
 from arc_halo.codecs.pco import Pco
 from arc_halo.codecs.zstd import BloscZstd
@@ -77,11 +77,10 @@ class Delta(ABC):
         ``base`` is what the chunk leans on, whole: with other bytes than those it was encoded against, others come
         back. Compare their digest.
         """
-        target = np.empty(min(max(raw_nbytes, 0), MAX_RAW_NBYTES), np.uint8).data if out is None else out
-        if target.readonly or target.nbytes != raw_nbytes:
-            raise CodecError(f"{self.id}: the buffer to decode into must be writable and {raw_nbytes} bytes long")
         base_dtype, _ = _parse(memoryview(payload).cast("B"), dtype, self.id)
-        self.apply(payload, dtype, raw_nbytes, Numbers.of(base, base_dtype)).write(target)
+        numbers = self.apply(payload, dtype, raw_nbytes, Numbers.of(base, base_dtype))
+        target = np.empty(raw_nbytes, np.uint8).data if out is None else fitting(out, raw_nbytes, self.id)
+        numbers.write(target)
         return target
 
     def apply(self, payload: BytesLike, dtype: DType, raw_nbytes: int, base: Numbers) -> Numbers:

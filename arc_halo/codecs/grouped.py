@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _EXPONENT_SHIFT: Final = MappingProxyType({"BF16": 7, "F16": 10, "F32": 23, "F64": 52})
 _MIN_GROUP: Final = 4096
+_MAX_GROUPS: Final = 255  # their number is one byte
 _GROUP: Final = struct.Struct("<II")
 
 
@@ -81,10 +82,11 @@ def _keys(predicted: Numbers) -> np.ndarray | None:
 
 def _group_sizes(counts: np.ndarray) -> list[int]:
     """Neighbouring exponents together until they are enough to be worth a group."""
-    sizes, size = [], 0
+    sizes: list[int] = []
+    size = 0
     for count in counts.tolist():
         size += count
-        if size >= _MIN_GROUP:
+        if size >= _MIN_GROUP and len(sizes) < _MAX_GROUPS:
             sizes.append(size)
             size = 0
     if size:

@@ -242,3 +242,18 @@ def test_a_chain_of_any_codecs_is_that_of_its_links(chunk, codecs, seed):
     out = bytearray(len(raw))
     numbers.write(memoryview(out))
     assert bytes(out) == raw
+
+
+def test_as_many_groups_as_there_are_exponents_come_back():
+    base = np.repeat(np.arange(256, dtype="<u2") << 7, 4096).tobytes()
+    raw = (np.frombuffer(base, "<u2") + np.uint16(1)).tobytes()
+    payload = GroupedDelta().encode(memoryview(raw), BF16, Base(memoryview(base), BF16))
+    assert bytes(GroupedDelta().decode(payload, BF16, len(raw), memoryview(base))) == raw
+
+
+@EITHER
+@pytest.mark.parametrize("nbytes", [-1, 0, (1 << 30) + 4])
+def test_a_size_that_no_chunk_has_is_what_the_error_speaks_of(codec, nbytes):
+    payload = codec.encode(memoryview(bytes(8)), F32, Base(memoryview(bytes(8)), F32))
+    with pytest.raises(CodecError, match=f"a chunk of {nbytes} bytes"):
+        codec.decode(payload, F32, nbytes, memoryview(bytes(8)))
