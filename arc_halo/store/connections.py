@@ -134,10 +134,14 @@ class ShortTransactions:
         self._engine = sibling_engine(engine)
         self._idle: LifoQueue[Connection] = LifoQueue()
         self.blobs = blobs
-        with self._borrowed() as connection, connection.begin():
-            self.by_copy = _may_copy(connection)
-            self._owner = owner_of(connection)
-        self.lease = Lease(self._engine, nbytes)
+        try:
+            with self._borrowed() as connection, connection.begin():
+                self.by_copy = _may_copy(connection)
+                self._owner = owner_of(connection)
+            self.lease = Lease(self._engine, nbytes)
+        except BaseException:
+            self._disconnect()
+            raise
 
     @contextmanager
     def batch(self, *, writes: bool = False) -> Iterator[psycopg.Connection[Any]]:
@@ -171,6 +175,9 @@ class ShortTransactions:
     def close(self) -> None:
         """Close the connections, which nobody may be using."""
         self.lease.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         while not self._idle.empty():
             self._idle.get_nowait().close()
         self._engine.dispose()

@@ -56,7 +56,7 @@ def put_tensors(
     compression
         Policy for chunks that are new; a chunk that is there keeps the encoding it has.
     choose_bases
-        Asked, under ``balanced`` and ``dense``, for relatives of the tensors that are not there yet: new chunks are
+        Asked, under all policies but ``none``, for relatives of the tensors that are not there yet: new chunks are
         stored as differences from theirs where that is smaller. A relative has the same shape but for the length of
         the first axis, and the same element type, or F32 and BF16 meet.
     progress

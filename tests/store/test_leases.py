@@ -7,7 +7,7 @@ import time
 import pytest
 from sqlalchemy import text
 
-from arc_halo.errors import NotFound, TransactionConflict
+from arc_halo.errors import ConstraintViolation, NotFound, TransactionConflict
 from arc_halo.store import ArraySource, prune, put_tensors
 from arc_halo.store import put as store_put
 from arc_halo.store.leases import release_lease
@@ -166,6 +166,20 @@ def test_an_upload_whose_lease_is_over_stops(database, monkeypatch):
     with database.session() as session, pytest.raises(TransactionConflict):
         put(session)
     assert threading.active_count() == before
+
+
+CONNECTIONS = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+
+
+def test_an_upload_that_may_not_begin_leaves_no_connections(database):
+    with database.session() as session:
+        session.execute(text("ALTER TABLE arc_halo.upload_leases ADD CONSTRAINT none CHECK (nbytes < 0) NOT VALID"))
+        session.commit()
+        before = session.scalar(CONNECTIONS)
+        with pytest.raises(ConstraintViolation):
+            put(session)
+        session.rollback()
+        assert session.scalar(CONNECTIONS) == before
 
 
 @pytest.mark.usefixtures("short_leases")
