@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import blosc2
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from pcodec import ChunkConfig, standalone
 from sqlalchemy import text
 
 from arc_halo.codecs.digest import payload_checksum
-from arc_halo.errors import CorruptionError
+from arc_halo.codecs.zstd import BloscZstd
+from arc_halo.dtypes import by_name
+from arc_halo.errors import CorruptChunk, CorruptionError
 from arc_halo.registry import check_model, create_model, export_model, read_tensor
 from tests.fixtures.tensors import put, random_array, same, weights
 
@@ -157,6 +161,19 @@ def test_a_bomb_with_a_sound_checksum_is_refused(session, model, tmp_path, codec
     values = {"nbytes": len(payload), "checksum": payload_checksum(payload)}
     session.execute(text(statement), {"codec": codec, "payload": payload, **values})
     assert_refused(session, model, tmp_path, chunk=1)
+
+
+def test_a_bomb_that_its_row_agrees_with_is_refused_before_it_takes_memory(session, model):
+    payload = BloscZstd().encode(memoryview(bytes(256 << 20)), by_name("F32"))
+    statement = "payload = :payload, stored_nbytes = :nbytes, payload_checksum = :checksum, raw_nbytes = 268435456"
+    values = {"payload": payload, "nbytes": len(payload), "checksum": payload_checksum(payload)}
+    session.execute(text(DATA.format(statement)), values)
+    tracemalloc.start()
+    with pytest.raises(CorruptChunk, match="holds 268435456 bytes"):
+        read_tensor(session, model, "planes", 2000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
 
 
 def test_a_bomb_that_changes_its_length_too_is_refused(session, model, tmp_path):

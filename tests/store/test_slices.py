@@ -73,6 +73,15 @@ def test_a_slice_with_a_long_step_reads_no_chunk_without_a_row_of_it(session):
     assert sum(fetched) == 2
 
 
+@pytest.mark.parametrize("selected", [slice(None), slice(None, None, -1), slice(1, 7)], ids=repr)
+def test_neighbours_that_share_a_chunk_bring_it_once(session, selected):
+    array = random_array(np.float32, (8, 3, 100_000))  # a chunk is two thirds of a row
+    (wanted,) = put(session, array, compression="none")
+    with fetched_chunks(session) as fetched:
+        assert same(rows(session, wanted, selected), array[selected])
+    assert sum(fetched) == (12 if selected.start is None else 10)
+
+
 @pytest.mark.parametrize("columns", [2, 4, 5])
 @pytest.mark.parametrize("selected", [1, -1, slice(None, None, 2), slice(None, None, -1), slice(2, 6)], ids=repr)
 def test_rows_of_packed_elements_are_whole_rows_or_refused(session, tmp_path, columns, selected):
