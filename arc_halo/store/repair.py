@@ -144,7 +144,10 @@ def _restore_object(session: Session, digest: bytes, blobs: BlobStore | None) ->
     for blob in blobs.blobs(digest):
         if blob.nbytes < chunk.stored_nbytes or blob.location == chunk.blob_location:
             continue
-        payload = blobs.get(blob.location, chunk.stored_nbytes)
+        try:
+            payload = blobs.get(blob.location, chunk.stored_nbytes)
+        except CorruptionError:
+            continue  # the sweeper has been there since it was listed
         if payload_checksum(payload) == chunk.payload_checksum:
             with session.begin_nested() as attempt:
                 # A new object: the one that was found may be on the sweeper's list.

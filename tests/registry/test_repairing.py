@@ -8,7 +8,7 @@ from sqlalchemy import text
 from arc_halo.database import connect
 from arc_halo.errors import ModelNotFound
 from arc_halo.registry import check_model, create_model, export_model, import_model, repair
-from arc_halo.store.blobs import open_store
+from arc_halo.store.blobs import BlobStore, open_store
 from arc_halo.store.verify import verify_database
 from arc_halo.testing.tiers import check, create, example_tensors
 from tests.fixtures.tensors import weights
@@ -55,6 +55,26 @@ def test_a_folder_puts_everything_right(filled, copy, statement):
     assert done.missing == []
     check(filled, "m", example_tensors())
     assert verify_database(filled).faults == []
+
+
+def test_an_object_that_is_swept_while_it_is_looked_at_is_passed_over(migrated_url, file_url, monkeypatch):
+    blobs = open_store(file_url)
+    listed = BlobStore.blobs
+
+    def list_with_one_that_goes(store, digest=None):
+        for blob in listed(store, digest):
+            yield blob._replace(location=f"{blob.location[:-16]}{'0' * 16}")
+            yield blob
+
+    with connect(migrated_url, blob_url=file_url) as database:
+        create(database, "m", example_tensors())
+        for blob in list(blobs.blobs()):
+            blobs.put(bytes.fromhex(blob.location[3:67]), blobs.get(blob.location, blob.nbytes), "0" * 16)
+            blobs.delete([blob.location])
+        monkeypatch.setattr(BlobStore, "blobs", list_with_one_that_goes)
+        done = repaired(database, "m")
+        assert (len(done.repaired), done.missing) == (4, [])
+        check(database, "m", example_tensors())
 
 
 def test_what_is_sound_is_left_alone(filled, copy):
