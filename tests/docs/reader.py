@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from arc_halo import Database, connect, import_model
 from arc_halo.schema import Base
+from tests.docs import programs
 from tests.docs.pages import REPOSITORY, blocks
 from tests.fixtures.hub import TOKEN
 
@@ -35,6 +37,7 @@ KNOWN = (
     re.compile(r"python -m venv \.venv( && \. \.venv/bin/activate)?"),
     re.compile(r"pytest"),
 )
+QUOTED = re.compile(r"'[^']*'")
 SCRIPT = re.compile(r"python ((?:benchmarks|docs|examples)/\w+\.py)( .*)?")
 
 
@@ -47,6 +50,7 @@ class Reader:
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.printed: dict[int, str] = {}
         self.environment: dict[str, str] = {}
+        self.typed: set[str] = set()
 
     def read(self, page: Path) -> None:
         """Do what a page says."""
@@ -87,13 +91,21 @@ class Reader:
             )
             return ""
         folder = REPOSITORY if line.startswith("alembic") else self.folder
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        environment = os.environ | {"PATH": path} | self.environment
-        done = subprocess.run(
-            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
+        done = self._run(line, folder)
         assert done.returncode == 0, f"{place}: {line}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    def _run(self, line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """As typed into a shell, but for words to a program that was typed before: those without importing it again."""
+        words = shlex.split(line)
+        environment = os.environ | self.environment
+        if words[0] in self.typed and not re.search(r'["$`&|;<>*?()\\#]', QUOTED.sub("", line)):
+            return programs.run(words, folder, environment)
+        self.typed.add(words[0])
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        return subprocess.run(
+            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
 
     def _query(self, statement: str) -> list[Any]:
         """The rows a query finds where the model is; its import is taken back."""

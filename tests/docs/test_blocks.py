@@ -35,8 +35,12 @@ UNREADABLE = {
     "no language": "```\nls\n```\n",
     "a command nobody knows": "```sh\nrm -rf model\n```\n",
     "a command that fails": "```sh\narc-halo model show nothing\n```\n",
+    "a later command that fails": "```sh\narc-halo --version\narc-halo model show nothing\n```\n",
     "a script that is not there": "```sh\npython benchmarks/nothing.py\n```\n",
     "a query without rows": "```sql\nSELECT name FROM arc_halo.models WHERE name = 'nothing'\n```\n",
+    "output that was not printed later": (
+        "```sh\narc-halo --version\n```\n\n```sh\narc-halo model list\n```\n\n```text\nnothing@1\n```\n"
+    ),
     "a table that is not there": "```mermaid\nerDiagram\n  models ||--o{ nothings : has\n```\n",
     "output that was not printed": "```sh\narc-halo --version\n```\n\n```text\narc-halo 0.0.0\n```\n",
 }
