@@ -18,7 +18,13 @@ from arc_halo.cli.output import Json, count, print_json, print_table, say, shown
 from arc_halo.cli.progress import progress_bars
 
 if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
+
     from arc_halo.registry import Comparison, Distance
+    from arc_halo.schema import ModelFamily
 
 
 @app.command("list")
@@ -115,7 +121,7 @@ def diff(
     if tensors or not is_read:
         _print_tensors(comparison)
     else:
-        _print_layers(comparison)
+        print_layers(comparison)
     changed = sum(each.changed_nbytes for each in comparison.differences)
     differ = "differs" if len(comparison.differences) == 1 else "differ"
     say(
@@ -147,8 +153,10 @@ def _distance(name: str, distance: Distance) -> dict[str, Any]:
     return {"name": name} | {each: getattr(distance, each) for each in parts}
 
 
-def _print_layers(comparison: Comparison) -> None:
+def print_layers(comparison: Comparison, lines: int | None = None) -> None:
+    """The layers that moved: all in their order, or as many ``lines`` of those that moved farthest."""
     moved = {name: distance for name, distance in comparison.layers.items() if distance.changed}
+    farthest = sorted(moved, key=lambda name: -moved[name].relative_l2)[:lines]
     if not moved:
         return
     numbers = ["L2", "relative", "largest", "cosine", "changed"]
@@ -164,9 +172,12 @@ def _print_layers(comparison: Comparison) -> None:
                 _share(distance),
             )
             for name, distance in moved.items()
+            if lines is None or name in farthest
         ],
         right=numbers,
     )
+    if less := len(moved) - len(farthest):
+        say(f"{count(less, 'layer')} moved less")
     if equal := len(comparison.layers) - len(moved):
         say(f"{count(equal, 'layer')} {'is' if equal == 1 else 'are'} equal")
     if unsound := sum(distance.unsound for distance in moved.values()):
@@ -210,20 +221,31 @@ def family(context: typer.Context, model: Reference, *, json: Json = False) -> N
 
     Example: arc-halo model family minilm
     """
+    from arc_halo.schema import ModelFamily
+
+    with context.obj.connect() as database, database.session() as session:
+        members = read_family(session, model)
+    names = [attribute.key for attribute in ModelFamily.__mapper__.column_attrs]
+    if json:
+        print_json([{name: getattr(each, name) for name in names} for each in members])
+    else:
+        print_family(members)
+
+
+def read_family(session: Session, model: uuid.UUID | str) -> Sequence[ModelFamily]:
+    """All that was made from what a model was made from, parents before children."""
     from sqlalchemy import select
 
     from arc_halo.registry import find_model
     from arc_halo.schema import ModelFamily
 
-    with context.obj.connect() as database, database.session() as session:
-        found = find_model(session, model)
-        mine = select(ModelFamily.root_id).where(ModelFamily.model_id == found.id)
-        ordered = select(ModelFamily).where(ModelFamily.root_id.in_(mine)).order_by(ModelFamily.path)
-        members = session.scalars(ordered).all()
-    names = [attribute.key for attribute in ModelFamily.__mapper__.column_attrs]
-    if json:
-        print_json([{name: getattr(each, name) for name in names} for each in members])
-        return
+    mine = select(ModelFamily.root_id).where(ModelFamily.model_id == find_model(session, model).id)
+    ordered = select(ModelFamily).where(ModelFamily.root_id.in_(mine)).order_by(ModelFamily.path)
+    return session.scalars(ordered).all()
+
+
+def print_family(members: Sequence[ModelFamily]) -> None:
+    """A line for each, and what they save together."""
     print_table(
         ["model", "made by", "size", "stored", "added"],
         [
