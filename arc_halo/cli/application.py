@@ -43,13 +43,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.demo)
-app.command("prune")(prune.prune)
 app.command("verify")(verify.verify)
 app.command("repair")(verify.repair)
+app.command("prune")(prune.prune)
 app.add_typer(model.app, name="model")
+app.add_typer(db.app, name="db")
 app.add_typer(blobs.app, name="blobs")
 app.add_typer(cache.app, name="cache")
-app.add_typer(db.app, name="db")
 
 
 def main() -> None:

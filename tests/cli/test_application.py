@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,23 @@ def test_every_command_explains_itself_with_an_example(words):
     assert "Usage: " in result.stdout
     if len(words) > 1 or words in {("prune",), ("demo",)}:
         assert "Example: " in result.stdout
+
+
+def test_help_shows_brackets():
+    said = " ".join(CliRunner().invoke(app, ["model", "import", "--help"], env=ENVIRONMENT).stdout.split())
+    assert "hf://ORG/NAME[@REVISION] of the hub" in said
+    for words in commands(typer.main.get_command(app)):
+        found = typer.main.get_command(app)
+        for word in words:
+            found = found.commands[word]
+        helps = [found.help, *(getattr(each, "help", None) for each in found.params)]
+        assert [each for each in helps if each and re.search(r"(?<!\\)\[", each)] == []
+
+
+def test_help_begins_with_what_one_does_first():
+    root = typer.main.get_command(app)
+    assert next(iter(root.commands)) == "demo"
+    assert list(root.commands["model"].commands)[:3] == ["import", "export", "push"]
 
 
 def test_version():

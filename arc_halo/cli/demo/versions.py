@@ -136,7 +136,8 @@ def _tell_errors(session: Session, model: Model) -> None:
         (f"{shown(model.name)}@{shown(model.version)}", "bold"),
         f": {count(len(errors), 'tensor')} of {size(before)} became codes and scales of {size(after)}",
     )
-    say("stored in ", (size(stored), "bold"), "; the worst cosine of a tensor is ", (f"{min(cosines, default=1.0):.6f}", "bold"))
+    worst = min(cosines, default=1.0)
+    say("stored in ", (size(stored), "bold"), "; the worst cosine of a tensor is ", (f"{worst:.6f}", "bold"))
 
 
 def show_family(session: Session, model: Model) -> None:

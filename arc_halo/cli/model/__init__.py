@@ -1,6 +1,7 @@
 """``arc-halo model``: whole models into the database, out of it, looked at, compared, made into others."""
 
-from arc_halo.cli.model import deriving, keeping, looking, moving
+# In the order in which --help lists their verbs.
+from arc_halo.cli.model import moving, looking, keeping, deriving  # noqa: I001
 from arc_halo.cli.model.application import app
 
 __all__ = ["app", "deriving", "keeping", "looking", "moving"]

@@ -22,7 +22,7 @@ def import_(
     path: Annotated[
         str,
         typer.Argument(
-            metavar="PATH", help="A folder, one .safetensors or .gguf file, or hf://ORG/NAME[@REVISION] of the hub."
+            metavar="PATH", help=r"A folder, one .safetensors or .gguf file, or hf://ORG/NAME\[@REVISION] of the hub."
         ),
     ],
     *,
@@ -128,7 +128,7 @@ def export(
 def push(
     context: typer.Context,
     model: Reference,
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="hf://ORG/NAME[@BRANCH][/FOLDER]")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help=r"hf://ORG/NAME\[@BRANCH]\[/FOLDER]")],
     *,
     public: Annotated[bool, typer.Option("--public", help="If the repository is made, let all see it.")] = False,
     message: Annotated[str | None, typer.Option(help="Of the commit; by default which model it is.")] = None,
