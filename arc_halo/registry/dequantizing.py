@@ -12,7 +12,7 @@ from arc_halo.errors import ConfigurationError, QuantizationError, TensorError
 from arc_halo.quantization.abc import SUITABLE
 from arc_halo.quantization.description import FIELD
 from arc_halo.registry.deriving import Derivation, derive_model, read_config, refuse_names, tie_roots
-from arc_halo.registry.forms import stored_forms
+from arc_halo.registry.forms import refuse_lasting_blocks, stored_forms
 from arc_halo.registry.matrices import wanted_of
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.reading import tensor_not_found, weights_of
@@ -58,7 +58,7 @@ def dequantize_model(
     Raises
     ------
     QuantizationError
-        The model is not quantised, or by another tool.
+        The model is not quantised, or by another tool, or in blocks that cannot be dequantised.
     ModelFolderError
         Its config does not fit its tensors.
     TensorError
@@ -68,6 +68,7 @@ def dequantize_model(
     target = origin.name if name is None else name
     refuse_names(session, target, version)
     weights = weights_of(session, origin)
+    refuse_lasting_blocks(origin, weights)
     forms = stored_forms(origin, weights)
     if not forms:
         raise QuantizationError(f"{origin.name}@{origin.version} was not quantised by arc-halo; its tensors are floats")
@@ -90,6 +91,7 @@ def dequantize_model(
             {"dequantized": sorted({form.scheme for form in untied}), "dtype": dtype},
             made,
             removed=frozenset(part for form in forms.values() for part in form.parts[1:]),
+            trainable=True,  # whether the floats before could be trained is not known any more
             config=config,
         )
         return derive_model(
@@ -112,7 +114,7 @@ def dequantize_tensor(
     ModelNotFound, TensorNotFound
         There is no such model, or it has no such tensor.
     QuantizationError
-        The tensor is not quantised: `read_tensor` reads it.
+        The tensor is not quantised, or in blocks that cannot be dequantised: `read_tensor` reads it.
     ModelFolderError
         The model's config does not fit its tensors.
 
@@ -127,6 +129,7 @@ def dequantize_tensor(
         raise tensor_not_found(found, name, weights)
     form = stored_forms(found, list(weights.values())).get(name)
     if form is None:
+        refuse_lasting_blocks(found, [weights[name]])
         raise QuantizationError(f"tensor {name!r} of {found.name}@{found.version} is not quantised; read_tensor has it")
     wanted = form.dtype if dtype is None else _float(dtype)
     rows = prod(form.shape[:-1])

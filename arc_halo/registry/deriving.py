@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, true
 from sqlalchemy.orm import undefer
 
-from arc_halo.dtypes import by_name
 from arc_halo.errors import ConstraintViolation, ModelFolderError, TransactionConflict
 from arc_halo.formats.architectures import Architecture, HeadSlice, HeadSpec, LayerSpec, WeightSpec
 from arc_halo.formats.strict_json import parse_object
@@ -49,6 +48,8 @@ class Derivation:
         New tensors, buffers all, by the names of the weights that they belong to and come behind.
     removed
         Names of weights that the new version does not have.
+    trainable
+        Whether training may change the new tensors; None for what it may change of the old.
     config
         The new version's config.json; None for the same, and then its files keep the layout of the old.
     """
@@ -58,6 +59,7 @@ class Derivation:
     replaced: Mapping[str, TensorSource]
     added: Mapping[str, TensorSource] = field(default_factory=dict)
     removed: frozenset[str] = frozenset()
+    trainable: bool | None = None
     config: Mapping[str, Any] | None = None
 
 
@@ -154,10 +156,8 @@ def _architecture(
     for weight in weights:
         root = roots[weight.name]
         spec = _weight(weight, paths, root)
-        if (source := derivation.replaced.get(root.name)) is not None:
-            # Codes, and numbers in blocks, cannot be trained; the floats that they become again can.
-            may_train = weight.is_trainable or not by_name(weight.tensor.dtype).is_trainable
-            spec = replace(spec, is_trainable=source.dtype.is_trainable and may_train)
+        if derivation.trainable is not None and root.name in derivation.replaced:
+            spec = replace(spec, is_trainable=derivation.trainable and weight.category != "buffer")
         specs.append(spec)
         if (added := derivation.added.get(weight.name)) is not None:
             specs.append(WeightSpec(added.name, spec.layer_key, "buffer", None, is_trainable=False))

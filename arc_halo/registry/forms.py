@@ -9,7 +9,7 @@ import numpy as np
 
 from arc_halo import quantization
 from arc_halo.dtypes import by_name
-from arc_halo.errors import ModelFolderError
+from arc_halo.errors import ModelFolderError, QuantizationError
 from arc_halo.quantization import Description
 from arc_halo.quantization.abc import SCALE_DTYPE
 from arc_halo.quantization.form import CodesWithScales, GgmlBlocks
@@ -61,6 +61,18 @@ def stored_forms(model: Model, weights: Sequence[ModelWeight]) -> dict[str, Stor
 def _expected(scheme: Scheme, described: QuantizedTensor) -> list[tuple[str, tuple[int, ...]]]:
     codes = (scheme.codes_dtype.name, scheme.codes_shape(described.shape))
     return [codes, (SCALE_DTYPE.name, scheme.scale_shape(described.shape))]
+
+
+def refuse_lasting_blocks(model: Model, weights: Sequence[ModelWeight]) -> None:
+    """Raise `QuantizationError` if any of these weights is in blocks that cannot become floats."""
+    types = sorted(
+        {each.tensor.dtype for each in weights if by_name(each.tensor.dtype).is_block} - DEQUANTIZABLE.keys()
+    )
+    if types:
+        raise QuantizationError(
+            f"{model.name}@{model.version} has blocks of {', '.join(types)}, which cannot be dequantised, only "
+            f"{', '.join(DEQUANTIZABLE)} can; use the model as it is, or export it for a tool that knows them"
+        )
 
 
 def restore(form: StoredForm, parts: Sequence[np.ndarray]) -> np.ndarray:

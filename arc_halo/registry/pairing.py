@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from arc_halo.dtypes import DTYPES
+from arc_halo.formats.architectures.codes import scale_of
 
 if TYPE_CHECKING:
     import uuid
@@ -25,8 +26,6 @@ SELECT w.name, coalesce(l.path, ''), w.tensor_id, t.dtype, t.shape, t.nbytes, t.
  WHERE w.model_id = :model
  ORDER BY l.position, w.position
 """)
-# Where compressed-tensors and our own schemes, FP8 checkpoints, bitsandbytes, GPTQ and AWQ keep what codes are times.
-_SCALES = ("{name}_scale", "{name}_scale_inv", "{name}.absmax", "{stem}.SCB", "{stem}.scales")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +84,13 @@ def _reason(before: PairedWeight, after: PairedWeight, names: tuple[AbstractSet[
     for each in pair:
         if each.dtype not in DTYPES or DTYPES[each.dtype].numpy is None:
             return f"{each.dtype} is packed"
-    if any(_is_code(each, beside) for each, beside in zip(pair, names, strict=True)):
+    if any(scale_of(each.name, DTYPES[each.dtype], beside) for each, beside in zip(pair, names, strict=True)):
         return "codes of a quantised tensor"
     if len(before.shape) != len(after.shape) or before.shape[1:] != after.shape[1:]:
         return f"{_shape(before)} against {_shape(after)}"
     if before.dtype != after.dtype and not all(DTYPES[each.dtype].is_float for each in pair):
         return f"{before.dtype} against {after.dtype}"
     return None
-
-
-def _is_code(weight: PairedWeight, names: AbstractSet[str]) -> bool:
-    """What has a scale beside it stands for other numbers than it is."""
-    dtype = DTYPES[weight.dtype]
-    stem = weight.name.rpartition(".")[0]
-    is_narrow = not dtype.is_float or dtype.bits <= 8  # noqa: PLR2004  float8
-    return is_narrow and any(each.format(name=weight.name, stem=stem) in names for each in _SCALES)
 
 
 def _shape(weight: PairedWeight) -> str:

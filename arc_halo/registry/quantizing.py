@@ -109,7 +109,7 @@ def quantize_model(
             "tensors": made.figures,
         }
         described = Description(scheme, _described(weights, made)).added_to(config)
-        derivation = Derivation("quantize", recipe, made.codes, made.scales, config=described)
+        derivation = Derivation("quantize", recipe, made.codes, made.scales, trainable=False, config=described)
         return derive_model(
             session, origin, derivation, name=target, version=version, compression=compression, progress=progress
         )

@@ -197,8 +197,23 @@ def test_quantised_linears_stay_in_their_layer_and_do_not_train():
     shapes = {key: shape for key, shape in model.shapes.items() if not key.startswith(name)} | packed
     weights = {weight.name: weight for weight in described(replace(model, shapes=shapes)).weights}
     assert weights[f"{name}.qweight"].layer_key == "model.layers.0.mlp"
-    assert [weights[key].category for key in packed] == ["weight", "other"]
+    assert [weights[key].category for key in packed] == ["weight", "buffer"]
     assert not any(weights[key].is_trainable for key in packed)
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.down_proj.weight", "nobody.knows.it"])
+@pytest.mark.parametrize("suffix", ["_scale", "_scale_inv"])
+def test_what_has_scales_does_not_train_and_scales_are_no_parameters(name, suffix):
+    model = llama()
+    tensors = {each: TensorShape(each, dtypes.DTYPES["F32"], shape) for each, shape in model.shapes.items()}
+    tensors |= {
+        name: TensorShape(name, dtypes.DTYPES["F8_E4M3"], (4, 4)),
+        f"{name}{suffix}": TensorShape(f"{name}{suffix}", dtypes.DTYPES["F32"], (4, 1)),
+        "alone.weight": TensorShape("alone.weight", dtypes.DTYPES["F8_E4M3"], (4, 4)),
+    }
+    weights = {weight.name: weight for weight in describe(model.config, tensors).weights}
+    assert (weights[f"{name}{suffix}"].category, weights[f"{name}{suffix}"].is_trainable) == ("buffer", False)
+    assert [weights[each].is_trainable for each in (name, "alone.weight")] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from safetensors.numpy import save_file
 from sqlalchemy import select, text
 
 from arc_halo.dtypes import BLOCK_DTYPES, by_name
-from arc_halo.errors import GGUFError, ModelFolderError, SafetensorsError, SliceError, TensorError, TensorNotFound
+from arc_halo.errors import (
+    GGUFError,
+    ModelFolderError,
+    QuantizationError,
+    SafetensorsError,
+    SliceError,
+    TensorError,
+    TensorNotFound,
+)
 from arc_halo.formats.gguf_header import TYPE_NAMES
 from arc_halo.quantization.ggml import DEQUANTIZABLE
 from arc_halo.registry import (
@@ -216,6 +224,20 @@ def test_types_that_cannot_be_dequantised_are_kept_as_they_are(session, tmp_path
     row = session.scalars(select(Tensor)).one()
     assert (row.element_count, row.nbytes, row.min_value, row.nan_count) == (2048, 4 * 272, None, None)
     assert model.parameter_count == 2048
+
+
+@pytest.mark.parametrize("other", ["IQ4_XS", "Q8_0"])
+def test_a_model_is_dequantised_wholly_or_not_at_all(session, tmp_path, other):
+    tensors = {
+        "a.weight": ("IQ4_XS", random_blocks("IQ4_XS", (4, 512))),
+        "b.weight": (other, random_blocks(other, (4, 512))),
+    }
+    model = import_model(session, write(tmp_path / "iq.gguf", tensors, {}), name="iq")
+    with pytest.raises(QuantizationError, match="blocks of IQ4_XS, which cannot be dequantised"):
+        dequantize_model(session, model)
+    with pytest.raises(QuantizationError, match="blocks of IQ4_XS, which cannot be dequantised"):
+        dequantize_tensor(session, model, "a.weight")
+    assert session.scalars(select(Model)).all() == [model]
 
 
 def test_scales_that_are_not_finite_are_counted(session, tmp_path):

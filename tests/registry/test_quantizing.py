@@ -114,8 +114,9 @@ def test_layers_and_heads_are_kept(session, base, scheme_id):
     assert heads(session, made) == heads(session, base) != []
 
 
-def test_scales_are_no_parameters_and_codes_are_not_trained(session, base):
-    made = quantize_model(session, base)
+@pytest.mark.parametrize("scheme_id", ["int8", "fp8"])
+def test_scales_are_no_parameters_and_codes_are_not_trained(session, base, scheme_id):
+    made = quantize_model(session, base, scheme_id)
     assert made.parameter_count == base.parameter_count
     assert made.trainable_parameter_count == base.trainable_parameter_count - 2 * 12 * 64 * 64
     (scale,) = [each for each in made.weights if each.name == f"{QUERY}_scale"]
@@ -278,6 +279,8 @@ def test_an_export_that_was_imported_can_be_dequantised(session, base, tmp_path,
     export_model(session, made, tmp_path / "out")
     again = import_model(session, tmp_path / "out", name="again")
     assert again.weights_digest == made.weights_digest
+    assert again.parameter_count == made.parameter_count
+    assert again.trainable_parameter_count == made.trainable_parameter_count
     assert (
         dequantize_model(session, again).weights_digest
         == dequantize_model(session, made, name="restored").weights_digest

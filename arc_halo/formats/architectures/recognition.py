@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arc_halo.errors import ModelFolderError
 from arc_halo.formats.architectures.bert import BERT
+from arc_halo.formats.architectures.codes import scale_of
 from arc_halo.formats.architectures.description import Architecture, EmbeddingSpec
 from arc_halo.formats.architectures.distilbert import DISTILBERT
 from arc_halo.formats.architectures.ggml import GGML
@@ -54,6 +55,7 @@ def describe(config: Mapping[str, Any], tensors: Mapping[str, Shaped]) -> Archit
     tree, embeddings = _grow(tensors, recognised.matches if recognised else {})
     for layer in tree.layers.values():
         layer.config.update(layer_config(layer, config))
+    _mark_codes(tensors, tree)
     heads: list[HeadSpec] = []
     notes: list[str] = []
     if recognised:
@@ -105,6 +107,15 @@ def _grow(tensors: Mapping[str, Shaped], matches: Mapping[str, Match]) -> tuple[
         if name not in matches:
             tree.hang_other(tensor)
     return tree, embeddings
+
+
+def _mark_codes(tensors: Mapping[str, Shaped], tree: LayerTree) -> None:
+    """Codes cannot be trained, and their scales are no parameters, whatever family they are of."""
+    for name, tensor in tensors.items():
+        scale = scale_of(name, tensor.dtype, tensors)
+        if scale is not None:
+            tree.weights[name] = replace(tree.weights[name], is_trainable=False)
+            tree.weights[scale] = replace(tree.weights[scale], category="buffer", is_trainable=False)
 
 
 def _heads(family: Family, config: Mapping[str, Any], tree: LayerTree) -> tuple[list[HeadSpec], list[str]]:

@@ -123,7 +123,7 @@ def _category(match: Match) -> WeightCategory:
     if match.place.owned in module.buffers:
         return "buffer"
     if match.parameter in QUANTIZED:
-        return "weight" if match.parameter in {"qweight", "weight_packed"} else "other"
+        return "weight" if match.parameter in {"qweight", "weight_packed"} else "buffer"
     if module.layer_type == "normalization":
         return "norm"
     if "bias" in {match.parameter, match.place.owned}:
