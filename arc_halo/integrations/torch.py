@@ -12,7 +12,8 @@ import torch
 from arc_halo.dtypes import by_name, of_array
 from arc_halo.errors import TensorError
 from arc_halo.registry import create_model, find_model, iter_tensors
-from arc_halo.registry.reading import weights_of
+from arc_halo.registry.forms import stored_forms
+from arc_halo.registry.reading import names_of, weights_of
 
 if TYPE_CHECKING:
     import uuid
@@ -45,6 +46,7 @@ def load_state_dict(
     *,
     names: Iterable[str] | None = None,
     device: torch.device | str = "cpu",
+    dequantize: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The tensors of a model, as ``Module.load_state_dict`` takes them.
 
@@ -54,13 +56,16 @@ def load_state_dict(
     ----------
     names
         Which tensors; all by default.
+    dequantize
+        As in `iter_tensors`: floats for a module of floats. By default codes are given as they are, which a module
+        would take for numbers.
 
     Raises
     ------
     ModelNotFound, TensorNotFound
         There is no such model or tensor.
     TensorError
-        A tensor has a type that PyTorch does not: packed or quantised elements.
+        A tensor has a type that PyTorch does not: packed elements or blocks.
     CorruptionError
         Stored bytes are not those that were written.
 
@@ -70,18 +75,20 @@ def load_state_dict(
     """
     found = find_model(session, model)
     weights = {weight.name: weight for weight in weights_of(session, found)}
-    asked = list(weights) if names is None else list(names)
+    forms = stored_forms(found, list(weights.values())) if dequantize else {}
+    asked = names_of(weights, forms) if names is None else list(names)
     # What is tied is read once, under the first name that was asked for.
     first: dict[object, str] = {}
     root = {name: weights[name].tied_to_id or weights[name].id for name in asked if name in weights}
     read = [name for name in asked if name not in root or first.setdefault(root[name], name) == name]
     for name in root:
-        if by_name(weights[name].tensor.dtype).numpy is None:
+        if name not in forms and by_name(weights[name].tensor.dtype).numpy is None:
             raise TensorError(
-                f"tensor {name!r} is {weights[name].tensor.dtype}, which PyTorch does not have; load a version that "
-                f"dequantize_model made of the model, or its floats by load_model(..., dequantize=True)"
+                f"tensor {name!r} is {weights[name].tensor.dtype}, which PyTorch does not have; load its floats by "
+                f"dequantize=True, or a version that dequantize_model made of the model"
             )
-    tensors = {name: from_numpy(array, name).to(device) for name, array in iter_tensors(session, found, read)}
+    arrays = iter_tensors(session, found, read, dequantize=dequantize)
+    tensors = {name: from_numpy(array, name).to(device) for name, array in arrays}
     return {name: tensors[first[root[name]]] for name in asked}
 
 

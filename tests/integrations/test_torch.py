@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from arc_halo.errors import TensorError, TensorNotFound
 from arc_halo.integrations.torch import from_numpy, load_state_dict, save_state_dict, to_numpy
-from arc_halo.registry import dequantize_model, import_model
+from arc_halo.registry import dequantize_model, import_model, quantize_model
 from tests.fixtures import gguf_models
 from tests.fixtures.models import llama
 
@@ -118,5 +118,31 @@ def test_blocks_are_refused_until_they_are_floats(session, tmp_path):
     with pytest.raises(TensorError, match=r"is Q8_0, which PyTorch does not have.*dequantize_model"):
         load_state_dict(session, model)
     assert list(load_state_dict(session, model, names=["output_norm.weight"])) == ["output_norm.weight"]
+    floats = load_state_dict(session, model, dequantize=True)
     loaded = load_state_dict(session, dequantize_model(session, model))
+    assert floats.keys() == loaded.keys()
+    assert all(torch.equal(floats[each], loaded[each]) for each in floats)
     assert torch.equal(loaded[name], torch.from_numpy(gguf_models.floats(tensors[name])))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8", "nf4"])
+def test_a_quantised_model_fills_a_module_of_floats(session, scheme):
+    module = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Linear(30, 2)).bfloat16()
+    save_state_dict(session, "net", {"model_type": "net"}, module.state_dict())
+    made = quantize_model(session, "net", scheme, include="*.weight")
+    assert "0.weight_scale" in load_state_dict(session, made)
+    other = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Linear(30, 2)).bfloat16()
+    other.load_state_dict(load_state_dict(session, made, dequantize=True))
+    restored = load_state_dict(session, dequantize_model(session, made))
+    assert all(torch.equal(tensor, restored[name]) for name, tensor in other.state_dict().items())
+
+
+def test_tied_codes_are_one_tensor_of_floats(session):
+    model = llama()
+    arrays = {name: from_numpy(array.copy()) for name, array in model.arrays(0).items()}
+    arrays["lm_head.weight"] = arrays["model.embed_tokens.weight"]
+    save_state_dict(session, "tied", model.config | {"tie_word_embeddings": True}, arrays)
+    made = quantize_model(session, "tied", include="*")
+    loaded = load_state_dict(session, made, dequantize=True)
+    assert loaded.keys() == arrays.keys()
+    assert loaded["lm_head.weight"] is loaded["model.embed_tokens.weight"]
