@@ -87,6 +87,7 @@ def test_prune_by_a_pattern(stored: CommandLine):
         (["quantize", "m", "--scheme", "int3"], 2, ""),
         (["quantize", "m", "--include", "nothing"], 1, "no tensor 'nothing'"),
         (["quantize", "m", "--plot", "errors.svg"], 2, ""),
+        (["quantize", "m", "--plot", "nowhere/errors.html"], 2, ""),
         (["dequantize", "m"], 1, "was not quantised by arc-halo"),
         (["prune", "m"], 1, "give a sparsity"),
         (["prune", "m", "--sparsity", "1.5"], 1, "between 0 and 1"),

@@ -5,18 +5,19 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from arc_halo.cli.description import describe, print_description
 from arc_halo.cli.model.application import Reference, app
+from arc_halo.cli.model.plotting import Plot, draw
 from arc_halo.cli.output import Json, count, print_json, print_table, say, shown, size
 from arc_halo.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from sqlalchemy.orm import Session
 
@@ -37,9 +38,6 @@ Compression = Annotated[
     Literal["fast", "balanced", "dense", "none"], typer.Option(help="From quick to small; never lossy by itself.")
 ]
 Lines = Annotated[int, typer.Option("--lines", min=0, help="How many tensors to list, the worst first; 0 for all.")]
-Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Draw the errors as a heat map: .png (needs matplotlib) or .html.")
-]
 _FIRST = 10
 
 
@@ -191,8 +189,6 @@ def _derive(
     from arc_halo.registry import find_model
     from arc_halo.schema import ModelLineage
 
-    if plot is not None and plot.suffix not in (".png", ".html"):
-        raise typer.BadParameter(f"{plot} must end in .png or .html", param_hint="--plot")
     with context.obj.connect() as database, progress_bars(silent=json) as progress:
         made_id = database.transaction(lambda session: make(session, progress).id)
         with database.session() as session:
@@ -261,8 +257,4 @@ def _draw(path: Path, title: str, tensors: Mapping[str, Mapping[str, Any]], size
             before = squares / each["relative"] ** 2 if each["relative"] else 0.0
             moved = Distance(before=before, difference=squares, changed=int(squares > 0), count=sizes[name])
             distances.append(TensorDistance(name, "", is_float=True, distance=moved))
-    picture = heat_map(distances, title)
-    if path.suffix == ".html":
-        path.write_text(picture.to_html(), encoding="utf-8")
-    else:
-        picture.save_png(path)
+    draw(heat_map(distances, title), path)

@@ -1,19 +1,18 @@
 """Models looked at: listed, drawn as a tree, compared, searched."""
 
 # ruff: noqa: PLC0415  (commands import what is heavy when they run, so that --help is fast)
-# ruff: noqa: TC003  (Typer evaluates the annotations of commands)
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from arc_halo.cli.description import describe, print_description, print_tree
 from arc_halo.cli.model.application import Reference, app
+from arc_halo.cli.model.plotting import Plot, draw
 from arc_halo.cli.output import Json, count, print_json, print_table, say, shown, size
 from arc_halo.cli.progress import progress_bars
 
@@ -97,9 +96,7 @@ def diff(
         bool, typer.Option("--values/--digests", help="Read what differs and say how far, or compare digests only.")
     ] = True,
     tensors: Annotated[bool, typer.Option("--tensors", help="A line for each tensor, not for each layer.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw a heat map: .png (needs matplotlib) or .html.")
-    ] = None,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Show which layers differ between two models, by how many bytes and how far.
@@ -108,13 +105,11 @@ def diff(
     """
     from arc_halo.registry import compare_models
 
-    if plot is not None and plot.suffix not in (".png", ".html"):
-        raise typer.BadParameter(f"{plot} must end in .png or .html", param_hint="--plot")
     is_read = values or plot is not None
     with context.obj.connect() as database, database.session() as session, progress_bars(silent=json) as progress:
         comparison = compare_models(session, before, after, values=is_read, progress=progress)
     if plot is not None:
-        _draw(comparison, plot)
+        draw(comparison.heat_map(), plot)
     if json:
         print_json(_comparison(comparison))
         return
@@ -132,14 +127,6 @@ def diff(
         say(f"{count(number, 'tensor')} not compared number by number: {shown(reason)}")
     if plot is not None:
         say(f"drawn in {shown(str(plot))}")
-
-
-def _draw(comparison: Comparison, plot: Path) -> None:
-    picture = comparison.heat_map()
-    if plot.suffix == ".html":
-        plot.write_text(picture.to_html(), encoding="utf-8")
-    else:
-        picture.save_png(plot)
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
