@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from arc_halo.errors import InvalidName
 from arc_halo.formats.folder import INDEX_SUFFIX, SUFFIX
-from arc_halo.formats.hub import HubSource, parse_source
+from arc_halo.formats.hub import FILE_SUFFIXES, HubSource, parse_source
 from arc_halo.formats.hub_errors import load_library, translated
 from arc_halo.registry import find_model
 from arc_halo.registry.cards import ATTRIBUTES_NAME, CARD_NAME, export_repository
@@ -49,9 +49,9 @@ def push_model(
 ) -> Pushed:
     """Upload a model as one commit of a repository of the hub, which is made if it is not there.
 
-    The files wait in a temporary folder (in ``TMPDIR``), so no transaction waits for the hub. Weights that the
-    repository has beside them, which would make it two models, are deleted by the same commit. A card that the
-    repository has stays, unless the model was imported with one.
+    The files wait in a temporary folder (in ``TMPDIR``), so no transaction waits for the hub. Safetensors files that
+    the repository has beside new ones, which would make it two models, are deleted by the same commit; a GGUF file is
+    added beside whatever there is. A card that the repository has stays, unless the model was imported with one.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def push_folder(
         As in `push_model`.
     """
     source = parse_source(target) if isinstance(target, str) else target
-    if source.path.endswith(SUFFIX):
+    if source.path.endswith(FILE_SUFFIXES):
         raise InvalidName(f"{source} is a file; give hf://ORG/NAME[@BRANCH][/FOLDER]")
     hub = load_library()
     api, prefix = hub.HfApi(), f"{source.path}/" if source.path else ""
@@ -119,7 +119,9 @@ def push_folder(
         info = api.model_info(source.repository, revision=source.revision)
         there = {file.rfilename for file in info.siblings or ()}
         added = sorted(name for name in files if not (name in there and name.removeprefix(prefix) in kept))
-        deleted = sorted(name for name in there - files.keys() if _is_weights_in(prefix, name))
+        # A GGUF file beside safetensors is another copy of a model, as in `open_model`: it takes nobody's place.
+        takes_their_place = any(_is_weights_in(prefix, name) for name in files)
+        deleted = sorted(name for name in there - files.keys() if takes_their_place and _is_weights_in(prefix, name))
         commit = api.create_commit(
             source.repository,
             [

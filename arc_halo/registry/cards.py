@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
+from arc_halo.formats.folder import SUFFIX
+from arc_halo.formats.gguf import SUFFIX as GGUF_SUFFIX
 from arc_halo.registry.exporting import export_model, write_side_file
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.origins import origin_of
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 CARD_NAME: Final = "README.md"
 ATTRIBUTES_NAME: Final = ".gitattributes"
-ATTRIBUTES: Final = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+ATTRIBUTES: Final = b"".join(
+    b"*%s filter=lfs diff=lfs merge=lfs -text\n" % suffix.encode() for suffix in (SUFFIX, GGUF_SUFFIX)
+)
 # What the hub calls the ways of model_lineage that it knows.
 _RELATIONS: Final = {"finetune": "finetune", "merge": "merge", "quantize": "quantized"}
 
@@ -115,5 +119,6 @@ def _plain(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Text as code in a table's cell."""
+    """Text as code in a table's cell, on one line."""
+    text = "".join(each if each.isprintable() else " " for each in text)
     return f"`{text.replace('`', chr(39)).replace('|', chr(92) + '|')}`"

@@ -13,6 +13,7 @@ from arc_halo.formats.hf import open_model
 from arc_halo.formats.hub import HubSource, download
 from arc_halo.integrations.hub import push_folder, push_model
 from arc_halo.registry import import_model
+from tests.fixtures import gguf_models
 from tests.fixtures.hub import ATTRIBUTES, TOKEN
 from tests.fixtures.models import bert, write_folder
 
@@ -67,6 +68,21 @@ def test_one_commit_takes_the_place_of_other_weights(hub, database):
     assert weights == {"model.safetensors", "encoder/model.safetensors"}
     assert "model.safetensors.index.json" in pushed.deleted
     assert hub.repositories["lab/bert"].messages[-1] == "One file"
+
+
+@pytest.mark.usefixtures("token")
+def test_a_gguf_file_takes_no_place_of_safetensors(hub, database, tmp_path):
+    path = gguf_models.write(tmp_path / "small-Q8_0.gguf", gguf_models.llama(), gguf_models.metadata())
+    with database.session() as session:
+        import_model(session, path, name="small")
+        session.commit()
+    push_model(database, "bert", "hf://lab/bert")
+    weights = hub.files("lab/bert")["model.safetensors"]
+    pushed = push_model(database, "small", "hf://lab/bert")
+    assert "small-Q8_0.gguf" in pushed.added
+    assert pushed.deleted == ()
+    assert hub.files("lab/bert")["small-Q8_0.gguf"] == path.read_bytes()
+    assert hub.files("lab/bert")["model.safetensors"] == weights
 
 
 @pytest.mark.usefixtures("token")
@@ -132,8 +148,9 @@ def test_an_upload_that_is_refused(hub, database):
 def test_what_cannot_be_pushed(hub, database, folder):
     with pytest.raises(ModelNotFound):
         push_model(database, "nothing", "hf://lab/bert")
-    with pytest.raises(InvalidName, match="is a file"):
-        push_folder(folder, "hf://lab/bert/x.safetensors", message="m")
+    for name in ("x.safetensors", "x.gguf"):
+        with pytest.raises(InvalidName, match="is a file"):
+            push_folder(folder, f"hf://lab/bert/{name}", message="m")
     with pytest.raises(InvalidName, match="hf://ORG/NAME"):
         push_model(database, "bert", "lab/bert")
     assert hub.asked == []

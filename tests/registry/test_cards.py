@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from arc_halo.formats.hf import open_model
 from arc_halo.registry import add_lineage, create_model, export_model, import_model, iter_tensors, quantize_model
 from arc_halo.registry.cards import export_repository, write_card
+from tests.fixtures.hub import ATTRIBUTES
 from tests.fixtures.models import bert, llama, write_folder
 from tests.fixtures.tensors import same
 
@@ -59,7 +60,7 @@ def test_a_shard_is_no_larger_than_it_may_be(session, model, tmp_path):
 def test_a_repository_has_card_and_attributes(session, model, folder, tmp_path):
     written = export_repository(session, model, tmp_path / "out")
     assert {path.name for path in written} == {path.name for path in folder.iterdir()} | {"README.md", ".gitattributes"}
-    assert (tmp_path / "out" / ".gitattributes").read_text() == "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+    assert (tmp_path / "out" / ".gitattributes").read_bytes() == ATTRIBUTES
 
 
 def test_an_imported_card_is_the_card(session, folder, tmp_path):
@@ -98,10 +99,11 @@ def test_a_card_names_what_the_model_was_made_from(session, hub, folder):
 
 def test_names_cannot_break_a_card(session):
     name = 'a"\n---\n# [x](http://y) `|` <b>'.replace("\n", " ")
-    model = create_model(session, name, bert().config | {"model_type": 'x": [1]'}, bert().arrays())
+    model = create_model(session, name, bert().config | {"model_type": 'x": [1]\n\n# heading'}, bert().arrays())
     card = ModelCard(write_card(session, model))
     assert card.data.tags[0] == "arc-halo"
     assert len(card.data.to_dict()) == 1
+    assert "\n# heading" not in card.text
     assert r"\[x\](http://y) \`\|\` \<b\>" in card.text
 
 

@@ -138,8 +138,8 @@ def push(
     """Upload a model to the Hugging Face hub, as one commit.
 
     The token is HF_TOKEN, or that of `hf auth login`. A repository that is not
-    there is made, and is private. Weights of before that it has in the
-    same folder are deleted by the commit.
+    there is made, and is private. Safetensors files of before that it has in
+    the same folder are deleted by the commit; a GGUF file is added beside.
 
     Example: arc-halo model push minilm@1 hf://lab/minilm
     """
