@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
 
 from arc_halo.errors import HubError, InvalidName, ModelFolderError, PickleRefused
-from arc_halo.formats.folder import INDEX_SUFFIX, MAX_DEPTH, MAX_SIDE_NBYTES, SUFFIX, is_of_model, is_portable
+from arc_halo.formats.folder import (
+    INDEX_SUFFIX,
+    MAX_DEPTH,
+    MAX_FILES,
+    MAX_SIDE_NBYTES,
+    SUFFIX,
+    is_of_model,
+    is_portable,
+)
 from arc_halo.formats.gguf import SUFFIX as GGUF_SUFFIX
 from arc_halo.formats.hf import choose_weights
 from arc_halo.formats.hub_errors import load_library, translated
@@ -117,7 +125,7 @@ def download(source: HubSource, progress: Progress | None = None) -> HubSnapshot
     PickleRefused
         The repository has pickles for weights.
     ModelFolderError
-        It has no weights, or several and no index.
+        It has no weights, or several and no index, or more than 10,000 files.
     """
     root = _resolve(source)
     found, origin = root / source.path, _origin(source, root.name)
@@ -180,6 +188,8 @@ class _Plan:
             if self.source.path.endswith(FILE_SUFFIXES)
             else [name for name in self.sizes if self._is_side_file(name)]
         )
+        if len(side) > MAX_FILES:
+            raise ModelFolderError(f"{self.source} holds more than {MAX_FILES} files; give the folder of one model")
         self.chosen |= set(side)
         return side
 

@@ -61,18 +61,18 @@ def load_library() -> ModuleType:
 def translated(what: str) -> Iterator[None]:
     """Raise what the library raises as errors of ours; ``what`` is the source they are about.
 
-    Their own messages are left out: they quote URLs, and that of a file may be a signed one.
+    Their own messages are left out, of tracebacks too: they quote URLs, and that of a file may be a signed one.
     """
     try:
         yield
     except ArcHaloError:
         raise
     except (OSError, ValueError, _http_error()) as error:
-        raise _explain(error, what) from error
+        raise _explain(error, what) from None
     except RuntimeError as error:  # of an upload, around what it was
         if not isinstance(error.__cause__, (OSError, _http_error())):
             raise
-        raise _explain(error.__cause__, what) from error
+        raise _explain(error.__cause__, what) from None
 
 
 def _http_error() -> type[Exception]:

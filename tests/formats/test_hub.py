@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 
 import huggingface_hub.constants
 import pytest
@@ -22,6 +23,7 @@ from arc_halo.errors import (
     ModelFolderError,
     PickleRefused,
 )
+from arc_halo.formats import hub as formats_hub
 from arc_halo.formats.hf import open_model
 from arc_halo.formats.hub import NOT_MODELS, HubSnapshot, HubSource, download, locate, parse_source
 from arc_halo.formats.hub_errors import translated
@@ -127,6 +129,16 @@ def test_nothing_but_the_model_is_downloaded(hub, folder):
     wanted = {"config.json", "tokenizer.json", "vocab.txt", "model.safetensors", "1_Pooling/config.json"}
     assert hub.downloaded() == wanted | {".gitattributes"}
     assert set(snapshot.ignored) == (files_of(folder).keys() | {".gitattributes"}) - wanted
+
+
+def test_a_repository_of_too_many_files_is_not_downloaded(hub, folder, monkeypatch):
+    for number in range(5):
+        (folder / f"note{number}.md").write_text("a note")
+    hub.publish(NAME, folder)
+    monkeypatch.setattr(formats_hub, "MAX_FILES", 5)
+    with pytest.raises(ModelFolderError, match="more than 5 files"):
+        download(SOURCE)
+    assert not any(name.startswith("note") for name in hub.downloaded())
 
 
 def test_an_index_says_which_shards(hub, tmp_path):
@@ -303,7 +315,9 @@ def test_a_token_is_in_no_error(hub, monkeypatch):
     hub.status = 500
     with pytest.raises(HubUnavailable, match="status 500") as caught:
         download(SOURCE)
-    assert "hf_secret" not in str(caught.value)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "hf_secret" not in told
+    assert hub.url not in told  # that of a large file is signed
 
 
 @pytest.mark.parametrize(("status", "kind"), [(403, HubAccessDenied), (429, HubUnavailable), (503, HubUnavailable)])
