@@ -17,11 +17,12 @@ from arc_halo.formats.hf import ModelFolder, open_model
 from arc_halo.formats.hub import locate
 from arc_halo.formats.safetensors_header import build_header
 from arc_halo.formats.strict_json import parse_object
+from arc_halo.quantization import Description
 from arc_halo.registry.bases import AUTO, base_chooser
 from arc_halo.registry.embeddings import MAX_DIMENSION
 from arc_halo.registry.lineage import add_lineage
 from arc_halo.registry.naming import check_name, find_model
-from arc_halo.registry.origins import with_origin
+from arc_halo.registry.origins import with_origin, without_origin
 from arc_halo.registry.publishing import StoredFile, find_published, publish_model, refuse_taken
 from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, Wanted, put_tensors
 from arc_halo.store.embeddings import put_matrix_rows
@@ -169,7 +170,7 @@ def create_model(
         return published
     sources = [ArraySource(tensor_name, array) for tensor_name, array in tensors.items()]
     _check_exportable(sources)
-    config = _as_json(config)
+    config = without_origin(_as_json(config))
     architecture = describe(config, {source.name: source for source in sources})
     with session.begin_nested():
         return _import(
@@ -206,6 +207,7 @@ def _import(
     progress: Progress | None,
 ) -> Model:
     refuse_taken(session, name, version)
+    Description.of(config)  # a damaged one would be in the way of whoever reads the model
     for _attempt in range(ATTEMPTS):
         ids = put_tensors(session, sources, compression=compression, choose_bases=choose_bases, progress=progress)
         tensor_ids = dict(zip((source.name for source in sources), ids, strict=True))

@@ -105,5 +105,9 @@ def test_the_cache_may_go_when_the_model_is_stored(session, commit, tmp_path):
     assert commit
 
 
-def test_arrays_have_no_origin(session):
+def test_arrays_have_no_origin(session, commit):
     assert origin_of(create_model(session, "m", bert().config, bert().arrays())) is None
+    imported = import_model(session, "hf://lab/bert", name="bert")
+    assert imported.architecture_config[ORIGIN_KEY]["commit"] == commit
+    trained = create_model(session, "trained", imported.architecture_config, bert().arrays(seed=1))
+    assert origin_of(trained) is None

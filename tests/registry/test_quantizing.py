@@ -315,9 +315,24 @@ def test_scales_that_nobody_described(session):
 
 @pytest.mark.parametrize(
     "damage",
-    [{"shape": [64, 63]}, {"shape": [64, 0]}, {"scale": "nothing"}, {"dtype": "I8"}, {"shape": "64"}, {"dtype": None}],
+    [{"dtype": "I8"}, {"shape": "64"}, {"dtype": None}, {"shape": None}, {"shape": [64, -1]}],
     ids=str,
 )
+def test_a_damaged_description_is_not_stored(session, base, tmp_path, damage):
+    made = quantize_model(session, base, "fp8", name="q")
+    config = made.architecture_config
+    config["quantization_config"]["tensors"][QUERY] |= damage
+    export_model(session, made, tmp_path / "out")
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    arrays, before = dict(iter_tensors(session, made)), counts(session)
+    with pytest.raises(ModelFolderError, match=r"does not say what was quantised.*restore"):
+        import_model(session, tmp_path / "out", name="again")
+    with pytest.raises(ModelFolderError, match=r"does not say what was quantised.*restore"):
+        create_model(session, "again", config, arrays)
+    assert counts(session) == before
+
+
+@pytest.mark.parametrize("damage", [{"shape": [64, 63]}, {"shape": [64, 0]}, {"scale": "nothing"}], ids=str)
 def test_a_config_that_does_not_fit(session, base, damage):
     made = quantize_model(session, base, "fp8", name="q")
     config = made.architecture_config
