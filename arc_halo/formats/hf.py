@@ -151,8 +151,11 @@ def open_model(path: str | os.PathLike[str]) -> ModelFolder:
 
 def _open_file(path: Path) -> ModelFolder:
     if not path.is_file():
-        raise ModelFolderError(f"{path} is no folder and no file; give a model's folder or one {SUFFIX} file")
+        raise ModelFolderError(
+            f"{path} is no folder and no file; give a model's folder, or one {SUFFIX} or {GGUF_SUFFIX} file"
+        )
     refuse_pickle(path)
+    relative_path(path.name)  # an export would be refused by it
     if path.suffix == GGUF_SUFFIX:
         return _open_gguf(path)
     if path.suffix != SUFFIX:
@@ -177,7 +180,7 @@ def _open_gguf(path: Path) -> ModelFolder:
 def _open_folder(folder: Path) -> ModelFolder:
     sizes, ignored = list_files(folder)
     shards, weight_map = choose_weights(folder, sizes, ignored)
-    left_out = [name for name in sizes if name.endswith(SUFFIX) and name not in shards]
+    left_out = {name for name in sizes if name.endswith(SUFFIX)}.difference(shards)
     kept = {name: size for name, size in sizes.items() if name not in left_out}
     return _assemble(folder, kept, shards, tuple(sorted([*ignored, *left_out])), weight_map)
 
@@ -200,9 +203,7 @@ def choose_weights(
     if index and "model.safetensors" in sizes and "model.safetensors" not in shards:
         raise ModelFolderError(f"{folder} holds model.safetensors and {index}, two models; move one of them away")
     if index:
-        _refuse_omitted(
-            folder / index, shards, [name for name in sizes if name.endswith(SUFFIX) and name not in shards]
-        )
+        _refuse_omitted(folder / index, shards, {name for name in sizes if name.endswith(SUFFIX)}.difference(shards))
     return shards, weight_map
 
 
@@ -248,13 +249,13 @@ def _read_index(folder: Path, index: str, sizes: Mapping[str, int]) -> dict[str,
     return weight_map
 
 
-def _refuse_omitted(index: Path, shards: list[str], left_out: list[str]) -> None:
+def _refuse_omitted(index: Path, shards: list[str], left_out: set[str]) -> None:
     """Refuse an index that omits a shard of its own numbered set: the model would silently lack those weights.
 
     Files of another set or of none, such as an adapter or a consolidated copy, are the folder's to have.
     """
     sets = {_shard_set(name) for name in shards} - {None}
-    for name in left_out:
+    for name in sorted(left_out):
         if _shard_set(name) in sets:
             raise ModelFolderError(
                 f"{index} does not name {name}, which lies beside it and is of its set; mend the index, or move the "
@@ -272,7 +273,8 @@ def _assemble(
     folder: Path, sizes: Mapping[str, int], shards: list[str], ignored: tuple[str, ...], weight_map: Mapping[str, str]
 ) -> ModelFolder:
     """Open the weights and read the config."""
-    side = [name for name in sizes if name not in shards]
+    weights_names = set(shards)
+    side = [name for name in sizes if name not in weights_names]
     files = [FolderFile(name, "weights", sizes[name]) for name in shards]
     files += [FolderFile(name, kind_of(name), sizes[name]) for name in side]
     config = parse_object(read_parsed(folder, "config.json"), "config.json") if "config.json" in side else {}

@@ -106,6 +106,18 @@ def test_one_file(folder):
         assert len(model.tensors()) == len(bert().shapes)
 
 
+@pytest.mark.parametrize("name", ["llama3:8b", "a\\b", "a\nb"], ids=repr)
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_a_file_whose_name_could_not_be_exported(folder, tmp_path, name, suffix):
+    path = tmp_path / f"{name}{suffix}"
+    if suffix == ".gguf":
+        path.write_bytes(gguf.file_bytes([], []))
+    else:
+        path.write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(ModelFolderError, match="rename the file"):
+        open_model(path)
+
+
 def test_a_folder_without_config(folder):
     (folder / "config.json").unlink()
     with open_model(folder) as model:
