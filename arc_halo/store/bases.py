@@ -80,9 +80,7 @@ class Bases:
 
     def lean(self, source: TensorSource, digest: bytes, payloads: Payloads) -> Lean | None:
         """The chunk to lean on: that of the base or, where deltas would grow too deep, one that it leans on itself."""
-        chunk = payloads.chunks.get(digest)
-        while chunk is not None and chunk.depth >= self._max_depth:
-            chunk = payloads.chunks.get(chunk.base_digest) if chunk.base_digest is not None else None
+        chunk = payloads.shallow(digest, self._max_depth)
         if chunk is None:
             return None
         # A chunk that tensors of two types share knows one of them; the base's own type says how to compare.

@@ -13,7 +13,7 @@ from arc_halo.dtypes import by_name
 from arc_halo.errors import BlobStoreNotConfigured, CodecError, CorruptChunk, MissingChunk, TensorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
     import psycopg
@@ -107,6 +107,18 @@ class Payloads:
         target = np.empty(top.raw_nbytes, np.uint8).data if out is None else out
         numbers.write(target)
         return target
+
+    def line(self, digest: bytes) -> Iterator[StoredChunk]:
+        """A chunk and those it leans on, as far as they are there and each is shallower: a forged line is a circle."""
+        chunk, depth = self.chunks.get(digest), MAX_DEPTH + 1
+        while chunk is not None and chunk.depth < depth:
+            yield chunk
+            depth = chunk.depth
+            chunk = None if chunk.base_digest is None else self.chunks.get(chunk.base_digest)
+
+    def shallow(self, digest: bytes, max_depth: int) -> StoredChunk | None:
+        """The chunk, or the first of those it leans on, that a delta ``max_depth`` deep may lean on."""
+        return next((chunk for chunk in self.line(digest) if chunk.depth < max_depth), None)
 
     def _chain(self, digest: bytes, where: str) -> list[_Link]:
         """The chunk and all that it leans on, down to one that leans on nothing."""

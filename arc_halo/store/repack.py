@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from arc_halo.codecs import codec, delta
 from arc_halo.codecs.delta import Base
 from arc_halo.codecs.digest import chunk_digest, payload_checksum
-from arc_halo.codecs.policy import MAX_DEPTH, Encoded, PolicyName, encode_chunk
+from arc_halo.codecs.policy import MAX_DEPTH, POLICIES, Encoded, PolicyName, encode_chunk
 from arc_halo.database.translate import driver_errors
 from arc_halo.dtypes import by_name
 from arc_halo.errors import ConstraintViolation, CorruptChunk, DigestMismatch, LockTimeout, TransactionConflict
@@ -40,9 +40,10 @@ UPDATE arc_halo.tensor_data
 """
 _LEANING = """
 SELECT d.digest,
-       coalesce((SELECT max(t.compression) FROM arc_halo.tensor_chunks AS c
+       coalesce((SELECT t.compression FROM arc_halo.tensor_chunks AS c
                    JOIN arc_halo.tensor_metadata AS t ON t.id = c.tensor_id
-                  WHERE c.tenant_id = d.tenant_id AND c.digest = d.digest), 'balanced')
+                  WHERE c.tenant_id = d.tenant_id AND c.digest = d.digest
+                  ORDER BY array_position(%s::text[], t.compression) DESC LIMIT 1), 'balanced')
   FROM arc_halo.tensor_data AS d WHERE d.tenant_id = %s AND d.base_digest = %s ORDER BY d.stored_nbytes, d.digest
 """
 
@@ -70,8 +71,8 @@ class Repacked:
 def repack_chunks(engine: Engine, blobs: BlobStore | None, wishes: Iterable[Wish], meter: Meter) -> Repacked:
     """Encode chunks anew, each in a transaction of its own, beside readers, writers and `prune`.
 
-    A chunk leans on what its wish names if that is smaller and allowed: not on what leans on it, and no deeper than
-    the policy says.
+    A chunk leans on what its wish names, or on what that leans on, if that is smaller and allowed: not on what leans on
+    it, and no deeper than the policy says.
 
     Raises
     ------
@@ -120,7 +121,8 @@ def _repack(connection: psycopg.Connection[Any], blobs: BlobStore | None, wish: 
     base_chunk = _allowed(payloads, wish, MAX_DEPTH[wish.policy])
     base = None
     if base_chunk is not None:
-        dtype = wish.base_dtype or by_name(base_chunk.dtype)
+        is_wished = base_chunk.digest == wish.base_digest
+        dtype = wish.base_dtype if is_wished and wish.base_dtype is not None else by_name(base_chunk.dtype)
         base = Base(_decode(payloads, base_chunk), dtype)
     encoded = encode_chunk(raw, by_name(chunk.dtype), wish.policy, base)
     leans_on = base_chunk if encoded.is_delta else None
@@ -143,15 +145,10 @@ def _decode(payloads: Payloads, chunk: StoredChunk) -> memoryview:
 
 
 def _allowed(payloads: Payloads, wish: Wish, max_depth: int) -> StoredChunk | None:
-    """The base that is wished for, if it is there, shallow enough, and does not lean on the chunk itself."""
-    base = payloads.chunks.get(wish.base_digest) if wish.base_digest is not None else None
-    if base is None or base.depth >= max_depth:
+    """The base that is wished for, or what it leans on where it is too deep; none that leans on the chunk itself."""
+    base = payloads.shallow(wish.base_digest, max_depth) if wish.base_digest is not None else None
+    if base is None or any(below.digest == wish.digest for below in payloads.line(base.digest)):
         return None
-    below: StoredChunk | None = base
-    while below is not None:
-        if below.digest == wish.digest:
-            return None
-        below = payloads.chunks.get(below.base_digest) if below.base_digest is not None else None
     return base
 
 
@@ -205,7 +202,7 @@ def reroot(engine: Engine, blobs: BlobStore | None, digest: bytes, meter: Meter)
     """
     with engine.connect() as connection, driver_errors(), connection.begin():
         driver = driver_connection(connection)
-        leaning = driver.execute(_LEANING, (TENANT_ID, digest)).fetchall()
+        leaning = driver.execute(_LEANING, (list(POLICIES), TENANT_ID, digest)).fetchall()
         root = fetch(driver, TENANT_ID, [digest], None if blobs is None else blobs.start_get).chunks.get(digest)
     if root is None or not leaning:
         return Repacked()

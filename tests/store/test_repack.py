@@ -91,6 +91,35 @@ def test_a_chain_that_would_grow_too_deep_is_cut(database, family):
     assert check(database, [*family, (deep, array)])[-1] <= 8
 
 
+def test_a_base_that_is_too_deep_is_passed_by_for_what_it_leans_on(database, family):
+    repack(database, family[3][0], "fast", base=family[2][0])
+    assert check(database, family) == [0, 1, 2, 1]
+    repack(database, family[3][0], "balanced", base=family[2][0])
+    assert check(database, family) == [0, 1, 2, 2]
+
+
+CIRCLE = text("""
+UPDATE arc_halo.tensor_data AS d SET base_digest = o.digest, base_depth = 3
+  FROM arc_halo.tensor_chunks AS c, arc_halo.tensor_chunks AS o
+ WHERE c.tensor_id = :tensor AND o.tensor_id = :other AND c.chunk_index = o.chunk_index AND d.digest = c.digest
+""")
+
+
+@pytest.mark.timeout(30)
+def test_a_forged_circle_is_left_alone_and_not_leaned_on(database, family):
+    tensors = [wanted.tensor_id for wanted, _ in family[:2]]
+    with database.session() as session:
+        (alone,) = put(session, trained(family[0][1], seed=60), compression="dense")
+        session.execute(text("SET LOCAL session_replication_role = replica"))
+        for tensor, other in (tensors, tensors[::-1]):
+            session.execute(CIRCLE, {"tensor": tensor, "other": other})
+        session.commit()
+    with pytest.raises(CorruptionError):
+        repack(database, alone, base=family[0][0])
+    with database.session() as session:
+        assert depth(session, put_on(session, family[0][0], trained(family[0][1], seed=61), "fast")) == 0
+
+
 def test_another_policy_encodes_anew(database, family):
     before = check(database, family)
     repacked = repack(database, family[0][0], "none")
@@ -168,6 +197,18 @@ def test_prune_frees_what_deltas_leaned_on(database, family, gone, monkeypatch):
         assert session.scalar(text("SELECT count(*) FROM arc_halo.tensor_data")) == 2 * len(left)
         if 0 in gone and left:
             assert stored(session, left[0][0]) > stored(session, left[-1][0]) or len(left) == 1
+
+
+def test_a_chunk_that_others_store_as_it_is_stays_compressed(database, family, monkeypatch):
+    monkeypatch.setattr(PRUNE, "_unreferenced", lambda _: "false")
+    wanted, array = family[1]
+    with database.session() as session:
+        put(session, array.reshape(30, 30, 700), compression="none")  # the same chunks
+        session.commit()
+    forget(database, family[0][0])
+    assert prune(database.engine, grace=AT_ONCE).chunks == 2
+    with database.session() as session:
+        assert stored(session, wanted) < 0.8 * array.nbytes
 
 
 def test_prune_leaves_deltas_of_what_is_damaged(database, family, monkeypatch):
