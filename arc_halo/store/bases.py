@@ -25,16 +25,18 @@ if TYPE_CHECKING:
 
 MIN_NBYTES = 4096
 """A smaller chunk stands for itself: the chain of its bases would cost more to read than a delta saves."""
+MAX_TIMES = 8
+"""A base that is larger by this would be fetched and decoded whole for little: a thousand such are a gibibyte."""
 MAX_CHUNK_NBYTES = 4 << 20
 """A tensor of wider elements than its base's has chunks of as many elements, up to this size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lean:
-    """A stored chunk that a new one may lean on."""
+    """A stored chunk that a new one may lean on; ``dtype`` is None where its row alone tells how to read it."""
 
     chunk: StoredChunk
-    dtype: DType
+    dtype: DType | None
     payloads: Payloads
 
     def read(self) -> Base | None:
@@ -43,7 +45,7 @@ class Lean:
             raw = self.payloads.decode(self.chunk.digest, f"base {self.chunk.digest.hex()}")
         except CorruptionError:
             return None
-        return Base(raw, self.dtype) if chunk_digest(raw) == self.chunk.digest else None
+        return Base(raw, self.dtype or by_name(self.chunk.dtype)) if chunk_digest(raw) == self.chunk.digest else None
 
 
 class Bases:
@@ -76,6 +78,8 @@ class Bases:
         manifest = self._manifests.get(source.name)
         if manifest is None or nbytes < MIN_NBYTES or index >= len(manifest.chunk_digests):
             return None
+        if manifest.layout[index].nbytes > MAX_TIMES * nbytes:
+            return None
         return manifest.chunk_digests[index]
 
     def lean(self, source: TensorSource, digest: bytes, payloads: Payloads) -> Lean | None:
@@ -85,8 +89,7 @@ class Bases:
             return None
         # A chunk that tensors of two types share knows one of them; the base's own type says how to compare.
         is_base = chunk.digest == digest
-        dtype = self._manifests[source.name].layout.dtype if is_base else by_name(chunk.dtype)
-        return Lean(chunk, dtype, payloads) if is_comparable(dtype, source.dtype) else None
+        return Lean(chunk, self._manifests[source.name].layout.dtype if is_base else None, payloads)
 
 
 def _scaled(source: TensorSource, base: ChunkLayout) -> ChunkLayout | None:

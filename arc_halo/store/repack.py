@@ -121,9 +121,9 @@ def _repack(connection: psycopg.Connection[Any], blobs: BlobStore | None, wish: 
     base_chunk = _allowed(payloads, wish, MAX_DEPTH[wish.policy])
     base = None
     if base_chunk is not None:
-        is_wished = base_chunk.digest == wish.base_digest
-        dtype = wish.base_dtype if is_wished and wish.base_dtype is not None else by_name(base_chunk.dtype)
-        base = Base(_decode(payloads, base_chunk), dtype)
+        raw_base = _decode(payloads, base_chunk)
+        dtype = wish.base_dtype if base_chunk.digest == wish.base_digest else None
+        base = Base(raw_base, dtype or by_name(base_chunk.dtype))
     encoded = encode_chunk(raw, by_name(chunk.dtype), wish.policy, base)
     leans_on = base_chunk if encoded.is_delta else None
     if (encoded.codec, len(encoded.payload)) == (chunk.codec, chunk.stored_nbytes) and chunk.base_digest == (

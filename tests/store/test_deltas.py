@@ -67,6 +67,21 @@ def test_deltas_lean_no_deeper_than_the_policy_allows(session, compression, deep
     assert depths == [min(made, deepest) for made in range(1, 11)]
 
 
+def test_a_base_of_a_forged_type_is_not_leaned_on(session):
+    array = weights((300, 300), dtype=BF16)
+    (base,) = put(session, array)
+    deeper = put_on(session, base, trained(array))
+    session.execute(text("UPDATE arc_halo.tensor_data SET dtype = 'F99' WHERE base_digest IS NULL"))
+    assert depth(session, put_on(session, deeper, trained(array, seed=8), "fast")) == 0
+
+
+def test_a_small_chunk_does_not_bring_a_big_one(session):
+    array = weights((300, 1024))
+    (base,) = put(session, array)
+    assert depth(session, put_on(session, base, trained(array[:4]))) == 0
+    assert depth(session, put_on(session, base, trained(array[:80]))) == 1
+
+
 def test_rows_of_a_delta_bring_their_chunks_and_what_those_lean_on(session):
     before = weights((8192, 1024))
     after = trained(before)
