@@ -257,6 +257,21 @@ def test_one_model_is_asked_for_by_indexes(session, many, view):
     assert not [each for each in scanned if each[1] == "Seq Scan" or each[2] > 31], scanned
 
 
+def test_bases_are_told_from_what_a_model_uses_by_no_list(session, many):
+    """A list that work_mem does not hold is gone through from its start for each of them."""
+    statement = "EXPLAIN (FORMAT JSON) SELECT * FROM arc_halo.v_model_storage WHERE model_id = :id"
+    (plan,) = session.execute(text(statement), {"id": many.id}).scalar_one()
+    assert not [each for each in filters(plan["Plan"]) if "ANY" in each]
+
+
+def filters(node):
+    """Conditions that a plan looks at row by row."""
+    if "Filter" in node:
+        yield node["Filter"]
+    for child in node.get("Plans", ()):
+        yield from filters(child)
+
+
 def scans(node):
     """Each table that a plan reads, how, and how many rows one visit finds."""
     if "Relation Name" in node:

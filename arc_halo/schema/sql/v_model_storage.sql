@@ -55,8 +55,9 @@ SELECT m.id AS model_id,
                coalesce(sum(used.stored_nbytes) FILTER (WHERE used.base_digest IS NOT NULL), 0)::bigint
                    AS delta_nbytes,
                (SELECT coalesce(sum(d.stored_nbytes), 0)::bigint
-                  FROM bases
-                  JOIN arc_halo.tensor_data AS d ON d.tenant_id = bases.tenant_id AND d.digest = bases.digest
-                 WHERE (d.tenant_id, d.digest) NOT IN (SELECT used.tenant_id, used.digest FROM used)) AS base_nbytes,
+                  FROM (SELECT bases.tenant_id, bases.digest FROM bases
+                        EXCEPT SELECT used.tenant_id, used.digest FROM used) AS others
+                  JOIN arc_halo.tensor_data AS d ON d.tenant_id = others.tenant_id AND d.digest = others.digest)
+                    AS base_nbytes,
                coalesce(max(used.depth), 0)::integer AS max_depth
           FROM used) AS c
