@@ -9,7 +9,7 @@ from arc_halo.errors import TensorNotFound
 from arc_halo.registry import check_model, create_model, import_model, set_trainable
 from arc_halo.schema import Model, ModelWeight
 from tests.fixtures.models import bert, gpt2, llama, mixtral, write_folder
-from tests.fixtures.tensors import weights
+from tests.fixtures.tensors import fetched_chunks, weights
 
 FAMILIES = {"bert": bert(), "gpt2": gpt2(), "llama": llama(), "mixtral": mixtral()}
 
@@ -97,3 +97,11 @@ def test_equal_models_have_equal_roots_and_others_do_not(session):
     assert create_model(session, "two", {"x": 1}, dict(reversed(arrays.items()))).weights_digest == root
     for other in ({**arrays, "c": weights((1,))}, {"a": arrays["b"], "b": arrays["a"]}, {**arrays, "a": -arrays["a"]}):
         assert create_model(session, "other", {}, other).weights_digest != root
+
+
+def test_many_small_tensors_are_checked_by_few_statements(session):
+    arrays = {f"t{index}": weights((5, 5), index) for index in range(60)}
+    model = create_model(session, "m", {}, arrays)
+    with fetched_chunks(session) as fetched:
+        assert list(check_model(session, model)) == []
+    assert fetched == [60]
