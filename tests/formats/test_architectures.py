@@ -361,3 +361,13 @@ def test_manifest_of_a_70b_mixture_of_experts():
     assert (len(tensors), len(architecture.heads), architecture.unrecognised) == (31_282, 80 * 64, 0)
     assert sum(layer.config.get("role") == "expert" for layer in architecture.layers) == 80 * 128
     assert seconds < 2  # of this thread's own work, not of the clock; measured 0.47
+
+
+def test_names_of_hundreds_of_parts_cost_no_more_than_their_length():
+    names = [".".join([*["a"] * 505, str(number)]) for number in range(2000)]
+    tensors = {name: TensorShape(name, dtypes.DTYPES["F32"], (1,)) for name in names}
+    start = time.process_time()
+    architecture = describe({}, tensors)
+    seconds = time.process_time() - start
+    assert architecture.unrecognised == 2000
+    assert seconds < 1  # measured 0.16; 2.8 where each was looked for below every part of its name

@@ -42,6 +42,7 @@ class LayerTree:
         self.layers: dict[str, Layer] = {}
         self.weights: dict[str, WeightSpec] = {}
         self.unrecognised = 0
+        self._deepest = 0
 
     def hang(self, tensor: Shaped, match: Match) -> None:
         """Put a recognised tensor into its layer, which is made with its parents where it is new."""
@@ -107,11 +108,13 @@ class LayerTree:
                 index = int(parts[-1]) if module.layer_type == "block" else parent.layer_index if parent else None
                 layer = Layer(key, parent, name, index, module.layer_type, module, order)
                 self.layers[key] = layer
+                self._deepest = max(self._deepest, key.count(".") + 1)
         assert layer is not None  # a place has at least one module
         return layer
 
     def _nearest(self, parts: list[str]) -> tuple[Layer | None, int]:
-        for depth in range(len(parts) - 1, 0, -1):
+        # No deeper than any declared layer is: a name may have five hundred parts, and a file many such names.
+        for depth in range(min(len(parts) - 1, self._deepest), 0, -1):
             layer = self.layers.get(".".join(parts[:depth]))
             if layer is not None and layer.module is not None:
                 return layer, depth
