@@ -60,7 +60,7 @@ class Deviation:
     def cosine(self) -> float | None:
         """Of the angle between the two as vectors; None where one is zero, or too long for float64."""
         norms = math.sqrt(self.original) * math.sqrt(self.restored)
-        return self.product / norms if norms and math.isfinite(norms) else None
+        return min(1.0, max(-1.0, self.product / norms)) if norms and math.isfinite(norms) else None
 
     def figures(self) -> dict[str, float | None]:
         """The measures by name, as JSON holds them: None for what is infinite, or has no direction."""

@@ -36,6 +36,12 @@ def test_blocks_do_not_matter(cuts):
     assert measured(*blocks).figures() == pytest.approx(measured((BEFORE, AFTER)).figures())
 
 
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.sampled_from([1, 3, -7]))
+def test_a_cosine_is_none_that_no_angle_has(numbers, factor):
+    cosine = measured((numbers, np.array(numbers) * factor)).cosine
+    assert cosine is None or -1 <= cosine <= 1
+
+
 def test_of_nothing_nothing():
     assert measured().figures() == {"max_abs": 0, "rms": 0, "cosine": None, "relative": 0}
     assert measured((np.empty((0, 3)), np.empty((0, 3)))).figures() == measured().figures()
