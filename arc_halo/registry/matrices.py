@@ -97,6 +97,9 @@ def _nothing(
         return TensorNotFound(f"{where}: all tensors that are included hold NaN or infinity; repair or exclude them")
     if is_excluded:
         return TensorNotFound(f"{where}: all tensors that are included are excluded, too; exclude fewer")
+    names = list(names)
+    if not names:
+        return TensorNotFound(f"{where} has no matrices of floats; dequantize it first, if it is quantised")
     if include is not None:
         return tensor_not_found(model, ", ".join(listed(include) or ()), names)
     return TensorNotFound(

@@ -444,3 +444,11 @@ def test_progress_is_told_in_bytes(session, base, structured, passes):
     assert list(told) == ["measure", "prune", "hash", "store"][not passes :]
     assert told.get("measure", (0, 0)) == (passes * nbytes,) * 2
     assert told["prune"] == (nbytes, nbytes)
+
+
+def test_a_model_of_nothing_but_codes(session):
+    create_model(session, "m", {}, {"w": weights((4, 4))})
+    codes = quantize_model(session, "m", include="w", name="codes")
+    for include in (None, "*"):
+        with pytest.raises(TensorNotFound, match="codes@1 has no matrices of floats; dequantize it first"):
+            prune_model(session, codes, 0.5, include=include)
