@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_SHOWN = 10
 _MAX_NAME_LENGTH = 200  # four bytes each fit into an index
 
 
@@ -75,12 +76,13 @@ def _by_selector(session: Session, name: str, selector: str) -> Model | None:
 
 def _known(session: Session, reference: object) -> str:
     name = str(reference).rpartition("@")[0] or str(reference)
-    in_order = select(Model.version).where(named(Model, name)).order_by(Model.created_at, Model.id)
-    versions = session.scalars(in_order).all()
+    newest = select(Model.version).where(named(Model, name)).order_by(Model.created_at.desc(), Model.id.desc())
+    versions = session.scalars(newest.limit(_SHOWN + 1)).all()
     if versions:
-        return f"versions of {name!r} are {', '.join(versions)}"
+        more = "..., " * (len(versions) > _SHOWN)
+        return f"versions of {name!r} are {more}{', '.join(reversed(versions[:_SHOWN]))}"
     names = session.scalars(
-        select(Model.name).where(Model.tenant_id == TENANT_ID).distinct().order_by(Model.name).limit(10)
+        select(Model.name).where(Model.tenant_id == TENANT_ID).distinct().order_by(Model.name).limit(_SHOWN)
     ).all()
     return f"there are {', '.join(names)}" if names else "the database holds no model; import one first"
 

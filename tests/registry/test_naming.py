@@ -81,6 +81,13 @@ def test_what_is_not_there_is_said_with_what_is(session, reference):
         find_model(session, reference)
 
 
+def test_of_many_versions_the_newest_are_named(session):
+    for _ in range(12):
+        make(session, "m")
+    with pytest.raises(ModelNotFound, match=r"versions of 'm' are \.\.\., 3, 4, .*, 12$"):
+        find_model(session, "m@13")
+
+
 def test_an_unknown_id(session):
     with pytest.raises(ModelNotFound):
         find_model(session, uuid.uuid4())
