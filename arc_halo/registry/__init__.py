@@ -16,6 +16,7 @@ Match
     A vector that a search found.
 """
 
+from arc_halo.registry.cards import export_repository
 from arc_halo.registry.comparing import (
     Comparison,
     Storage,
@@ -33,6 +34,7 @@ from arc_halo.registry.importing import create_model, import_model
 from arc_halo.registry.lineage import add_lineage, ancestors_of, children_of, family_of, parents_of
 from arc_halo.registry.loading import load_model
 from arc_halo.registry.naming import find_model, set_alias
+from arc_halo.registry.origins import origin_of
 from arc_halo.registry.pruning import prune_model
 from arc_halo.registry.quantizing import quantize_model
 from arc_halo.registry.reading import check_model, iter_tensors, read_tensor, set_trainable
@@ -59,6 +61,7 @@ __all__ = [
     "dequantize_model",
     "dequantize_tensor",
     "export_model",
+    "export_repository",
     "family_of",
     "find_model",
     "find_similar_tokens",
@@ -66,6 +69,7 @@ __all__ = [
     "iter_tensors",
     "load_model",
     "measure_storage",
+    "origin_of",
     "parents_of",
     "prune_model",
     "quantize_model",
