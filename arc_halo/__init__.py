@@ -6,17 +6,22 @@ Tensor
     A distinct content of a given type and shape; models that agree share it.
 Chunk
     About a mebibyte of a tensor, named by its digest, stored once.
+Delta
+    A chunk stored as its difference from one of another version.
 Digest
     BLAKE3-256 of raw bytes: the name of content.
 Checksum
     64 bits over stored bytes, compared before they are decoded.
+Family
+    A model and all that was made from it; lineage says how.
 Embedding
     A vector with an owner and a label, searched by pgvector.
 Database
     What `connect` gives: sessions and transactions on a configured PostgreSQL, or on one started for you.
 
 Functions take a SQLAlchemy ``Session`` and never commit: what they do becomes visible together with the caller's own
-rows. Mapped classes are in `arc_halo.schema`, errors in `arc_halo.errors`.
+rows. Whole models are compared, quantised, pruned and loaded by `arc_halo.registry`. Mapped classes are in
+`arc_halo.schema`, errors in `arc_halo.errors`.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
 COMMAND_LINE = REPOSITORY / "docs" / "command-line.md"
 PAGES = (README, *sorted((REPOSITORY / "docs").glob("*.md")))
+INTEGRATIONS = tuple(sorted((REPOSITORY / "docs" / "integrations").glob("*.md")))
+"""Pages that are followed by the tests of what they are about, in `tests/integrations`."""
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
 

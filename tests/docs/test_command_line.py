@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.docs.pages import COMMAND_LINE, PAGES, blocks, commands, prose
+from tests.docs.pages import COMMAND_LINE, INTEGRATIONS, PAGES, blocks, commands, prose
 
 COMMANDS = commands()
 SECTIONS = dict(re.findall(r"^### (arc-halo .+?)\n(.*?)(?=^##|\Z)", prose(COMMAND_LINE), re.MULTILINE | re.DOTALL))
@@ -35,7 +35,7 @@ def test_each_command_has_help_with_an_example(name):
     assert f"Example: {name}" in COMMANDS[name].help or f'"$({name}' in COMMANDS[name].help
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *INTEGRATIONS], ids=lambda page: page.stem)
 def test_pages_name_commands_there_are(page):
     nouns = {name.split()[1] for name in COMMANDS} | {"--url", "--blob-url", "--debug", "--install-completion"}
     named = re.findall(r"arc-halo ((?:blobs|cache|db|model) [a-z]+|[a-z-]+)", page.read_text(encoding="utf-8"))

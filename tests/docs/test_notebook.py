@@ -22,6 +22,8 @@ def test_it_runs_and_prints_what_it_printed_before(reader, written):
     assert printed(read) == printed(written), "run `python -m tests.docs.notebook`"
     assert "1,262,720 parameters" in shown(read)
     assert re.search(r"Ġclient +0\.62", shown(read))
+    assert "quickstart@1 → quickstart@2" in shown(read)
+    assert re.search(r"block 2 ( 0)+.* block 3 +\S*e-\S", shown(read))
     with connect() as database, database.session() as session:
         assert find_model(session, "quickstart@candidate").version == "2"
 

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from tests.docs.pages import PAGES, REPOSITORY, prose
+from tests.docs.pages import INTEGRATIONS, PAGES, REPOSITORY, prose
 
-LINKED = (*PAGES, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "CHANGELOG.md")
+LINKED = (*PAGES, *INTEGRATIONS, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "CHANGELOG.md")
 
 
 def test_the_data_model_is_what_the_declarations_say():
@@ -25,7 +25,19 @@ def test_links_lead_to_files(page):
     assert [each for each in targets if "://" not in each and not (page.parent / each).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.stem)
+def test_links_into_pages_lead_to_headings(page):
+    targets = re.findall(r"\[[^\]]*\]\(([^)#:]*)#([^)]+)\)", prose(page))
+    headings = {path: _anchors(page.parent / path if path else page) for path, _ in targets}
+    assert [f"{path}#{anchor}" for path, anchor in targets if anchor not in headings[path]] == []
+
+
+def _anchors(page):
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *INTEGRATIONS], ids=lambda page: page.stem)
 def test_paths_in_text_are_files(page):
     paths = re.findall(r"`((?:arc_halo|alembic|benchmarks|docs|examples|tests|\.github)/[\w./-]+)`", prose(page))
     assert [each for each in paths if not (REPOSITORY / each).exists()] == []
@@ -33,4 +45,5 @@ def test_paths_in_text_are_files(page):
 
 def test_every_page_is_linked_from_the_readme():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in readme] == []
+    pages = [page.relative_to(REPOSITORY).as_posix() for page in (*PAGES[1:], *INTEGRATIONS)]
+    assert [page for page in pages if f"({page})" not in readme] == []
