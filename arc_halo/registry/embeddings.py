@@ -124,7 +124,7 @@ def _token_embedding(session: Session, model: Model) -> uuid.UUID:
     if tensor_id is None:
         raise TensorNotFound(
             f"{model.name}@{model.version} has no searchable token embeddings; "
-            "import it again with embeddings, with its tokenizer files beside it"
+            "search the version that it was made from, or import it again with embeddings and its tokenizer files"
         )
     return tensor_id
 
