@@ -66,6 +66,11 @@ class Bases:
                 if isinstance(manifest, Manifest) and _scaled(source, manifest.layout) is not None
             }
 
+    @property
+    def max_depth(self) -> int:
+        """How many deltas may lean on one another; 0 where there is nothing to lean on."""
+        return self._max_depth if self._manifests else 0
+
     def layout(self, source: TensorSource) -> ChunkLayout:
         """How to cut a tensor: as its base is, element by element, so that each chunk has one to lean on."""
         manifest = self._manifests.get(source.name)

@@ -171,7 +171,7 @@ def _update(
     encoded: Encoded,
     leans_on: StoredChunk | None,
 ) -> None:
-    if chunk.blob_location is not None:  # else a crash could bring the row back when its object is swept already
+    if blobs is not None:  # else a crash could bring the row back when its object is swept already
         connection.execute("SET LOCAL synchronous_commit TO DEFAULT")
     is_away = blobs is not None and len(encoded.payload) >= MIN_BLOB_NBYTES
     location = None

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from arc_halo.store.sources import TensorSource
 
 BATCH_NBYTES = 8 << 20
+LEANING_NBYTES = 16 << 20
+"""A batch whose chunks may lean on as many others each has no more bytes than this in all those together."""
 BATCH_PIECES = 1000
 ATTEMPTS = 5
 
@@ -121,7 +123,8 @@ class Upload:
         def start(batch: list[_Piece]) -> list[Future[_Piece]]:
             return [self._pool.submit(piece.read) for piece in batch]
 
-        for started in _ahead(_batches(pieces), start):
+        nbytes = min(BATCH_NBYTES, LEANING_NBYTES // max(self._bases.max_depth, 1))
+        for started in _ahead(_batches(pieces, nbytes), start):
             yield [future.result() for future in started]
 
     def _complete(self, batches: Iterable[list[_Piece]]) -> Iterator[_Batch]:
@@ -257,14 +260,14 @@ def _gathered(batches: Iterable[_Batch], nbytes: int) -> Iterator[_Batch]:
     yield whole
 
 
-def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+def _batches(pieces: Iterable[_Piece], batch_nbytes: int) -> Iterator[list[_Piece]]:
     """Group until a batch is full, by bytes or, where tensors are tiny, by number."""
     batch: list[_Piece] = []
     nbytes = 0
     for piece in pieces:
         batch.append(piece)
         nbytes += piece.span.nbytes
-        if nbytes >= BATCH_NBYTES or len(batch) >= BATCH_PIECES:
+        if nbytes >= batch_nbytes or len(batch) >= BATCH_PIECES:
             yield batch
             batch, nbytes = [], 0
     if batch:

@@ -5,7 +5,10 @@ import os
 import struct
 from math import prod
 
+import ml_dtypes
+import numpy as np
 import pytest
+from sqlalchemy import text
 
 from tests.fixtures.gguf import entry, header, padded
 from tests.fixtures.gguf import tensor as gguf_tensor
@@ -93,6 +96,45 @@ def test_memory_does_not_grow_with_a_gguf_file(peaks, shapes):
 @pytest.mark.usefixtures("tier")
 def test_memory_does_not_grow_in_any_tier(peaks):
     check(peaks, "many", FILES["many"])
+
+
+def write_trained(path, shapes, step):
+    """Weights after so many steps, each of which moves every number a little."""
+    offset, header, data = 0, {}, b""
+    for index, shape in enumerate(shapes):
+        rng = np.random.default_rng(index)
+        array = rng.standard_normal(shape, np.float32) * np.float32(0.02)
+        for _ in range(step):
+            array += rng.standard_normal(shape, np.float32) * np.float32(3e-4)
+        data += array.astype(ml_dtypes.bfloat16).tobytes()
+        header[f"t{index}"] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, len(data)]}
+        offset = len(data)
+    head = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + data)
+
+
+@pytest.mark.timeout(600)
+def test_memory_does_not_grow_with_a_chain_of_deltas(peaks, database, migrated_url, tmp_path):
+    base = peaks("base", [(512, 1024)])
+    for step in range(9):
+        path = tmp_path / f"{step}.safetensors"
+        write_trained(path, [(4096, 1024)] * 3, step)
+        asked = (
+            path,
+            "family",
+            "--compression",
+            "dense",
+            "--small-nbytes",
+            "-1",
+            "--export",
+            str(tmp_path / str(step)),
+        )
+        with import_processes(migrated_url, asked) as (process,):
+            found = [float(each) for each in process.finish(timeout=600).split()]
+    with database.session() as session:
+        assert session.scalar(text("SELECT max(depth) FROM arc_halo.tensor_data")) == 8
+    more = [peak - least for peak, least in zip(found, base, strict=True)]
+    assert max(more) <= ALLOWED_MEBIBYTES
 
 
 @pytest.mark.long
