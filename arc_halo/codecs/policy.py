@@ -36,7 +36,7 @@ _PCO_PLAIN = Pco(level=8, search=False)
 _PCO_DENSE = Pco(level=9)
 _DELTA = PcoDelta(level=8)
 _XOR_DELTA = XorDelta()
-_PACKED_DELTA, _PACKED_NBYTES = PackedDelta(), 2
+_PACKED_DELTA = PackedDelta()
 _DENSE_DELTAS: tuple[Delta, ...] = (GroupedDelta(level=9), _XOR_DELTA)
 
 _INTEGERS = frozenset({"U16", "I16", "U32", "I32", "U64", "I64"})
@@ -47,6 +47,8 @@ _INCOMPRESSIBLE = 0.98
 _REPETITIVE = 0.6
 # A delta this much smaller than byte planes of a sample is smaller than anything the bytes alone compress to.
 _CLEARLY = 0.7
+# Differences of wider numbers seldom fit into four bits.
+_PACKED_NBYTES = 2
 
 
 def check_policy(policy: str) -> None:

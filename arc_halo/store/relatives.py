@@ -38,6 +38,12 @@ SELECT u.place, n.id
  WHERE n.distance < %(distance)s
 """
 
+# For these statements alone: the rest of the transaction is the caller's.
+_SCAN_ON = """
+SELECT current_setting('hnsw.iterative_scan', true), set_config('hnsw.iterative_scan', 'strict_order', true)
+"""
+_SCAN_BACK = "SELECT set_config('hnsw.iterative_scan', %s, true)"
+
 
 def find_relatives(session: Session, sources: Sequence[TensorSource]) -> dict[str, uuid.UUID]:
     """Stored tensors that those given may be deltas of, by the names of the sources that have one.
@@ -56,8 +62,9 @@ def find_relatives(session: Session, sources: Sequence[TensorSource]) -> dict[st
         "distance": MAX_DISTANCE,
     }
     with Reading(session)() as connection, connection.cursor(binary=True) as cursor:
-        cursor.execute("SELECT set_config('hnsw.iterative_scan', 'strict_order', true)")
+        ((before, _),) = cursor.execute(_SCAN_ON).fetchall()
         found = cursor.execute(_NEAREST.format(floor=RELATIVES_NBYTES), parameters).fetchall()
+        cursor.execute(_SCAN_BACK, (before or "off",))
     return {sketched[place - 1][0].name: tensor_id for place, tensor_id in found}
 
 

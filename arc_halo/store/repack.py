@@ -131,8 +131,8 @@ def _repack(connection: psycopg.Connection[Any], blobs: BlobStore | None, wish: 
     ):
         return _Change(is_made=False, before_nbytes=chunk.stored_nbytes, after_nbytes=chunk.stored_nbytes)
     _check(encoded, chunk, raw, base)
-    _update(connection, blobs, chunk, encoded, leans_on)
-    return _Change(is_made=True, before_nbytes=chunk.stored_nbytes, after_nbytes=len(encoded.payload))
+    is_made = _update(connection, blobs, chunk, encoded, leans_on)
+    return _Change(is_made, chunk.stored_nbytes, len(encoded.payload) if is_made else chunk.stored_nbytes)
 
 
 def _decode(payloads: Payloads, chunk: StoredChunk) -> memoryview:
@@ -170,14 +170,15 @@ def _update(
     chunk: StoredChunk,
     encoded: Encoded,
     leans_on: StoredChunk | None,
-) -> None:
+) -> bool:
+    """Replace the payload; False if somebody else did since it was read."""
     if blobs is not None:  # else a crash could bring the row back when its object is swept already
         connection.execute("SET LOCAL synchronous_commit TO DEFAULT")
     is_away = blobs is not None and len(encoded.payload) >= MIN_BLOB_NBYTES
     location = None
     if blobs is not None and is_away:
         location = blobs.put(chunk.digest, encoded.payload, announce_objects(connection))
-    connection.execute(
+    updated = connection.execute(
         _UPDATE,
         {
             "tenant": TENANT_ID,
@@ -192,6 +193,7 @@ def _update(
             "blob_location": location,
         },
     )
+    return updated.rowcount > 0
 
 
 def reroot(engine: Engine, blobs: BlobStore | None, digest: bytes, meter: Meter) -> Repacked:

@@ -217,6 +217,9 @@ class Upload:
             try:
                 with self._target.batch(writes=True) as connection:
                     rows.insert_chunks(connection, chunks, by_copy=self._target.by_copy)
+            except TransactionConflict:
+                if self._target.keeps_locks:
+                    raise  # the caller's transaction is lost
             except ConstraintViolation as error:
                 if error.is_dangling:
                     return  # a base was pruned or encoded anew: what is missing now is uploaded once more

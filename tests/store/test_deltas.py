@@ -197,3 +197,10 @@ def test_relatives_of_a_grown_vocabulary_are_found_and_small_tensors_have_none(s
     grown = np.concatenate([trained(before), weights((40, 64), 5)])
     assert relatives(session, grown, trained(weights((30, 64)))) == {"t0": base.tensor_id}
     assert relatives(session, np.zeros((3000, 64), np.float32), np.arange(30_000)) == {}
+
+
+def test_a_search_for_relatives_leaves_the_caller_its_settings(session):
+    session.execute(text("SET LOCAL hnsw.iterative_scan TO relaxed_order"))
+    put(session, weights((300, 300)))
+    assert relatives(session, trained(weights((300, 300))))
+    assert session.scalar(text("SELECT current_setting('hnsw.iterative_scan')")) == "relaxed_order"

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from arc_halo.codecs.digest import TensorHasher
 from arc_halo.dtypes import by_name
-from arc_halo.errors import ConfigurationError
+from arc_halo.errors import ConfigurationError, TransactionConflict
 from arc_halo.store import ArraySource, Wanted, put_tensors
 from arc_halo.store import put as store_put
 from tests.fixtures.tensors import chunk_digests, count, counts, get, put, random_array, same, weights
@@ -199,3 +199,35 @@ def test_saves_in_savepoints_of_a_session_on_a_connection(shared_database):
             session.commit()
             assert same(get(session, Wanted("again", wanted.tensor_id, wanted.nbytes)), weights((30, 30)))
         outer.rollback()
+
+
+DEADLOCK_ONCE = """
+CREATE SEQUENCE public.attempts;
+CREATE FUNCTION public.deadlock_once() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('public.attempts') = 1 THEN RAISE EXCEPTION 'a deadlock' USING ERRCODE = 'deadlock_detected'; END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER deadlock_once AFTER INSERT ON arc_halo.tensor_data
+   FOR EACH STATEMENT EXECUTE FUNCTION public.deadlock_once();
+"""
+
+
+def test_a_short_transaction_that_lost_a_deadlock_is_run_again(database, monkeypatch):
+    monkeypatch.setattr(store_put, "SMALL_NBYTES", -1)
+    array = weights((300, 300))
+    with database.session() as session:
+        session.execute(text(DEADLOCK_ONCE))
+        session.commit()
+        (wanted,) = put(session, array)
+        session.commit()
+        assert same(get(session, wanted), array)
+        assert session.scalar(text("SELECT last_value FROM public.attempts")) > 1
+
+
+def test_a_transaction_of_the_caller_that_lost_a_deadlock_is_the_callers_to_run_again(database):
+    with database.session() as session:
+        session.execute(text(DEADLOCK_ONCE))
+        session.commit()
+        with pytest.raises(TransactionConflict):
+            put(session, weights((300, 300)))

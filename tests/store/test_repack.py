@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
+from arc_halo.codecs.policy import Encoded
 from arc_halo.errors import CorruptionError
+from arc_halo.schema.columns import TENANT_ID
 from arc_halo.store import prune
+from arc_halo.store.connections import driver_connection
+from arc_halo.store.payloads import fetch
 from arc_halo.store.progress import Meter
 from arc_halo.store.repack import Wish, repack_chunks, reroot
 from tests.fixtures.tensors import chunk_digests, get, put, random_array, same, weights
 from tests.store.test_deltas import depth, put_on, stored, trained
 
+REPACK = sys.modules["arc_halo.store.repack"]
 PRUNE = sys.modules["arc_halo.store.prune"]  # its package has the function of that name
 AT_ONCE = dt.timedelta(0)
 QUIET = Meter(None, "repack", 0)
@@ -227,3 +232,16 @@ def test_nothing_is_lost_when_zeros_are_leaned_on(database):
         wanted = put_on(session, base, ones, "dense")
         session.commit()
         assert same(get(session, wanted), ones)
+
+
+def test_a_chunk_that_somebody_else_encoded_anew_meanwhile_is_not_counted(database, family):
+    wanted, _ = family[3]
+    with database.session() as session:
+        (digest, *_) = chunk_digests(session, wanted)
+        driver = driver_connection(session.connection())
+        chunk = fetch(driver, TENANT_ID, [digest], None).chunks[digest]
+        encoded = Encoded("raw", b"", is_delta=False)
+        assert not REPACK._update(
+            driver, None, chunk._replace(payload_checksum=chunk.payload_checksum ^ 1), encoded, None
+        )
+    check(database, family)
