@@ -12,7 +12,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
 
-from arc_halo.errors import HubError, InvalidName, ModelFolderError, PickleRefused
+from arc_halo.errors import HubError, HubUnavailable, InvalidName, ModelFolderError, PickleRefused
 from arc_halo.formats.folder import (
     INDEX_SUFFIX,
     MAX_DEPTH,
@@ -113,8 +113,8 @@ def parse_source(text: str) -> HubSource:
 def download(source: HubSource, progress: Progress | None = None) -> HubSnapshot:
     """Download the files that an import takes, and nothing else: no pickles, no weights of other frameworks.
 
-    What is in the hub's cache is not downloaded again. Without a connection, or under ``HF_HUB_OFFLINE``, a revision
-    is what it was when it was last looked up.
+    What is in the hub's cache is not downloaded again. Where the hub is unavailable, or under ``HF_HUB_OFFLINE``, a
+    revision is what it was when it was last looked up; a refusal of the hub's is an error.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def download(source: HubSource, progress: Progress | None = None) -> HubSnapshot
     found, origin = root / source.path, _origin(source, root.name)
     try:
         sizes = _sizes(source, root.name)
-    except HubError:
+    except HubUnavailable:
         if not _has_weights(found):
             raise
         return HubSnapshot(found, origin)

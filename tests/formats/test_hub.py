@@ -357,6 +357,23 @@ def test_what_is_in_the_cache_is_found_without_a_hub(hub):
     assert (again.path, again.origin) == (told.path, told.origin)
 
 
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.usefixtures("published")
+def test_what_is_in_the_cache_is_found_where_the_hub_has_no_time(hub, status):
+    told = download(SOURCE)
+    hub.status = status
+    assert download(SOURCE).path == told.path
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, HubAccessDenied), (403, HubAccessDenied), (404, HubModelNotFound)])
+@pytest.mark.usefixtures("published")
+def test_the_cache_does_not_hide_that_the_hub_refuses(hub, status, kind):
+    download(SOURCE)
+    hub.status = status
+    with pytest.raises(kind, match="hf://lab/bert"):
+        download(SOURCE)
+
+
 @pytest.mark.usefixtures("published")
 def test_offline(hub, monkeypatch):
     told = download(SOURCE)
