@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from arc_halo.dtypes import by_name
 from arc_halo.errors import ArcHaloError
-from arc_halo.registry.forms import restore, stored_forms
+from arc_halo.registry.forms import refuse_lasting_blocks, restore, stored_forms
 from arc_halo.registry.naming import find_model
 from arc_halo.registry.reading import names_of, tensor_not_found, weights_of
 from arc_halo.settings import load_settings
@@ -78,6 +78,8 @@ def load_model(
     ------
     ModelNotFound, TensorNotFound
         There is no such model, or it has no such tensor.
+    QuantizationError
+        A tensor of ``names`` is in blocks that cannot be dequantised.
     CorruptionError
         Stored bytes are not those that were written.
 
@@ -94,6 +96,9 @@ def load_model(
     for name in asked:
         if name not in weights:
             raise tensor_not_found(found, name, weights)
+    if dequantize and names is not None:
+        named = frozenset(asked)
+        refuse_lasting_blocks(found, [weight for weight in rows if weight.name in named])
     stored = [part for name in asked for part in (forms[name].parts if name in forms else (name,))]
     arrays = _load(session, weights, stored, cache=cache, verify=verify, progress=progress)
     return {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select, update
 
 from arc_halo.errors import TensorNotFound
-from arc_halo.registry.forms import read_floats, restore, stored_forms
+from arc_halo.registry.forms import read_floats, refuse_lasting_blocks, restore, stored_forms
 from arc_halo.registry.naming import find_model
 from arc_halo.schema import Model, ModelWeight
 from arc_halo.store import Fault, Progress, Wanted, check_tensors, get_arrays, get_rows
@@ -46,8 +46,8 @@ def read_tensor(
         A slice, or one row's number, with numpy's meaning. Only the chunks that hold them are read.
     dequantize
         Give the floats that a quantised tensor stands for: of the type it had before where this package quantised it,
-        float32 for blocks of ggml's types. Scales that are not finite give numbers that are not. Other tensors are
-        read as they are.
+        float32 for blocks of ggml's types. Scales that are not finite give numbers that are not. Tensors that are
+        not quantised are read as they are.
 
     Returns
     -------
@@ -58,6 +58,8 @@ def read_tensor(
     ------
     ModelNotFound, TensorNotFound
         There is no such model, or it has no such tensor.
+    QuantizationError
+        The tensor is in blocks that cannot be dequantised.
     SliceError
         A row outside the tensor, or rows of a scalar.
     CorruptionError
@@ -74,6 +76,7 @@ def read_tensor(
         weights = {weight.name: weight for weight in weights_of(session, found)}
         if (form := stored_forms(found, list(weights.values())).get(name)) is not None:
             return read_floats(session, form, weights, rows)
+        refuse_lasting_blocks(found, [weights[name]])
     if rows is None:
         return next(get_arrays(session, [wanted]))
     return get_rows(session, wanted, rows)
@@ -93,7 +96,17 @@ def iter_tensors(
     names
         Which tensors, and in which order; by default all, in the order of the imported files.
     dequantize
-        As in `read_tensor`; scales that stand beside codes are then left out.
+        As in `read_tensor`; scales that stand beside codes are then left out. Of all tensors, those in blocks that
+        cannot be dequantised come as the bytes of each row; asked for in ``names`` they are refused.
+
+    Raises
+    ------
+    ModelNotFound, TensorNotFound
+        There is no such model, or it has no such tensor.
+    QuantizationError
+        A tensor of ``names`` is in blocks that cannot be dequantised.
+    CorruptionError
+        Stored bytes are not those that were written.
     """
     found = find_model(session, model)
     by_name = {weight.name: weight for weight in weights_of(session, found)}
@@ -102,6 +115,8 @@ def iter_tensors(
     for name in asked:
         if name not in by_name:
             raise tensor_not_found(found, name, by_name)
+    if dequantize and names is not None:
+        refuse_lasting_blocks(found, [by_name[name] for name in asked])
     parts = [forms[name].parts if name in forms else (name,) for name in asked]
     wanted = [Wanted(part, by_name[part].tensor_id, by_name[part].tensor.nbytes) for each in parts for part in each]
     arrays = get_arrays(session, wanted)

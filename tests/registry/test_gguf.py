@@ -220,10 +220,32 @@ def test_our_own_schemes_are_read_the_same_way(session, tmp_path):
 def test_types_that_cannot_be_dequantised_are_kept_as_they_are(session, tmp_path):
     blocks = random_blocks("IQ4_XS", (4, 512))
     model = import_model(session, write(tmp_path / "iq.gguf", {"w.weight": ("IQ4_XS", blocks)}, {}), name="iq")
-    assert same(read_tensor(session, model, "w.weight", slice(1, 3), dequantize=True), blocks[1:3])
+    assert same(read_tensor(session, model, "w.weight", slice(1, 3)), blocks[1:3])
     row = session.scalars(select(Tensor)).one()
     assert (row.element_count, row.nbytes, row.min_value, row.nan_count) == (2048, 4 * 272, None, None)
     assert model.parameter_count == 2048
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("IQ4_XS", (4, 512)), ("MXFP4", (4, 64))])
+def test_what_cannot_be_dequantised_is_refused_by_name_and_else_as_stored(session, tmp_path, kind, shape):
+    blocks, other = random_blocks(kind, shape), random_blocks("Q8_0", (4, 64))
+    tensors = {"a.weight": (kind, blocks), "b.weight": ("Q8_0", other)}
+    model = import_model(session, write(tmp_path / "mixed.gguf", tensors, {}), name="mixed")
+    readings = [
+        lambda rows: read_tensor(session, model, "a.weight", rows, dequantize=True),
+        lambda _: dict(iter_tensors(session, model, ["b.weight", "a.weight"], dequantize=True)),
+        lambda _: load_model(session, model, names=["a.weight"], cache=False, dequantize=True),
+    ]
+    for read in readings:
+        for rows in (None, 0, slice(1, 3)):
+            with pytest.raises(QuantizationError, match=f"blocks of {kind}, which cannot be dequantised"):
+                read(rows)
+    for arrays in (
+        dict(iter_tensors(session, model, dequantize=True)),
+        load_model(session, model, cache=False, dequantize=True),
+    ):
+        assert same(arrays["a.weight"], blocks)
+        assert same(arrays["b.weight"], floats(("Q8_0", other)))
 
 
 @pytest.mark.parametrize("other", ["IQ4_XS", "Q8_0"])
