@@ -79,4 +79,4 @@ def repair(
     else:
         say(f"put right {count(len(done.repaired), 'chunk')}")
     if done.missing:
-        raise CorruptionError(f"{count(len(done.missing), 'chunk')} stay damaged: no copy given has their bytes")
+        raise CorruptionError(f"still damaged, for no copy given has the bytes: {count(len(done.missing), 'chunk')}")
