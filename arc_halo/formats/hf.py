@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from arc_halo.formats.folder import (
     INDEX_SUFFIX,
     SUFFIX,
     FolderFile,
+    is_of_model,
     is_portable,
     kind_of,
     list_files,
@@ -24,12 +26,12 @@ from arc_halo.formats.folder import (
 from arc_halo.formats.gguf import SUFFIX as GGUF_SUFFIX
 from arc_halo.formats.gguf import GGUFFile
 from arc_halo.formats.safetensors import SafetensorsFile
+from arc_halo.formats.sharding import WEIGHTS_NAME
 from arc_halo.formats.strict_json import parse_object
 from arc_halo.formats.weights_file import refuse_pickle
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from types import TracebackType
 
     from arc_halo.formats.weights_file import TensorEntry, WeightsFile
@@ -267,6 +269,35 @@ def _shard_set(name: str) -> tuple[str, str] | None:
     """What the names of all shards of one model have in common; None for a file that is no numbered shard."""
     match = _SHARD.fullmatch(name)
     return None if match is None else (match["stem"], match["count"])
+
+
+def refuse_leftovers(folder: Path, written: Collection[str]) -> None:
+    """Refuse a folder in which weights of another model would stay beside those about to be written.
+
+    Leftovers are an index, ``model.safetensors``, numbered shards, and any safetensors file from which what is written
+    could not be told. Others, such as an adapter, are the folder's to have.
+
+    Raises
+    ------
+    ModelFolderError
+        There are leftovers; it names them.
+    """
+    if not folder.is_dir() or not any(name.endswith(SUFFIX) for name in written):
+        return
+    is_told = any(name == WEIGHTS_NAME or name.endswith(INDEX_SUFFIX) for name in written)
+    names = {entry.name for entry in os.scandir(folder) if is_of_model(entry.name)} - set(written)
+    leftovers = sorted(
+        name
+        for name in names
+        if name.endswith(INDEX_SUFFIX)
+        or (name.endswith(SUFFIX) and (not is_told or name == WEIGHTS_NAME or _SHARD.fullmatch(name)))
+    )
+    if leftovers:
+        more = f" and {len(leftovers) - 5} more" if len(leftovers) > 5 else ""  # noqa: PLR2004  # one line's worth
+        raise ModelFolderError(
+            f"{folder} holds weights of another export ({', '.join(leftovers[:5])}{more}), and with those of this one "
+            "would be two models; choose another folder, or delete them first"
+        )
 
 
 def _assemble(

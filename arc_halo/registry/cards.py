@@ -60,7 +60,7 @@ def export_repository(
 
     Raises
     ------
-    ModelNotFound, CorruptionError
+    ModelNotFound, CorruptionError, ModelFolderError
         As `export_model` does.
     """
     found = find_model(session, model)

@@ -15,7 +15,7 @@ from arc_halo.dtypes import by_name
 from arc_halo.errors import DigestMismatch
 from arc_halo.formats.gguf import SUFFIX as GGUF_SUFFIX
 from arc_halo.formats.gguf_header import parse_stored
-from arc_halo.formats.hf import relative_path
+from arc_halo.formats.hf import refuse_leftovers, relative_path
 from arc_halo.formats.safetensors_header import aligned_order, build_header, parse_header
 from arc_halo.formats.sharding import INDEX_NAME, WEIGHTS_NAME, build_index, plan_shards
 from arc_halo.formats.weights_file import in_data_order
@@ -51,7 +51,7 @@ def export_model(
 
     Each file of an imported model is byte for byte the one that was imported, safetensors or GGUF. If weights changed
     since, tensors are laid out anew in one safetensors file. Files take their names when they are complete, and replace
-    those of the same name.
+    those of the same name; nothing else in the folder is touched.
 
     Parameters
     ----------
@@ -71,6 +71,8 @@ def export_model(
     CorruptionError
         Stored bytes are not those that were written; the file they belong to is not made. Weights are not those that
         the model was published with; no file is made.
+    ModelFolderError
+        The folder holds weights of another export that would stay beside these; no file is made.
     FileNotWritten
         There is no space for a file, or no right to write it; it is not made.
     SafetensorsError
@@ -80,8 +82,6 @@ def export_model(
     if (wrong := explain_weights_digest(session, found.id)) is not None:
         raise DigestMismatch(f"{found.name}@{found.version}: {wrong}; restore them from a copy")
     target = Path(folder)
-    with write_errors(target):
-        target.mkdir(parents=True, exist_ok=True)
     weights = {weight.name: weight for weight in weights_of(session, found)}
     layouts = {file.path: _layout(file) for file in _files(session, found, ModelFile.kind == "weights")}
     side = ModelFile.kind != "weights"
@@ -90,6 +90,10 @@ def export_model(
         shards = _plan(weights, max_shard_nbytes)
         layouts = {path: _new_layout(path, names, weights) for path, names in shards.items()}
         side &= ModelFile.kind != "index"  # it would name shards that are no more
+    side_names = session.scalars(select(ModelFile.path).where(ModelFile.model_id == found.id, side)).all()
+    with write_errors(target):
+        refuse_leftovers(target, {*layouts, *side_names, *([INDEX_NAME] if len(shards) > 1 else [])})
+        target.mkdir(parents=True, exist_ok=True)
     written = [write_side_file(target, file.path, file.content) for file in _files(session, found, side)]
     is_gguf = any(path.endswith(GGUF_SUFFIX) for path in layouts)  # its metadata are its config
     config = {} if is_gguf else without_origin(found.architecture_config)

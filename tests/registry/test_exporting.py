@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import text
 
-from arc_halo.errors import DigestMismatch, ModelNotFound
+from arc_halo.errors import DigestMismatch, ModelFolderError, ModelNotFound
 from arc_halo.registry import create_model, export_model, import_model, iter_tensors, read_tensor
 from tests.fixtures.models import bert, gpt2, llama, mixtral, unknown, write_folder
 from tests.fixtures.tensors import random_array, same, weights
@@ -148,6 +148,48 @@ def test_files_of_the_same_name_are_replaced_and_others_left(session, tmp_path):
     (out / "notes.txt").write_text("mine")
     export_model(session, model, out)
     assert digests(out) == digests(folder) | {"notes.txt": hashlib.sha256(b"mine").hexdigest()}
+
+
+LAYOUTS = {"one": None, "some": 6000, "many": 3000}
+
+
+@pytest.mark.parametrize("after", LAYOUTS)
+@pytest.mark.parametrize("before", LAYOUTS)
+def test_shards_of_another_export_are_not_left_beside(session, tmp_path, before, after):
+    model = create_model(session, "m", bert().config, bert().arrays())
+    out = tmp_path / "out"
+    old = export_model(session, model, out, max_shard_nbytes=LAYOUTS[before])
+    held = digests(out)
+    if before == after:
+        export_model(session, model, out, max_shard_nbytes=LAYOUTS[after])
+        assert digests(out) == held
+        return
+    with pytest.raises(ModelFolderError, match="choose another folder, or delete them") as refused:
+        export_model(session, model, out, max_shard_nbytes=LAYOUTS[after])
+    assert digests(out) == held
+    assert min(path.name for path in old if path.name.startswith("model")) in str(refused.value)
+    for path in old:
+        path.unlink()
+    export_model(session, model, out, max_shard_nbytes=LAYOUTS[after])
+    assert import_model(session, out, name="again").weights_digest == model.weights_digest
+
+
+def test_weights_that_could_not_be_told_apart_are_not_left_beside(session, tmp_path):
+    named = {}
+    for name in ("a", "b", "model"):
+        save_file({"w": weights((2, 2))}, tmp_path / f"{name}.safetensors")
+        named[name] = import_model(session, tmp_path / f"{name}.safetensors", name=name)
+    out = tmp_path / "out"
+    export_model(session, named["a"], out)
+    for name, other in (("b", "a"), ("a", "model")):
+        shutil.copy(tmp_path / f"{other}.safetensors", out)
+        with pytest.raises(ModelFolderError, match=rf"another export \({other}\.safetensors\)"):
+            export_model(session, named[name], out)
+        (out / f"{other}.safetensors").unlink()
+    shutil.copy(tmp_path / "a.safetensors", out / "adapter_model.safetensors")
+    export_model(session, named["model"], out)  # this is the one that an import takes
+    with pytest.raises(ModelFolderError, match=r"another export \(adapter_model\.safetensors, model\.safetensors\)"):
+        export_model(session, named["b"], out)
 
 
 OTHER = "decode(repeat('ab', 32), 'hex')"
