@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from arc_halo.store import Progress
 
 Scope = Literal["tensor", "model"]
+Structure = Literal["rows", "heads"]
 
 
 def prune_model(
@@ -39,7 +40,8 @@ def prune_model(
     model: Model | uuid.UUID | str,
     sparsity: float | None = None,
     *,
-    structured: str | None = None,
+    structured: Structure | None = None,
+    pattern: str | None = None,
     scope: Scope = "tensor",
     name: str | None = None,
     version: str | None = None,
@@ -57,13 +59,15 @@ def prune_model(
     Parameters
     ----------
     sparsity
-        The share that is to be zero, between 0 and 1; zeros that are there count. A pattern has its own.
+        The share that is to be zero, between 0 and 1; zeros that are there count. Single numbers of the smallest
+        magnitude go, unless ``structured`` says otherwise.
     structured
-        None: single numbers of the smallest magnitude. ``"2:4"``, or another such pattern: at most 2 of every 4
-        numbers along the last axis stay. ``"rows"``: whole rows of the smallest Euclidean norm, the outputs of a
-        linear map; of GPT-2's, which are stored the other way round, the inputs. ``"heads"``: whole attention heads,
-        by the norm of what is theirs of the four projections; keys and values that heads share go when all of those
-        heads go. Biases stay: a head adds nothing any more, because its columns of the output projection are zero.
+        ``"rows"``: whole rows of the smallest Euclidean norm, the outputs of a linear map; of GPT-2's, which are
+        stored the other way round, the inputs. ``"heads"``: whole attention heads, by the norm of what is theirs of
+        the four projections; keys and values that heads share go when all of those heads go. Biases stay: a head adds
+        nothing any more, because its columns of the output projection are zero.
+    pattern
+        In place of a sparsity: of ``"2:4"`` at most 2 of every 4 numbers along the last axis stay, in each tensor.
     scope
         Whether each tensor (for heads, each layer) gets that sparsity, or all of them together: then the smallest
         of the whole model go, rows by their root mean square.
@@ -75,7 +79,7 @@ def prune_model(
     ModelNotFound, ModelExists
         There is no such model, or the version is taken.
     ConfigurationError
-        The sparsity is not between 0 and 1, or not the pattern's; there is no such structure or scope.
+        The sparsity is not between 0 and 1, or stands beside a pattern; there is no such structure, pattern or scope.
     TensorNotFound
         There is nothing to prune.
     TensorError
@@ -86,7 +90,8 @@ def prune_model(
     >>> prune_model(session, "minilm", 0.5).version  # doctest: +SKIP
     '2'
     """
-    wanted = _wanted(sparsity, structured, scope)
+    fixed = None if pattern is None else Pattern.of(pattern)
+    wanted = _wanted(sparsity, structured, fixed, scope)
     origin = find_model(session, model)
     target = origin.name if name is None else name
     refuse_names(session, target, version)
@@ -94,15 +99,19 @@ def prune_model(
     recipe: dict[str, Any] = {
         "sparsity": wanted,
         "structured": structured,
+        "pattern": pattern,
         "scope": scope,
         "include": listed(include),
         "exclude": listed(exclude),
     }
     with Spool() as spool, session.begin_nested():
-        if structured == "heads":
+        pruners: Mapping[str, Pruner]
+        if fixed is not None:
+            pruners = dict.fromkeys((each.name for each in selection.weights), fixed)
+        elif structured == "heads":
             across = scope == "model"
             heads = choose_heads(session, origin, selection.weights, wanted, across=across, progress=progress)
-            pruners: Mapping[str, Pruner] = heads.masks
+            pruners = heads.masks
             recipe["heads"] = heads.pruned
         else:
             pruners = _pruners(
@@ -121,20 +130,24 @@ def prune_model(
         )
 
 
-def _wanted(sparsity: float | None, structured: str | None, scope: str) -> float:
+def _wanted(sparsity: float | None, structured: str | None, pattern: Pattern | None, scope: str) -> float:
+    """The share that is to be zero, after what does not go together was refused."""
     if scope not in ("tensor", "model"):
         raise ConfigurationError(f"{scope!r} is no scope; give tensor or model")
-    if structured in (None, "rows", "heads"):
+    if structured not in (None, "rows", "heads"):
+        raise ConfigurationError(f"{structured!r} is no structure; give rows or heads, or a pattern such as 2:4")
+    if pattern is None:
         if sparsity is None:
-            raise ConfigurationError("how much is to be pruned? give a sparsity between 0 and 1")
+            raise ConfigurationError("how much is to be pruned? give a sparsity between 0 and 1, or a pattern")
         check_sparsity(sparsity)
         return sparsity
-    own = Pattern.of(str(structured)).sparsity
-    if sparsity not in (None, own):
-        raise ConfigurationError(f"{structured} makes a sparsity of {own:g}, not of {sparsity:g}; leave it out")
+    if structured is not None:
+        raise ConfigurationError(f"a pattern is of single numbers, not of {structured}; give one of the two")
+    if sparsity is not None:
+        raise ConfigurationError(f"a pattern makes a sparsity of its own, here {pattern.sparsity:g}; leave yours out")
     if scope == "model":
-        raise ConfigurationError(f"{structured} is the same in each tensor; the scope of a model is for others")
-    return own
+        raise ConfigurationError("a pattern is the same in each tensor; the scope of a model is for others")
+    return pattern.sparsity
 
 
 def _pruners(
@@ -142,13 +155,11 @@ def _pruners(
     weights: Sequence[ModelWeight],
     sparsity: float,
     *,
-    structured: str | None,
+    structured: Structure | None,
     scope: Scope,
     progress: Progress | None,
 ) -> dict[str, Pruner]:
     """What prunes each tensor, decided over groups of tensors that have the sparsity together."""
-    if structured not in (None, "rows"):
-        return dict.fromkeys((weight.name for weight in weights), Pattern.of(structured))
     choose, passes = (choose_rows, 1) if structured == "rows" else (choose_numbers, 2)
     meter = Meter(progress, "measure", passes * sum(weight.tensor.nbytes for weight in weights))
     groups = [weights] if scope == "model" else [[weight] for weight in weights]

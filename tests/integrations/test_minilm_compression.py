@@ -38,7 +38,7 @@ MAKE = {
     "nf4": lambda session, model: quantize_model(session, model, "nf4"),
     "heads": lambda session, model: prune_model(session, model, 0.25, structured="heads"),
     "half": lambda session, model: prune_model(session, model, 0.5),
-    "2:4": lambda session, model: prune_model(session, model, structured="2:4"),
+    "2:4": lambda session, model: prune_model(session, model, pattern="2:4"),
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what these libraries warn of is not ours

@@ -171,7 +171,7 @@ def test_numbers_of_a_tensor_of_many_blocks(session):
 
 @pytest.mark.parametrize(("pattern", "kept", "group"), [("2:4", 2, 4), ("1:8", 1, 8), ("4:8", 4, 8)])
 def test_a_pattern_is_kept_in_every_row(session, base, pattern, kept, group):
-    made = prune_model(session, base, structured=pattern)
+    made = prune_model(session, base, pattern=pattern)
     for name, array in iter_tensors(session, made, LINEAR):
         groups = array.reshape(-1, group)
         assert ((groups != 0).sum(axis=1) == kept).all()
@@ -184,9 +184,9 @@ def test_rows_that_no_pattern_fits_are_told_and_nothing_is_left(session):
     model = of(session, weights((4, 8)), weights((4, 6)))
     before = counts(session)
     with pytest.raises(TensorError, match=r"tensor 'w1': rows .* leave it out by a pattern to include"):
-        pruned(session, model, structured="2:4")
+        pruned(session, model, pattern="2:4")
     assert counts(session) == before
-    assert zeros(read_tensor(session, prune_model(session, model, structured="2:4", include="w0"), "w0")) == 16
+    assert zeros(read_tensor(session, prune_model(session, model, pattern="2:4", include="w0"), "w0")) == 16
 
 
 @pytest.mark.parametrize("scope", ["tensor", "model"])
@@ -306,14 +306,15 @@ def test_a_network_without_heads(session):
         prune_model(session, "m", 0.5, structured="heads", include="*")
 
 
-@pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"structured": "2:4"}, {"sparsity": 0.25, "structured": "rows"},
+@pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"pattern": "2:4"}, {"sparsity": 0.25, "structured": "rows"},
                                      {"sparsity": 0.25, "structured": "heads"}], ids=str)  # fmt: skip
 def test_lineage_says_what_it_cost(session, base, options):
     made = prune_model(session, base, **options)
     link = session.scalars(select(ModelLineage).where(ModelLineage.child_id == made.id)).one()
     assert (link.parent_id, link.kind) == (base.id, "prune")
     assert list(parents_of(session, made)) == [base]
-    assert (link.recipe["structured"], link.recipe["scope"]) == (options.get("structured"), "tensor")
+    told = [link.recipe[each] for each in ("structured", "pattern", "scope")]
+    assert told == [options.get("structured"), options.get("pattern"), "tensor"]
     for name, figures in link.recipe["tensors"].items():
         before, after = read_tensor(session, base, name), read_tensor(session, made, name)
         measured = Deviation()
@@ -341,11 +342,12 @@ def test_numbers_that_squares_have_no_room_for_are_measured_without(session):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64], ids=str)
-@pytest.mark.parametrize("options", [(0.5,), (None, "2:4"), (0.5, "rows")], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"sparsity": 0.5}, {"pattern": "2:4"}, {"sparsity": 0.5, "structured": "rows"}], ids=str
+)
 def test_types_stay(session, dtype, options):
-    sparsity, structured = (*options, None)[:2]
     array = weights((6, 8), dtype=dtype)
-    (found,) = pruned(session, of(session, array), sparsity, structured=structured)
+    (found,) = pruned(session, of(session, array), **options)
     assert (found.dtype, zeros(found)) == (array.dtype, 24)
 
 
@@ -389,7 +391,7 @@ def test_routers_are_pruned_only_by_name(session):
 
 
 def test_a_pruned_model_can_be_quantised_and_stays_sparse(session, base):
-    sparse = prune_model(session, base, structured="2:4")
+    sparse = prune_model(session, base, pattern="2:4")
     small = quantize_model(session, sparse)
     restored = dequantize_tensor(session, small, QUERY)
     assert not restored[read_tensor(session, sparse, QUERY) == 0].any()
@@ -409,9 +411,12 @@ def test_files_of_a_pruned_model_are_laid_out_as_the_originals(session, tmp_path
     [
         ({}, ConfigurationError, "give a sparsity"),
         ({"sparsity": 1.0}, ConfigurationError, "between 0 and 1"),
-        ({"sparsity": 0.5, "structured": "columns"}, ConfigurationError, "no pattern"),
-        ({"sparsity": 0.3, "structured": "2:4"}, ConfigurationError, "leave it out"),
-        ({"structured": "2:4", "scope": "model"}, ConfigurationError, "the same in each tensor"),
+        ({"sparsity": 0.5, "structured": "columns"}, ConfigurationError, "no structure"),
+        ({"structured": "2:4"}, ConfigurationError, "no structure"),
+        ({"pattern": "rows"}, ConfigurationError, "no pattern"),
+        ({"sparsity": 0.5, "pattern": "2:4"}, ConfigurationError, "leave yours out"),
+        ({"structured": "heads", "pattern": "2:4"}, ConfigurationError, "give one of the two"),
+        ({"pattern": "2:4", "scope": "model"}, ConfigurationError, "the same in each tensor"),
         ({"sparsity": 0.5, "scope": "layer"}, ConfigurationError, "no scope"),
         ({"sparsity": 0.5, "version": "1"}, ModelExists, "has a version '1'"),
         ({"sparsity": 0.5, "name": "a@b"}, InvalidName, "a@b"),
@@ -433,14 +438,20 @@ def test_a_model_that_is_not_there(session):
         prune_model(session, "nothing", 0.5)
 
 
-@pytest.mark.parametrize(("structured", "passes"), [(None, 2), ("rows", 1), ("heads", 1), ("2:4", 0)])
-def test_progress_is_told_in_bytes(session, base, structured, passes):
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({"sparsity": 0.5}, 2),
+        ({"sparsity": 0.5, "structured": "rows"}, 1),
+        ({"sparsity": 0.5, "structured": "heads"}, 1),
+        ({"pattern": "2:4"}, 0),
+    ],
+    ids=str,
+)
+def test_progress_is_told_in_bytes(session, base, options, passes):
     told = {}
-    prune_model(
-        session, base, None if structured == "2:4" else 0.5, structured=structured,
-        progress=lambda phase, done, total: told.update({phase: (done, total)}),
-    )  # fmt: skip
-    nbytes = 2 * (4 * 16 * 16 + (0 if structured == "heads" else 2 * 16 * 64)) * 4
+    prune_model(session, base, **options, progress=lambda phase, done, total: told.update({phase: (done, total)}))
+    nbytes = 2 * (4 * 16 * 16 + (0 if options.get("structured") == "heads" else 2 * 16 * 64)) * 4
     assert list(told) == ["measure", "prune", "hash", "store"][not passes :]
     assert told.get("measure", (0, 0)) == (passes * nbytes,) * 2
     assert told["prune"] == (nbytes, nbytes)

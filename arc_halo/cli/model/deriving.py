@@ -152,17 +152,13 @@ def prune(
     """
     from arc_halo.registry import prune_model
 
-    if structured is not None and pattern is not None:
-        raise typer.BadParameter("give --structured or --pattern, not both", param_hint="--pattern")
-    if pattern in ("rows", "heads"):
-        raise typer.BadParameter(f"say --structured {pattern}", param_hint="--pattern")
-
     def make(session: Session, progress: Progress | None) -> Model:
         return prune_model(
             session,
             model,
             sparsity,
-            structured=pattern or structured,
+            structured=structured,
+            pattern=pattern,
             scope=scope,
             name=name,
             version=version,
