@@ -18,6 +18,7 @@ from arc_halo.registry.naming import check_name
 from arc_halo.registry.origins import without_origin
 from arc_halo.registry.publishing import PROJECTIONS, StoredFile, publish_model, refuse_taken
 from arc_halo.registry.reading import weights_of
+from arc_halo.registry.searchable import inherit_searchable, put_searchable
 from arc_halo.schema import AttentionHead, ModelFile, TransformerLayer
 from arc_halo.store import put_tensors
 
@@ -96,6 +97,8 @@ def derive_model(
 ) -> Model:
     """Store the new tensors and publish the new version, in the caller's transaction.
 
+    Rows of new embedding matrices are searchable where those of the origin's are; codes are none to be searched.
+
     Raises
     ------
     ModelExists
@@ -108,11 +111,15 @@ def derive_model(
     choose_bases = base_chooser(session, name, AUTO, origin, compression)
     config = without_origin(origin.architecture_config) if derivation.config is None else derivation.config
     architecture = _architecture(session, origin, weights, derivation)
+    floats = {each: source for each, source in derivation.replaced.items() if each not in derivation.added}
+    searchable = inherit_searchable(session, origin, floats)
     for _attempt in range(ATTEMPTS):
         ids = put_tensors(session, sources, compression=compression, choose_bases=choose_bases, progress=progress)
         stored = {source.name: each for source, each in zip(sources, ids, strict=True)}
         try:
             with session.begin_nested():
+                nbytes = sum(source.nbytes for source in sources)
+                put_searchable(session, searchable, stored, upload_nbytes=nbytes, progress=progress)
                 model = publish_model(
                     session,
                     name,

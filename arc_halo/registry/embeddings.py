@@ -68,7 +68,8 @@ def find_similar_tokens(session: Session, model: Model | uuid.UUID | str, token:
     TokenNotFound
         The vocabulary has no such token; the message lists some that begin alike.
     TensorNotFound
-        The model's token embeddings were not made searchable when it was imported.
+        The model's token embeddings are codes, or were not made searchable when it, or what it was made from, was
+        imported.
     """
     _check_count(k)
     found = find_model(session, model)

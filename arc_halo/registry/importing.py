@@ -19,14 +19,12 @@ from arc_halo.formats.safetensors_header import build_header
 from arc_halo.formats.strict_json import parse_object
 from arc_halo.quantization import Description
 from arc_halo.registry.bases import AUTO, base_chooser
-from arc_halo.registry.embeddings import MAX_DIMENSION
 from arc_halo.registry.lineage import add_lineage
 from arc_halo.registry.naming import check_name, find_model
 from arc_halo.registry.origins import with_origin, without_origin
 from arc_halo.registry.publishing import StoredFile, find_published, publish_model, refuse_taken
-from arc_halo.store import ArraySource, FileSource, Meter, Progress, TensorSource, Wanted, put_tensors
-from arc_halo.store.embeddings import put_matrix_rows
-from arc_halo.store.statistics import is_numeric
+from arc_halo.registry.searchable import Searchable, put_searchable
+from arc_halo.store import ArraySource, FileSource, Progress, TensorSource, put_tensors
 
 if TYPE_CHECKING:
     import os
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from arc_halo.schema import Model
     from arc_halo.store.put import ChooseBases
 
-EMBEDDINGS_NBYTES = 256 << 20
-"""Up to this size, as float32, ``embeddings=True`` makes rows of embedding matrices searchable."""
 ATTEMPTS = 3
 
 
@@ -214,8 +210,12 @@ def _import(
         try:
             with session.begin_nested():
                 if labels is not None:
-                    _put_embeddings(
-                        session, architecture, sources, tensor_ids=tensor_ids, labels=labels, progress=progress
+                    put_searchable(
+                        session,
+                        _searchable(architecture, sources, labels),
+                        tensor_ids,
+                        upload_nbytes=sum(source.nbytes for source in sources),
+                        progress=progress,
                     )
                 return publish_model(
                     session,
@@ -234,36 +234,14 @@ def _import(
     raise TransactionConflict(f"tensors of {name!r} were pruned before they were published; prune with a longer grace")
 
 
-def _put_embeddings(
-    session: Session,
-    architecture: Architecture,
-    sources: Sequence[TensorSource],
-    *,
-    tensor_ids: Mapping[str, uuid.UUID],
-    labels: Callable[[], Mapping[int, str]],
-    progress: Progress | None,
-) -> None:
+def _searchable(
+    architecture: Architecture, sources: Sequence[TensorSource], labels: Callable[[], Mapping[int, str]]
+) -> list[Searchable]:
     by_name = {source.name: source for source in sources}
-    matrices = [(by_name[spec.tensor], spec.kind) for spec in architecture.embeddings]
-    matrices = [(source, kind) for source, kind in matrices if _is_searchable(source)]
-    if sum(source.shape[0] * source.shape[1] * 4 for source, _ in matrices) > EMBEDDINGS_NBYTES:
-        return
-    upload_nbytes = sum(source.nbytes for source in sources)
-    meter = Meter(progress, "embed", sum(source.nbytes for source, _ in matrices))
-    for source, kind in matrices:
-        put_matrix_rows(
-            session,
-            Wanted(source.name, tensor_ids[source.name], source.nbytes),
-            kind,
-            labels if kind == "token" else dict,
-            upload_nbytes=upload_nbytes,
-            meter=meter,
-        )
-
-
-def _is_searchable(source: TensorSource) -> bool:
-    numeric = is_numeric(source.dtype) and source.dtype.is_float
-    return numeric and len(source.shape) == 2 and source.shape[0] > 0 and 0 < source.shape[1] <= MAX_DIMENSION  # noqa: PLR2004  # a matrix
+    return [
+        Searchable(by_name[spec.tensor], spec.kind, labels if spec.kind == "token" else dict)
+        for spec in architecture.embeddings
+    ]
 
 
 def _files(folder: ModelFolder) -> Iterator[StoredFile]:

@@ -10,14 +10,17 @@ from arc_halo.errors import TensorError, TensorNotFound, TokenNotFound
 from arc_halo.registry import (
     add_embeddings,
     create_model,
+    dequantize_model,
     find_similar_tokens,
     import_model,
+    prune_model,
+    quantize_model,
     read_tensor,
     search_embeddings,
 )
 from arc_halo.schema import Embedding
 from tests.fixtures.models import VOCABULARY, bert, gpt2, write_folder, write_json
-from tests.fixtures.tensors import count, weights
+from tests.fixtures.tensors import count, same, weights
 
 VECTORS, HALVES, BITS, UNINDEXED = 384, 2048, 4096, 100
 
@@ -70,6 +73,49 @@ def test_a_word_is_found_as_byte_pairs_spell_it(session, tmp_path):
     model = import_model(session, folder, name="gpt2")
     assert {match.row_index for match in find_similar_tokens(session, model, "king", 100)} == set(range(12)) - {1}
     assert find_similar_tokens(session, model, "ing")[0].row_index != 3
+
+
+EMBEDDING = "embeddings.word_embeddings.weight"
+MADE = {
+    "dequantised": lambda session, model: dequantize_model(session, quantize_model(session, model, include=EMBEDDING)),
+    "pruned": lambda session, model: prune_model(session, model, 0.5, include=EMBEDDING),
+    "by a pattern": lambda session, model: prune_model(session, model, pattern="2:4", include="embeddings.*"),
+    "both": lambda session, model: prune_model(session, MADE["dequantised"](session, model), 0.5, include=EMBEDDING),
+}
+
+
+@pytest.mark.parametrize("way", MADE)
+def test_changed_embeddings_are_searched_as_they_are_now(session, minibert, way):
+    made = MADE[way](session, minibert)
+    matrix = read_tensor(session, made, EMBEDDING)
+    assert not same(matrix, read_tensor(session, minibert, EMBEDDING))
+    king = VOCABULARY.index("king")
+    found = find_similar_tokens(session, made, "king", 5)
+    expected = [row for row in ranked(matrix, matrix[king], 6) if row != king]
+    assert [match.row_index for match in found] == expected
+    assert [match.label for match in found] == [VOCABULARY[row] for row in expected]
+    assert [match.similarity for match in found] == pytest.approx(cosine(matrix[expected], matrix[king]), abs=1e-6)
+
+
+def test_codes_are_not_searched(session, minibert):
+    for scheme in ("int8", "fp8", "nf4"):
+        made = quantize_model(session, minibert, scheme, include=EMBEDDING)
+        with pytest.raises(TensorNotFound, match="search the version that it was made from"):
+            find_similar_tokens(session, made, "king")
+
+
+def test_what_was_imported_without_embeddings_gets_none(session, tmp_path):
+    model = import_model(session, write_folder(bert(), tmp_path / "bert"), name="plain", embeddings=False)
+    for make in MADE.values():
+        make(session, model)
+    assert count(session, "embeddings") == 0
+
+
+def test_embeddings_that_are_too_large_are_not_made_searchable(session, minibert, monkeypatch):
+    before = count(session, "embeddings")
+    monkeypatch.setattr("arc_halo.registry.searchable.EMBEDDINGS_NBYTES", 100)
+    MADE["pruned"](session, minibert)
+    assert count(session, "embeddings") == before
 
 
 def test_models_that_share_the_tensor_share_its_rows(session, tmp_path, minibert):
