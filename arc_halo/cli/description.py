@@ -50,14 +50,20 @@ def describe(session: Session, model: Model) -> dict[str, Any]:
 
 
 def _quantization(model: Model) -> dict[str, Any] | None:
-    """The scheme of a quantised model, and how many tensors and numbers its codes stand for."""
-    from arc_halo.quantization import Description
+    """The scheme of a quantised model, what its codes stand for, and as how many parameters they are counted."""
+    from arc_halo.quantization import Description, scheme
 
     found = Description.of(model.architecture_config)
     if found is None:
         return None
     numbers = sum(prod(each.shape) for each in found.tensors.values())
-    return {"scheme": found.scheme, "tensor_count": len(found.tensors), "element_count": numbers}
+    codes = sum(prod(scheme(found.scheme).codes_shape(each.shape)) for each in found.tensors.values())
+    return {
+        "scheme": found.scheme,
+        "tensor_count": len(found.tensors),
+        "element_count": numbers,
+        "code_element_count": codes,
+    }
 
 
 def _counted(session: Session, model: Model) -> dict[str, int]:
@@ -97,7 +103,11 @@ def print_description(described: dict[str, Any]) -> None:
         say(f"from {shown(origin['source'])}, commit {shown(origin['commit'])}")
     if quantization := described["quantization"]:
         codes = f"{quantization['scheme']} codes of {count(quantization['tensor_count'], 'tensor')} "
-        say(codes, f"stand for {count(quantization['element_count'], 'number')}")
+        numbers, elements = quantization["element_count"], quantization["code_element_count"]
+        counted = (
+            "" if numbers == elements else f", counted above as {count(elements, 'parameter')}, the bytes they fill"
+        )
+        say(codes, f"stand for {count(numbers, 'number')}{counted}")
     shared = described["shared_nbytes"]
     rows = [
         ("as in files", described["raw_nbytes"], "every tensor at its full length"),

@@ -32,8 +32,14 @@ def test_quantize_lists_the_worst_first(stored: CommandLine, scheme):
 
 def test_show_says_what_codes_stand_for(stored: CommandLine):
     stored.run("model", "quantize", "m", "--scheme", "nf4")
-    assert "nf4 codes of 12 tensors stand for 6,144 numbers" in stored.says("model", "show", "m@2")
-    assert stored.json("model", "show", "m@2")["quantization"]["scheme"] == "nf4"
+    said = " ".join(stored.says("model", "show", "m@2").split())
+    assert "codes of 12 tensors stand for 6,144 numbers, counted above as 3,072 parameters, the bytes they fill" in said
+    before, after = (stored.json("model", "show", f"m@{version}") for version in (1, 2))
+    told = after["quantization"]
+    assert told["scheme"] == "nf4"
+    assert before["parameter_count"] - after["parameter_count"] == told["element_count"] - told["code_element_count"]
+    stored.run("model", "quantize", "m@1", "--version", "whole")
+    assert "int8 codes of 12 tensors stand for 6,144 numbers\n" in stored.says("model", "show", "m@whole")
     assert stored.json("model", "show", "m@1")["quantization"] is None
 
 
