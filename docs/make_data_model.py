@@ -28,8 +28,8 @@ named CHECK. This page is made from the declarations by `docs/make_data_model.py
 
 Parameters are counted as the elements of tensors as they are stored: `parameter_count` in Python, in SQL and in
 `v_model_architecture` alike. Codes of nf4 lie two in a byte, of type `U8`, so a version in nf4 counts half as many
-parameters for its codes as it had numbers, rounded up in each row; `arc-halo model show` says how many they stand for. Of
-int8 and fp8 there is a code for each number, and blocks of ggml's types count the numbers that they hold.
+parameters for its codes as it had numbers, rounded up in each row; `arc-halo model show` says how many they stand for.
+Of int8 and fp8 there is a code for each number, and blocks of ggml's types count the numbers that they hold.
 """
 
 
