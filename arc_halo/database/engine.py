@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import psycopg
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import Pool, QueuePool
+from sqlalchemy.pool import NullPool, Pool, QueuePool
 
 from arc_halo.database.backoff import delays
 from arc_halo.database.translate import on_handle_error
@@ -86,8 +86,9 @@ def new_engine(url: URL, settings: Settings, *, poolclass: type[Pool], **pool_op
 
 
 def sibling_engine(engine: Engine) -> Engine:
-    """An engine on the same database whose connections do not count against the first one's pool."""
-    sibling = Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True)
+    """An engine on the same database whose connections do not count against the first one's pool, and are not kept."""
+    pool = NullPool(engine.pool._creator, dialect=engine.dialect)  # noqa: SLF001  no public way leaves its limits behind
+    sibling = Engine(pool, engine.dialect, engine.url, hide_parameters=True)
     event.listen(sibling, "handle_error", on_handle_error)
     _engines.add(sibling)
     return sibling

@@ -213,13 +213,13 @@ class Upload:
 
     def _write_chunks(self, batch: _Batch) -> None:
         chunks = self._placed([future.result() for future in batch.encoded.values()])
-        for _attempt in range(ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 with self._target.batch(writes=True) as connection:
                     rows.insert_chunks(connection, chunks, by_copy=self._target.by_copy)
             except TransactionConflict:
-                if self._target.keeps_locks:
-                    raise  # the caller's transaction is lost
+                if self._target.keeps_locks or attempt == ATTEMPTS:
+                    raise  # the caller's transaction is lost, or the lease is
             except ConstraintViolation as error:
                 if error.is_dangling:
                     return  # a base was pruned or encoded anew: what is missing now is uploaded once more

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -237,6 +238,9 @@ def test_values_are_quoted():
     assert files["pg_ident.conf"] == 'arc_halo "root" postgres\n'
 
 
+CHECKPOINTER = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+
+
 def test_a_crash_of_a_running_server_is_waited_out(server):
     """It goes on under its old pid, and its pid file goes on to say that it is ready."""
     address = libpq_string(server.acquire())
@@ -244,5 +248,10 @@ def test_a_crash_of_a_running_server_is_waited_out(server):
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute("CREATE TABLE t AS SELECT repeat('x', 500) FROM generate_series(1, 100000)")
             connection.execute("DROP TABLE t")
+            before = connection.execute(CHECKPOINTER).fetchone()
             os.kill(connection.info.backend_pid, signal.SIGKILL)
+        now = before
+        while now in (before, None):  # until the server has noticed, and has started its processes anew
             server.acquire()
+            with suppress(psycopg.OperationalError), psycopg.connect(address) as connection:
+                now = connection.execute(CHECKPOINTER).fetchone()

