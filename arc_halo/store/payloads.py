@@ -171,7 +171,6 @@ def fetch(
     away = {chunk.blob_location: chunk.stored_nbytes for chunk in chunks.values() if chunk.blob_location is not None}
     if away and start_get is None:
         raise BlobStoreNotConfigured(
-            f"payloads are in a blob store ({len(away):,} of those asked for); "
-            "set ARC_HALO_BLOB_URL to the URL they were written to"
+            "payloads are in a blob store; set ARC_HALO_BLOB_URL to the URL they were written to"
         )
     return Payloads(chunks, {} if start_get is None else {key: start_get(key, size) for key, size in away.items()})
