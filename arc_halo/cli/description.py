@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from rich.tree import Tree
 
-from arc_halo.cli.output import console, count, print_table, say, shown, size
+from arc_halo.cli.output import console, count, print_table, say, shown, size, some
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy.orm import Session
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 def describe(session: Session, model: Model) -> dict[str, Any]:
     """Everything but the layer tree, as ``--json`` prints it."""
     from arc_halo.registry import measure_storage
+    from arc_halo.registry.leaning import measure_leaning
     from arc_halo.registry.origins import origin_of
 
     storage = measure_storage(session, model)
@@ -44,6 +46,8 @@ def describe(session: Session, model: Model) -> dict[str, Any]:
         "stored_nbytes": storage.stored_nbytes,
         "shared_nbytes": storage.shared_nbytes,
         "own_nbytes": storage.own_nbytes,
+        "base_nbytes": storage.base_nbytes,
+        **asdict(measure_leaning(session, model)),
         "chunk_count": storage.chunk_count,
         "quantization": _quantization(model),
     }
@@ -108,16 +112,24 @@ def print_description(described: dict[str, Any]) -> None:
             "" if numbers == elements else f", counted above as {count(elements, 'parameter')}, the bytes they fill"
         )
         say(codes, f"stand for {count(numbers, 'number')}{counted}")
-    shared = described["shared_nbytes"]
-    rows = [
-        ("as in files", described["raw_nbytes"], "every tensor at its full length"),
-        ("deduplication", -described["deduplicated_nbytes"], "chunks the model repeats are stored once"),
-        ("compression", -described["compressed_nbytes"], "lossless"),
-        ("stored", described["stored_nbytes"], count(described["chunk_count"], "chunk")),
-        ("shared", -shared, "chunks that other models use, too" if shared else "no other model uses any of its chunks"),
-        ("its own", described["own_nbytes"], "what deleting it would free"),
-    ]
-    print_table(["bytes", "size", "why"], [(what, size(nbytes), why) for what, nbytes, why in rows], right=["size"])
+    rows = [(what, size(nbytes), why) for what, nbytes, why in _bytes(described)]
+    print_table(["bytes", "size", "why"], rows, right=["size"])
+
+
+def _bytes(described: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    saved, shared, leaned_on = (described[each] for each in ("delta_saved_nbytes", "shared_nbytes", "leaned_on_nbytes"))
+    yield "as in files", described["raw_nbytes"], "every tensor at its full length"
+    yield "deduplication", -described["deduplicated_nbytes"], "chunks the model repeats are stored once"
+    yield "compression", saved - described["compressed_nbytes"], "lossless"
+    if leaning := described["delta_tensor_count"]:
+        bases = some(described["base_models"]) or "others"
+        yield "differences", -saved, f"{count(leaning, 'tensor')} {'leans' if leaning == 1 else 'lean'} on {bases}"
+    yield "stored", described["stored_nbytes"], count(described["chunk_count"], "chunk")
+    yield "shared", -shared, "chunks that other models use, too" if shared else "no other model uses any of its chunks"
+    yield "its own", described["own_nbytes"], "what deleting it would free" + (" at most" if leaned_on else "")
+    if leaned_on:
+        others = some(described["leaning_models"])
+        yield "leaned on", leaned_on, f"of its own: differences of {others} are from these, and grow when it goes"
 
 
 def print_tree(title: str, branches: Iterable[Branch]) -> None:

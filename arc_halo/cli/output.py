@@ -78,6 +78,12 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Names in a sentence: ``a, b, c and 2 more``."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _plain(value: Any) -> Any:
     """Dataclasses as mappings; null for numbers that JSON has no word for."""
     if is_dataclass(value) and not isinstance(value, type):

@@ -130,6 +130,8 @@ class Storage:
         What those chunks take, in the database or in the blob store.
     shared_nbytes
         The part of ``stored_nbytes`` that other models use, too.
+    base_nbytes
+        Stored bytes that the model's deltas lean on and the model itself does not use.
     """
 
     raw_nbytes: int
@@ -137,6 +139,7 @@ class Storage:
     distinct_nbytes: int
     stored_nbytes: int
     shared_nbytes: int
+    base_nbytes: int
 
     @property
     def deduplicated_nbytes(self) -> int:
@@ -150,7 +153,7 @@ class Storage:
 
     @property
     def own_nbytes(self) -> int:
-        """Stored bytes that go when this model goes."""
+        """Stored bytes that no other model uses; less goes with it where deltas of others lean on them, and grow."""
         return self.stored_nbytes - self.shared_nbytes
 
 

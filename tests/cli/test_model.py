@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psycopg
 import pytest
+from safetensors.numpy import save_file
 
+from arc_halo.cli.output import size
 from tests.fixtures.models import VOCABULARY, bert, llama, unknown, write_folder
 
 if TYPE_CHECKING:
@@ -158,6 +160,61 @@ def test_family(stored: CommandLine, tmp_path: Path):
     assert "saved" in lines[-1]
     (root, child) = stored.json("model", "family", "m")
     assert (root["kind"], child["kind"], child["depth"]) == (None, "finetune", 1)
+
+
+def test_family_names_versions_that_lineage_does_not_tie(stored: CommandLine, tmp_path: Path):
+    stored.run("model", "import", changed_copy(tmp_path / "changed"), "--name", "m")
+    told = stored.says("model", "family", "m").splitlines()[-1]
+    assert told.startswith("m@1 is of a name above, but no lineage ties it in")
+    stored.run("model", "import", changed_copy(tmp_path / "tied", 2), "--name", "m", "--parent", "m@2")
+    assert stored.says("model", "family", "m").splitlines()[-1].startswith("m@1 is ")
+    stored.run("model", "import", changed_copy(tmp_path / "other", 3), "--name", "n", "--parent", "m@1")
+    stored.run("model", "delete", "m@2", "--yes")
+    stored.run("model", "delete", "m@3", "--yes")
+    assert stored.says("model", "family", "n").splitlines()[-1].endswith("saved")
+
+
+@pytest.fixture
+def tuned(arc_halo: CommandLine, tmp_path: Path) -> CommandLine:
+    """With ``base@1``, and ``tuned@1`` that is stored as differences from one of its matrices."""
+    random, folder = np.random.default_rng(0), tmp_path / "tuned"
+    matrix = random.standard_normal((300, 300)).astype(np.float32)
+    for name, moved in (("base", 0.0), ("tuned", 3e-5)):
+        folder.mkdir(exist_ok=True)
+        array = matrix + moved * random.standard_normal(matrix.shape).astype(np.float32)
+        save_file({"w": array}, folder / "model.safetensors")
+        base = "none" if name == "base" else "base"
+        arc_halo.run("model", "import", folder / "model.safetensors", "--name", name, "--base", base)
+    return arc_halo
+
+
+def row(said: str, what: str) -> str:
+    (found,) = [line.removeprefix(what).strip() for line in said.splitlines() if line.startswith(what)]
+    return found
+
+
+def test_show_tells_differences_from_compression(tuned: CommandLine):
+    said, told = tuned.says("model", "show", "tuned"), tuned.json("model", "show", "tuned")
+    assert row(said, "differences") == f"{size(-told['delta_saved_nbytes'])}  1 tensor leans on base@1"
+    assert row(said, "compression").startswith(size(told["delta_saved_nbytes"] - told["compressed_nbytes"]))
+    assert told["base_models"] == ["base@1"]
+    assert told["base_nbytes"] == tuned.json("model", "show", "base")["own_nbytes"]
+    assert "leaned on" not in said
+
+
+def test_what_others_lean_on_frees_less(tuned: CommandLine):
+    said, told = tuned.says("model", "show", "base"), tuned.json("model", "show", "base")
+    own = size(told["own_nbytes"])
+    assert told["leaned_on_nbytes"] == told["own_nbytes"]
+    assert row(said, "its own") == f"{own}  what deleting it would free at most"
+    assert row(said, "leaned on") == f"{own}  of its own: differences of tuned@1 are from these, and grow when it goes"
+    asked = tuned.run("model", "delete", "base", answer="y\n")
+    assert (
+        f"Delete base@1 ({own} that no other model uses; differences of tuned@1 are from {own} of it)?" in asked.stderr
+    )
+    assert f"frees up to {own} after the grace period, less what differences of tuned@1 grow by" in asked.stdout
+    assert tuned.json("prune", "--grace", "0")["stored_nbytes"] < told["own_nbytes"]
+    assert tuned.json("model", "verify", "tuned")["faults"] == []
 
 
 def test_repack(stored: CommandLine):

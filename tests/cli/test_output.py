@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from arc_halo.cli.output import count, print_error, print_json, print_table, say, shown, size
+from arc_halo.cli.output import count, print_error, print_json, print_table, say, shown, size, some
 
 
 @dataclass
@@ -65,3 +65,10 @@ def test_size(nbytes, text):
 
 def test_count():
     assert [count(1, "chunk"), count(1024, "chunk")] == ["1 chunk", "1,024 chunks"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b, c"), (list("abcde"), "a, b, c and 2 more")]
+)
+def test_many_names_are_cut(names, said):
+    assert some(names) == said

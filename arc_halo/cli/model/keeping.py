@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from arc_halo.cli.model.application import Reference, app
-from arc_halo.cli.output import Json, count, print_json, say, shown, size
+from arc_halo.cli.output import Json, count, print_json, say, shown, size, some
 from arc_halo.cli.progress import progress_bars
 from arc_halo.errors import CorruptionError
 
@@ -51,19 +51,27 @@ def delete(
     Example: arc-halo model delete minilm@2 --yes
     """
     from arc_halo.registry import delete_model, find_model, measure_storage
+    from arc_halo.registry.leaning import measure_leaning
 
     with context.obj.connect() as database:
         with database.session() as session:
             found = find_model(session, model)
-            freed = measure_storage(session, found).own_nbytes
+            own, leaning = measure_storage(session, found).own_nbytes, measure_leaning(session, found)
         name = f"{found.name}@{found.version}"
+        leaned_on, others = leaning.leaned_on_nbytes, shown(some(leaning.leaning_models))
         if not yes:
-            typer.confirm(f"Delete {shown(name)} ({size(freed)} that no other model uses)?", abort=True, err=True)
+            but = f"; differences of {others} are from {size(leaned_on)} of it" if leaned_on else ""
+            typer.confirm(f"Delete {shown(name)} ({size(own)} that no other model uses{but})?", abort=True, err=True)
         database.transaction(lambda session: delete_model(session, found.id))
     if json:
-        print_json({"deleted": name, "id": found.id, "own_nbytes": freed})
+        print_json({"deleted": name, "id": found.id, "own_nbytes": own, "leaned_on_nbytes": leaned_on})
+    elif leaned_on:
+        say(
+            f"deleted {shown(name)}; arc-halo prune frees up to {size(own)} after the grace period, "
+            f"less what differences of {others} grow by"
+        )
     else:
-        say(f"deleted {shown(name)}; arc-halo prune frees its {size(freed)} after the grace period")
+        say(f"deleted {shown(name)}; arc-halo prune frees its {size(own)} after the grace period")
 
 
 @app.command("alias")

@@ -13,7 +13,7 @@ import typer
 from arc_halo.cli.description import describe, print_description, print_tree
 from arc_halo.cli.model.application import Reference, app
 from arc_halo.cli.model.plotting import Plot, draw
-from arc_halo.cli.output import Json, count, print_json, print_table, say, shown, size
+from arc_halo.cli.output import Json, count, print_json, print_table, say, shown, size, some
 from arc_halo.cli.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -212,11 +212,18 @@ def family(context: typer.Context, model: Reference, *, json: Json = False) -> N
 
     with context.obj.connect() as database, database.session() as session:
         members = read_family(session, model)
+        untied = untied_versions(session, members)
     names = [attribute.key for attribute in ModelFamily.__mapper__.column_attrs]
     if json:
         print_json([{name: getattr(each, name) for name in names} for each in members])
-    else:
-        print_family(members)
+        return
+    print_family(members)
+    if untied:
+        say(
+            f"{shown(some(untied))} {'is' if len(untied) == 1 else 'are'} of a name above, but no lineage ties "
+            f"{'it' if len(untied) == 1 else 'them'} in: what is shared counts as added. --parent of arc-halo model "
+            "import says what a model was made from; add_lineage() in Python says it later"
+        )
 
 
 def read_family(session: Session, model: uuid.UUID | str) -> Sequence[ModelFamily]:
@@ -229,6 +236,21 @@ def read_family(session: Session, model: uuid.UUID | str) -> Sequence[ModelFamil
     mine = select(ModelFamily.root_id).where(ModelFamily.model_id == find_model(session, model).id)
     ordered = select(ModelFamily).where(ModelFamily.root_id.in_(mine)).order_by(ModelFamily.path)
     return session.scalars(ordered).all()
+
+
+def untied_versions(session: Session, members: Sequence[ModelFamily]) -> list[str]:
+    """The versions of the members' names that are not members, oldest first."""
+    from sqlalchemy import select
+
+    from arc_halo.schema import Model
+    from arc_halo.schema.columns import TENANT_ID
+
+    others = select(Model.name, Model.version).where(
+        Model.tenant_id == TENANT_ID,
+        Model.name.in_({each.name for each in members}),
+        Model.id.not_in([each.model_id for each in members]),
+    )
+    return [f"{name}@{version}" for name, version in session.execute(others.order_by(Model.created_at, Model.id))]
 
 
 def print_family(members: Sequence[ModelFamily]) -> None:
