@@ -32,13 +32,18 @@ def status(context: typer.Context, *, json: Json = False) -> None:
 
     with context.obj.connect() as database, database.session() as session:
         rows = session.execute(text(_STATUS)).mappings().all()
-        waiting = session.scalar(text("SELECT count(*) FROM arc_halo.blob_deletions"))
-        store = None if database.blob_url is None else _store(database).name
+        waiting = session.scalar(text("SELECT count(*) FROM arc_halo.blob_deletions")) or 0
+        store = None if database.blob_url is None else _store(database)
     places: list[dict[str, Any]] = [dict(row) for row in rows]
+    if store is not None and waiting + sum(each["payloads"] for each in places if each["place"] == "blob store"):
+        store.require()
     if json:
-        print_json({"store": store, "places": places, "objects_to_delete": waiting})
+        print_json({"store": store and store.name, "places": places, "objects_to_delete": waiting})
         return
-    say(f"blob store: {shown(store)}" if store else "no blob store is configured; ARC_HALO_BLOB_URL names one")
+    if store is None:
+        say("no blob store is configured; ARC_HALO_BLOB_URL names one")
+    else:
+        say(f"blob store: {shown(store.name)}{'' if store.is_there else ', which the first payload makes'}")
     table = [(each["place"], each["payloads"], size(each["nbytes"])) for each in places]
     print_table(["payloads in", "payloads", "size"], table, right=["payloads", "size"])
     if waiting:

@@ -35,6 +35,7 @@ class BlobStoreState:
 
     url: str | None
     identity: str
+    is_there: bool
     is_reachable: bool
     is_writable: bool
     payload_count: int
@@ -44,10 +45,16 @@ class BlobStoreState:
     error: str | None = None
 
     @property
+    def is_to_come(self) -> bool:
+        """A folder that is not there, and that no row says should be."""
+        return self.url is not None and not self.is_there and self.error is None
+
+    @property
     def described(self) -> str:
         """In one line."""
+        place = self.url or "none is configured"
         parts = [
-            self.url or "none is configured",
+            f"{place}, which the first payload makes" if self.is_to_come else place,
             f"{count(self.payload_count, 'payload')} in objects ({size(self.payload_nbytes)})",
             f"{count(self.waiting_count, 'object')} waiting for the sweeper",
         ]
@@ -66,21 +73,23 @@ class BlobStoreState:
 
 
 def examine_blobs(connection: Connection, url: str | None) -> BlobStoreState:
-    """Count what rows say, then put a small object, read it and delete it again."""
+    """Count what rows say, then put a small object, read it and delete it again; a folder is not made for that."""
     identity = owner_of(connection)
     payload_count, payload_nbytes, waiting_count, oldest = connection.execute(_ROWS).one()
-    name, is_reachable, is_writable, error = _probe(url, identity)
+    name, is_there, is_reachable, is_writable, error = _probe(url, identity, is_empty=not payload_count)
     counted = (payload_count, payload_nbytes, waiting_count, oldest)
-    return BlobStoreState(name, identity, is_reachable, is_writable, *counted, error)
+    return BlobStoreState(name, identity, is_there, is_reachable, is_writable, *counted, error)
 
 
-def _probe(url: str | None, identity: str) -> tuple[str | None, bool, bool, str | None]:
+def _probe(url: str | None, identity: str, *, is_empty: bool) -> tuple[str | None, bool, bool, bool, str | None]:
     if url is None:
-        return None, False, False, None
+        return None, False, False, False, None
     try:
         blobs = open_store(url)
     except ArcHaloError as error:
-        return "a store that cannot be used", False, False, str(error)
+        return "a store that cannot be used", False, False, False, str(error)
+    if is_empty and not blobs.is_there:
+        return blobs.name, False, False, False, None
     is_reachable = False
     try:
         next(blobs.blobs(chunk_digest(_PROBE)), None)
@@ -89,5 +98,5 @@ def _probe(url: str | None, identity: str) -> tuple[str | None, bool, bool, str 
         blobs.get(location, len(_PROBE))
         blobs.delete([location])
     except ArcHaloError as error:
-        return blobs.name, is_reachable, False, str(error)
-    return blobs.name, True, True, None
+        return blobs.name, blobs.is_there, is_reachable, False, str(error)
+    return blobs.name, True, True, True, None

@@ -37,6 +37,14 @@ def say(*parts: str | Text | tuple[str, str]) -> None:
     console().print(Text.assemble(*parts), soft_wrap=True)
 
 
+def say_first(lines: Sequence[Text], limit: int = 5) -> None:
+    """Print the first few of many lines, and how many more there are."""
+    for line in lines[:limit]:
+        say(line)
+    if (more := len(lines) - limit) > 0:
+        say(f"and {more:,} more; --json has all")
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """Print rows under headers; columns named in ``right`` are numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -58,6 +66,14 @@ def print_error(message: str) -> None:
     """One line on stderr."""
     line = Text.assemble(("error: ", "bold red"), shown(" ".join(message.split())))
     console(stderr=True).print(line, soft_wrap=True)
+
+
+def print_interruption(interruption: KeyboardInterrupt) -> None:
+    """One line on stderr, with what is noted of what is stored and what is not."""
+    screen = console(stderr=True)
+    if screen.is_terminal:
+        screen.print()  # ^C stands on this one
+    screen.print(shown("; ".join(["interrupted", *getattr(interruption, "__notes__", [])])), soft_wrap=True)
 
 
 def shown(value: object) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from arc_halo.cli.output import Json, count, print_json, say, shown, size
+from arc_halo.cli.output import Json, count, print_json, say, say_first, shown, size
 from arc_halo.cli.progress import progress_bars
 from arc_halo.errors import CorruptionError
 
@@ -35,8 +36,8 @@ def verify(
         found = verify_database(database, percent=percent, resume=not restart, progress=progress)
     if json:
         print_json(found)
-    for fault in () if json else found.faults:
-        say((shown(fault["message"]), "red"))
+    else:
+        say_first([Text(shown(fault["message"]), "red") for fault in found.faults])
     if found.faults:
         raise CorruptionError(
             f"the database is damaged: {count(len(found.faults), 'fault')}; arc-halo repair --from COPY puts right "

@@ -78,6 +78,16 @@ class BlobStore:
     def __repr__(self) -> str:
         return f"BlobStore({self.name!r})"
 
+    @property
+    def is_there(self) -> bool:
+        """False of a folder that nothing was put into yet, or that is not mounted; a service is asked nothing."""
+        return self._folder is None or self._folder.is_there
+
+    def require(self) -> None:
+        """Raise `BlobStoreError` for a folder that is not there."""
+        if not self.is_there:
+            raise BlobStoreError(f"{self.name} is no folder; is it mounted, or is the URL another one?")
+
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_THREADS, "arc-halo-blobs")
@@ -103,7 +113,8 @@ class BlobStore:
     def put(self, digest: bytes, payload: BytesLike, owner: str) -> str:
         """Store a payload of the chunk of that digest as a new object of a database; returns its location.
 
-        The service compares a checksum where it has one (S3); a folder is flushed to the disk.
+        The service compares a checksum where it has one (S3); a folder is made if it is not there, and flushed to the
+        disk.
 
         Raises
         ------
@@ -128,7 +139,7 @@ class BlobStore:
         MissingChunk, CorruptChunk
             There is no such object, or it is shorter.
         BlobStoreError
-            The store cannot be reached, or refuses.
+            The store cannot be reached, or refuses; the folder is not there.
         """
         if not KEY.fullmatch(location) or nbytes < 1:
             raise CorruptChunk(f"{nbytes} bytes at {location!r:.100} are no object of ours")
@@ -138,6 +149,7 @@ class BlobStore:
             else:
                 payload = bytes(obstore.get_range(self._store, location, start=0, length=nbytes))
         except FileNotFoundError:
+            self.require()
             raise MissingChunk(f"object {location} is not in {self.name}") from None
         except (BaseError, OSError) as error:
             if self._folder is None and self._size(location) < nbytes:
@@ -153,7 +165,7 @@ class BlobStore:
         Raises
         ------
         BlobStoreError
-            The store cannot be reached, or refuses; some may be deleted.
+            The store cannot be reached, or refuses; the folder is not there. Some may be deleted.
         """
         for _ in self._pool.map(self._delete, filter(is_ours, locations)):
             pass
@@ -165,7 +177,7 @@ class BlobStore:
             else:
                 obstore.delete(self._store, location)
         except FileNotFoundError:
-            return  # deleted before a crash, which left the request
+            self.require()  # else deleted before a crash, which left the request
         except (BaseError, OSError) as error:
             raise self._failed("delete", location, error) from None
 
@@ -173,7 +185,13 @@ class BlobStore:
         """All objects, or those of one chunk; keys of any form.
 
         Of a folder also what a killed process left unfinished: a key and a number.
+
+        Raises
+        ------
+        BlobStoreError
+            The store cannot be reached, or refuses; the folder is not there.
         """
+        self.require()
         prefix = None if digest is None else f"{digest[:1].hex()}/"
         try:
             for blob in self._listed(prefix):
@@ -224,7 +242,7 @@ def _parsed(url: str) -> SplitResult:
         raise ConfigurationError(f"a blob store's URL cannot be read; write {_FORMS}") from None
     if parts.scheme not in _SCHEMES:
         raise ConfigurationError(f"a blob store's URL begins with {_FORMS}, not {parts.scheme or 'a path'}")
-    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/") or "%00" in parts.path):
         raise ConfigurationError("a folder's URL has three slashes and its whole path: file:///srv/blobs")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ConfigurationError(

@@ -31,13 +31,17 @@ class Folder:
     Parameters
     ----------
     root
-        Made if it is not there.
+        Made by the first `put`: a reader of a folder that is not mounted, or of another than was meant, makes none.
     """
 
     def __init__(self, root: Path) -> None:
-        _make(root)
         self._root = root
         self._durable: set[Path] = set()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is such a folder now."""
+        return self._root.is_dir()
 
     def put(self, location: str, payload: BytesLike) -> None:
         """Write a new object, whole under its name or not at all."""

@@ -68,6 +68,45 @@ def test_status_without_a_store(stored: CommandLine):
     assert "ARC_HALO_BLOB_URL names one" in stored.says("blobs", "status")
 
 
+def test_only_a_payload_makes_the_folder(stored: CommandLine, tmp_path: Path):
+    fresh = Tiered(stored.url, tmp_path / "fresh")
+    place, *_ = fresh.says("blobs", "status").splitlines()
+    assert place == f"blob store: {fresh.folder.as_uri()}, which the first payload makes"
+    assert fresh.json("blobs", "status")["store"] == fresh.folder.as_uri()
+    _, finding = doctor(fresh)
+    assert "which the first payload makes" in finding["state"]
+    assert finding["advice"] is None
+    assert not fresh.folder.exists()
+
+
+@pytest.mark.parametrize("command", ["blobs status", "blobs sweep", "model verify wide", "verify"])
+def test_a_folder_that_went_away(tiered: Tiered, command: str):
+    tiered.folder.rename(tiered.folder.with_name("blobs_"))
+    said = tiered.error(*command.split())
+    assert said == f"error: {tiered.folder.as_uri()} is no folder; is it mounted, or is the URL another one?"
+    assert not tiered.folder.exists()
+
+
+def test_doctor_finds_a_folder_that_went_away(tiered: Tiered):
+    tiered.folder.rename(tiered.folder.with_name("blobs_"))
+    state, finding = doctor(tiered, code=1)
+    assert (state["is_there"], state["is_reachable"]) == (False, False)
+    assert "is it mounted" in finding["advice"]
+    assert not tiered.folder.exists()
+
+
+@pytest.mark.parametrize("command", ["model verify wide", "verify"])
+def test_verify_tells_the_first_faults_and_repair(tiered: Tiered, command: str):
+    for path in tiered.objects:
+        path.unlink()
+    faults = tiered.json(*command.split(), code=1)["faults"]
+    result = tiered.run(*command.split(), code=1)
+    *first, last = result.stdout.splitlines()
+    assert len(first) == 5
+    assert last == f"and {len(faults) - 5} more; --json has all"
+    assert "arc-halo repair" in result.stderr
+
+
 def test_payloads_move_both_ways(tiered: Tiered, tmp_path: Path):
     there = len(tiered.objects)
     whole = places(tiered)

@@ -13,6 +13,7 @@ from arc_halo.registry import check_model, read_tensor
 from arc_halo.store.blobs import BlobStore, open_store
 from arc_halo.store.owners import owner_of
 from arc_halo.store.sweep import sweep
+from arc_halo.store.verify import verify_database
 from arc_halo.testing.tiers import check, create, example_tensors
 
 DIGEST = bytes(range(32))
@@ -78,7 +79,39 @@ def test_a_short_object_and_one_that_is_gone_are_told(blobs, folder):
         blobs.get(location, 7)
 
 
-@pytest.mark.parametrize("url", ["ftp://host/path", "/a/folder", "", "https://host/bucket", "memory://"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda blobs: blobs.get(f"00/{DIGEST.hex()}-{OWNER}-{OWNER}", 7),
+        lambda blobs: list(blobs.blobs()),
+        lambda blobs: list(blobs.blobs(DIGEST)),
+        lambda blobs: blobs.delete([f"00/{DIGEST.hex()}-{OWNER}-{OWNER}"]),
+    ],
+    ids=["get", "list all", "list", "delete"],
+)
+def test_only_a_put_makes_the_folder(blobs, folder, read):
+    with pytest.raises(BlobStoreError, match=rf"{folder.as_uri()} is no folder; is it mounted, or is the URL another"):
+        read(blobs)
+    assert not folder.exists()
+    location = blobs.put(DIGEST, b"payload", OWNER)
+    assert blobs.get(location, 7) == b"payload"
+
+
+def test_a_folder_that_went_away_is_told_once(tier, folder):
+    folder.rename(folder.with_name("blobs_"))
+    with pytest.raises(BlobStoreError, match="is it mounted"):
+        faults(tier)
+    with pytest.raises(BlobStoreError, match="is it mounted"):
+        verify_database(tier)
+    assert not folder.exists()
+    folder.with_name("blobs_").rename(folder)
+    assert faults(tier) == []
+    assert verify_database(tier).faults == []
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/path", "/a/folder", "", "https://host/bucket", "memory://", "file:///a%00b", "file://a/b"]
+)
 def test_other_places_are_refused(url):
     with pytest.raises(ConfigurationError, match="file://"):
         BlobStore(url)

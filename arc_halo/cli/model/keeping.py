@@ -7,9 +7,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from arc_halo.cli.model.application import Reference, app
-from arc_halo.cli.output import Json, count, print_json, say, shown, size, some
+from arc_halo.cli.output import Json, count, print_json, say, say_first, shown, size, some
 from arc_halo.cli.progress import progress_bars
 from arc_halo.errors import CorruptionError
 
@@ -18,7 +19,8 @@ from arc_halo.errors import CorruptionError
 def verify(context: typer.Context, model: Reference, *, json: Json = False) -> None:
     """Read every stored byte of a model and compare it with what was written.
 
-    Names each tensor and chunk that is not sound, and exits with 1 then.
+    Names the first tensors and chunks that are not sound, with --json all,
+    and exits with 1 then.
 
     Example: arc-halo model verify minilm
     """
@@ -30,10 +32,13 @@ def verify(context: typer.Context, model: Reference, *, json: Json = False) -> N
         faults = list(check_model(session, found, progress=progress))
     if json:
         print_json({"model": name, "nbytes": nbytes, "faults": faults})
-    for fault in () if json else faults:
-        say((shown(name), "bold"), ": ", (shown(fault.message), "red"))
+    else:
+        say_first([Text.assemble((shown(name), "bold"), ": ", (shown(each.message), "red")) for each in faults])
     if faults:
-        raise CorruptionError(f"{name} is damaged: {count(len(faults), 'fault')}; import it again from a copy")
+        raise CorruptionError(
+            f"{name} is damaged: {count(len(faults), 'fault')}; arc-halo repair {name} --from COPY puts right what a "
+            "copy has, or import it again from one"
+        )
     if not json:
         say(f"{shown(name)} is sound: {size(nbytes)} read and compared")
 
