@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from arc_halo import __version__
 from arc_halo.cli import blobs, cache, db, demo, model, prune, verify
 from arc_halo.cli.invocation import Invocation
-from arc_halo.cli.output import print_error
+from arc_halo.cli.output import print_error, print_interruption
 from arc_halo.errors import ArcHaloError
 
 
@@ -24,8 +24,14 @@ class RootGroup(TyperGroup):
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # a closed pipe must be noticed here, where it is quiet, not at exit
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # of the library that Typer validates with
+            raise
         except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
             raise  # Typer's own, shown or kept quiet by it
+        except KeyboardInterrupt as error:
+            print_interruption(error)
+            raise typer.Exit(130) from error
         except Exception as error:
             if ctx.params["debug"]:
                 raise

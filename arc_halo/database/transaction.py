@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from sqlalchemy import text
@@ -13,13 +14,16 @@ from arc_halo.database.unanswered import was_committed
 from arc_halo.errors import CommitUnanswered, DatabaseUnavailable, LockTimeout, TransactionConflict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine.interfaces import IsolationLevel
     from sqlalchemy.orm import Session
 
 DEFAULT_ATTEMPTS: Final = 6
 Result = TypeVar("Result")
+UNSTORED: Final = "nothing was stored"
+"""The note of an interrupt that came before COMMIT."""
+
 _NOTE: Final = text("SELECT arc_halo.note_operation(:operation)::text")
 _RETRIED: Final = (TransactionConflict, LockTimeout, DatabaseUnavailable)
 
@@ -52,7 +56,8 @@ def run_transaction(
         The connection was lost during COMMIT, and the database did not come back within a minute to tell whether the
         work is stored: the row of ``arc_halo.operations`` that the message names is there if it is.
     KeyboardInterrupt, SystemExit
-        Also where the rollback that follows one fails: what was interrupted is not run again.
+        Also where the rollback that follows one fails: what was interrupted is not run again. It has the note
+        `UNSTORED` if it came before COMMIT.
     """
     waits = delays(attempts)
     operation = uuid.uuid4()  # one for all attempts: the key lets no two of them be committed
@@ -85,13 +90,26 @@ def _interruption(error: BaseException) -> BaseException | None:
     return None
 
 
+@contextmanager
+def _before_commit() -> Iterator[None]:
+    """Note on an interrupt that nothing is stored; once COMMIT is on its way nobody knows."""
+    try:
+        yield
+    except BaseException as error:
+        interruption = error if isinstance(error, KeyboardInterrupt | SystemExit) else _interruption(error)
+        if interruption is not None:
+            interruption.add_note(UNSTORED)
+        raise
+
+
 def _attempt(
     session: Session, unit: Callable[[Session], Result], operation: uuid.UUID, open_session: Callable[[], Session]
 ) -> Result:
-    result = unit(session)
-    session.flush()  # whatever flushing raises is raised here, so an error of commit() is COMMIT's own
-    transaction_id = session.scalar(_NOTE, {"operation": operation})
-    session.expunge_all()  # the session ends here; a commit that fails would wipe the objects of one that succeeded
+    with _before_commit():
+        result = unit(session)
+        session.flush()  # whatever flushing raises is raised here, so an error of commit() is COMMIT's own
+        transaction_id = session.scalar(_NOTE, {"operation": operation})
+        session.expunge_all()  # the session ends here; a commit that fails would wipe the objects of one that succeeded
     try:
         session.commit()
     except DatabaseUnavailable as error:

@@ -19,6 +19,7 @@ from tests.cli.command_line import ENVIRONMENT, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sqlalchemy import URL
 
@@ -79,6 +80,18 @@ def test_a_wrong_command_line_exits_with_2(words):
     assert result.stdout == ""
 
 
+def test_a_wrong_choice_is_told_without_the_librarys_words():
+    result = CliRunner().invoke(app, ["model", "quantize", "m", "--scheme", "int4"], env=ENVIRONMENT)
+    assert result.exit_code == 2
+    assert "Invalid value for '--scheme': 'int4' is not one of 'int8', 'fp8', 'nf4'." in result.stderr
+
+
+def test_with_json_an_error_is_one_line_on_stderr_and_no_answer(arc_halo: CommandLine):
+    result = arc_halo.run("model", "show", "nobody", "--json", code=1)
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_an_error_is_one_line(arc_halo: CommandLine):
     assert "no model 'nobody'" in arc_halo.error("model", "show", "nobody")
 
@@ -115,7 +128,24 @@ def test_what_is_raised_becomes_one_line(raised, said):
 
 def test_an_interrupt_exits_with_130(monkeypatch):
     monkeypatch.setattr("arc_halo.cli.invocation.Invocation.target", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert CliRunner().invoke(app, ["db", "current"]).exit_code == 130
+    result = CliRunner().invoke(app, ["db", "current"], env=ENVIRONMENT)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+def test_an_interrupted_import_says_that_nothing_was_stored(arc_halo: CommandLine, bert_folder: Path, monkeypatch):
+    words = ("model", "import", bert_folder, "--name", "m")
+    with monkeypatch.context() as patch:
+        patch.setattr("arc_halo.registry.importing.publish_model", interrupt)
+        assert arc_halo.run(*words, code=130).stderr == "interrupted; nothing was stored\n"
+    assert arc_halo.json("model", "list") == []
+    with monkeypatch.context() as patch:
+        patch.setattr("arc_halo.cli.model.moving.describe", interrupt)
+        assert arc_halo.run(*words, code=130).stderr == "interrupted\n"
+    assert [each["version"] for each in arc_halo.json("model", "list")] == ["1"]
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_an_unusable_url_shows_no_password():

@@ -121,3 +121,19 @@ def test_a_path_gives_a_name_a_model_may_have(name):
 
 def test_the_demo_of_nothing(arc_halo: CommandLine, tmp_path: Path):
     arc_halo.run("demo", tmp_path / "nowhere", code=1)
+
+
+@pytest.mark.parametrize(("step", "versions"), [("perturb", ["1"]), ("compare", ["1", "2"])])
+def test_an_interrupt_tells_what_is_there_and_how_it_goes(
+    arc_halo: CommandLine, bert_folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, versions: list[str]
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"arc_halo.cli.demo.application.{step}", interrupt)
+    said = arc_halo.run("demo", bert_folder, code=130).stderr
+    assert said.startswith("interrupted; demo-bert@1")
+    assert [each["version"] for each in arc_halo.json("model", "list")] == versions
+    for command in said.strip().partition("to delete: ")[2].split(" && "):
+        arc_halo.run(*command.split()[1:], "--yes")
+    assert arc_halo.json("model", "list") == []

