@@ -40,6 +40,9 @@ __all__ = ["FolderFile", "ModelFolder", "open_model", "relative_path"]
 
 _SHARD = re.compile(rf"(?P<stem>.+)-[0-9]+-of-(?P<count>[0-9]+){re.escape(SUFFIX)}")
 
+_OF_HUB = re.compile(r"(?:hf:/)?(?P<repository>\w[\w.-]*/\w[\w.-]*)(?<!\.gguf)(?<!\.safetensors)(?:@[^/]+)?", re.ASCII)
+_WEIGHTS_FOLDER = "the folder that has the weights"
+
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -155,6 +158,7 @@ def _open_file(path: Path) -> ModelFolder:
     if not path.is_file():
         raise ModelFolderError(
             f"{path} is no folder and no file; give a model's folder, or one {SUFFIX} or {GGUF_SUFFIX} file"
+            + _hub_advice(path)
         )
     refuse_pickle(path)
     relative_path(path.name)  # an export would be refused by it
@@ -165,6 +169,12 @@ def _open_file(path: Path) -> ModelFolder:
             f"{path} is no {SUFFIX} or {GGUF_SUFFIX} file; convert its weights with the safetensors library"
         )
     return _assemble(path.parent.resolve(), {path.name: path.stat().st_size}, [path.name], (), {})
+
+
+def _hub_advice(path: Path) -> str:
+    """How to name a model of the hub, where that may have been meant."""
+    match = _OF_HUB.fullmatch(path.as_posix())
+    return "" if match is None else f"; a model of the hub is hf://{match['repository']}"
 
 
 def _open_gguf(path: Path) -> ModelFolder:
@@ -233,7 +243,18 @@ def _find_single(folder: Path, sizes: Mapping[str, int], ignored: Sequence[str])
         raise ModelFolderError(f"{folder} holds no {SUFFIX} file, but {', '.join(ggufs[:5])}; give that file itself")
     for name in ignored:
         refuse_pickle(folder / name)
-    raise ModelFolderError(f"{folder} holds no {SUFFIX} file; give the folder that has the weights")
+    raise ModelFolderError(f"{folder} holds no {SUFFIX} file; give {_snapshots(folder) or _WEIGHTS_FOLDER}")
+
+
+def _snapshots(folder: Path) -> str | None:
+    """What to give in the place of a repository in the hub's cache; None of any other folder."""
+    root = folder / "snapshots"
+    found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir()) if root.is_dir() else []
+    if not found:
+        return None
+    kind, _, repository = folder.name.partition("--")
+    source = f", or hf://{repository.replace('--', '/', 1)}" if kind == "models" and repository else ""
+    return " or ".join(str(root / name) for name in found[:3]) + source
 
 
 def _read_index(folder: Path, index: str, sizes: Mapping[str, int]) -> dict[str, str]:

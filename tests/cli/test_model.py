@@ -312,3 +312,13 @@ def test_a_model_that_is_not_there(stored: CommandLine, command):
     verb, *rest = command.replace("{}", "nobody").split()
     words = rest if "nobody" in rest else [*rest, "nobody"]
     assert "no model 'nobody'; there are m" in stored.error("model", verb, *words)
+
+
+def test_diff_of_strangers(stored: CommandLine, tmp_path: Path):
+    stored.run("model", "import", write_folder(unknown(), tmp_path / "unknown"), "--name", "u")
+    first, second = (stored.json("model", "show", each)["tensor_count"] for each in ("m", "u"))
+    for options in ((), ("--digests",)):
+        *_, said = stored.says("model", "diff", "m", "u", *options).splitlines()
+        assert said.startswith(
+            f"no tensor of the two has the same name: {first} are only in m@1 (bert), {second} only in u@1"
+        )

@@ -405,3 +405,29 @@ def test_token_texts_of_plain_vocabularies(folder):
     write_json(folder / "vocab.json", {"a": 0, "b": 1})
     with open_model(folder) as model:
         assert model.token_texts() == {0: "a", 1: "b", 12: "<mask>"}
+
+
+def test_a_repository_of_the_hubs_cache_names_its_snapshots(tmp_path):
+    repository = tmp_path / "models--lab--tiny--bert"
+    snapshot = write_folder(bert(), repository / "snapshots" / "abc123")
+    with pytest.raises(ModelFolderError, match=r"holds no \.safetensors file") as caught:
+        open_model(repository)
+    assert str(caught.value).endswith(f"give {snapshot}, or hf://lab/tiny--bert")
+    repository.rename(tmp_path / "other")
+    with pytest.raises(ModelFolderError, match=r"snapshots/abc123$"):
+        open_model(tmp_path / "other")
+
+
+@pytest.mark.parametrize("path", ["lab/bert", "hf:/lab/bert", "hf:/lab/bert@v1"])
+def test_a_model_of_the_hub_that_is_called_like_a_path(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelFolderError, match=r"; a model of the hub is hf://lab/bert$"):
+        open_model(path)
+
+
+@pytest.mark.parametrize("path", ["bert", "./lab/bert", "../bert", "/lab/bert", "a/lab/bert", "lab/bert.safetensors"])
+def test_other_paths_are_no_models_of_the_hub(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelFolderError, match="is no folder and no file") as caught:
+        open_model(path)
+    assert ("hf://" in str(caught.value)) is (path == "./lab/bert")  # which pathlib takes for lab/bert

@@ -103,11 +103,12 @@ def diff(
 
     Example: arc-halo model diff minilm@1 minilm@2 --plot moved.html
     """
-    from arc_halo.registry import compare_models
+    from arc_halo.registry import compare_models, find_model
 
     is_read = values or plot is not None
     with context.obj.connect() as database, database.session() as session, progress_bars(silent=json) as progress:
         comparison = compare_models(session, before, after, values=is_read, progress=progress)
+        types = [find_model(session, each).model_type for each in (before, after)]
     if plot is not None:
         draw(comparison.heat_map(), plot)
     if json:
@@ -117,16 +118,35 @@ def diff(
         _print_tensors(comparison)
     else:
         print_layers(comparison)
-    changed = sum(each.changed_nbytes for each in comparison.differences)
-    differ = "differs" if len(comparison.differences) == 1 else "differ"
-    say(
-        f"{count(len(comparison.differences), 'tensor')} {differ}, by {size(changed)} of chunks; "
-        f"{comparison.equal_count:,} are equal ({size(comparison.equal_nbytes)})"
-    )
+    say(_strangers(comparison, types) or _summary(comparison))
     for reason, number in Counter(each.reason for each in comparison.differences if each.reason).most_common():
         say(f"{count(number, 'tensor')} not compared number by number: {shown(reason)}")
     if plot is not None:
         say(f"drawn in {shown(str(plot))}")
+
+
+def _summary(comparison: Comparison) -> str:
+    changed = sum(each.changed_nbytes for each in comparison.differences)
+    differ = "differs" if len(comparison.differences) == 1 else "differ"
+    return (
+        f"{count(len(comparison.differences), 'tensor')} {differ}, by {size(changed)} of chunks; "
+        f"{comparison.equal_count:,} are equal ({size(comparison.equal_nbytes)})"
+    )
+
+
+def _strangers(comparison: Comparison, types: Sequence[str | None]) -> str | None:
+    """What to say of two models without a name in common; None of others."""
+    changes = Counter(each.change for each in comparison.differences)
+    if comparison.equal_count or changes.keys() != {"removed", "added"}:
+        return None
+    first, second = (
+        shown(name) + (f" ({shown(kind)})" if kind else "")
+        for name, kind in zip((comparison.before, comparison.after), types, strict=True)
+    )
+    return (
+        f"no tensor of the two has the same name: {changes['removed']:,} are only in {first}, "
+        f"{changes['added']:,} only in {second}"
+    )
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
