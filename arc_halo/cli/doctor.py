@@ -166,12 +166,14 @@ def _content(connection: Connection, revisions: tuple[str, ...]) -> Finding:
         return Finding("content", f"{whole}, no models yet")
     counts = connection.execute(
         text(
-            "SELECT (SELECT count(*) FROM arc_halo.models), (SELECT count(*) FROM arc_halo.tensor_metadata),"
+            "SELECT (SELECT count(*) FROM arc_halo.models), (SELECT count(DISTINCT name) FROM arc_halo.models),"
+            " (SELECT count(*) FROM arc_halo.tensor_metadata),"
             " (SELECT count(*) FROM arc_halo.tensor_data)"
         )
     ).one()
-    nouns = ("model", "tensor", "chunk")
-    return Finding("content", ", ".join([whole, *(count(n, noun) for n, noun in zip(counts, nouns, strict=True))]))
+    nouns = ("version", "model", "tensor", "chunk")
+    versions, models, *others = (count(number, noun) for number, noun in zip(counts, nouns, strict=True))
+    return Finding("content", ", ".join([whole, f"{versions} of {models}", *others]))
 
 
 def _connections(connection: Connection, target: Target, settings: Settings) -> Finding:

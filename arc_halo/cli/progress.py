@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LABELS: Final = {
     "download": "loading", "hash": "reading", "store": "storing", "embed": "embedding", "write": "writing",
     "verify": "checking", "measure": "measuring", "quantize": "quantising", "dequantize": "restoring",
-    "prune": "pruning",
+    "prune": "pruning", "compare": "comparing", "load": "loading", "repack": "repacking", "migrate": "moving",
 }  # fmt: skip
 
 

@@ -24,6 +24,10 @@ def share(sparsity: float, count: int) -> int:
 
 def check_sparsity(sparsity: float) -> None:
     """Raise `ConfigurationError` for what is no share between nothing and all."""
+    if 1 < sparsity < 100:  # noqa: PLR2004  per cent
+        raise ConfigurationError(
+            f"a sparsity is a share between 0 and 1, not {sparsity:g}; did you mean {sparsity / 100:g}?"
+        )
     if not 0 < sparsity < 1:
         raise ConfigurationError(f"a sparsity of {sparsity} prunes nothing or everything; give one between 0 and 1")
 

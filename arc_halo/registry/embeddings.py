@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +42,7 @@ class Match:
     label: str | None
     row_index: int
     similarity: float
-    owner_id: uuid.UUID
+    owner_id: uuid.UUID = field(repr=False)
 
 
 class Matches(list[Match]):

@@ -139,3 +139,10 @@ def test_eight_upgrades_at_once_of_an_embedded_database(home: Path):
     ended = [(*process.communicate(timeout=240), process.returncode) for process in processes]
     assert {code for _, _, code in ended} == {0}, [error for _, error, _ in ended]
     assert sorted("upgraded" in said for said, _, _ in ended) == [False] * 7 + [True]
+
+
+def test_doctor_counts_versions_and_models(stored: CommandLine, bert_folder: Path):
+    for name in ("m", "n"):
+        stored.run("model", "import", bert_folder, "--name", name)
+    findings = {each["subject"]: each["state"] for each in stored.json("db", "doctor")["findings"]}
+    assert ", 3 versions of 2 models, " in findings["content"]

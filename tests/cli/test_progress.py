@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import arc_halo
 from arc_halo.cli import progress
 from arc_halo.cli.progress import progress_bars
+
+PACKAGE = Path(arc_halo.__file__).parent
+PHASES = {
+    phase for path in PACKAGE.rglob("*.py") for phase in re.findall(r'Meter\(\w+, "(\w+)"', path.read_text("utf-8"))
+}
+
+
+@pytest.mark.parametrize("phase", sorted(PHASES))
+def test_every_phase_has_a_word(monkeypatch, phase):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "console", lambda **_: screen)
+    with progress_bars(silent=False) as report:
+        report(phase, 1, 2)
+    assert re.search(rf"\b{phase}\b", screen.file.getvalue()) is None
 
 
 def test_nothing_is_drawn_where_nobody_looks(capsys):

@@ -12,6 +12,7 @@ from arc_halo.quantization.sparsity import (
     Energy,
     Mask,
     Pattern,
+    check_sparsity,
     find_threshold,
     prune_smallest,
     share,
@@ -135,3 +136,15 @@ def test_a_mask_takes_rows_and_columns_out_of_blocks():
 
 def test_the_first_of_equal_scores_are_the_smallest():
     assert smallest(np.array([3.0, 1.0, 1.0, 0.0]), 2).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(("sparsity", "meant"), [(50, "0.5"), (2.5, "0.025"), (90.0, "0.9")])
+def test_per_cent_is_no_share(sparsity, meant):
+    with pytest.raises(ConfigurationError, match=rf"did you mean {meant}\?"):
+        check_sparsity(sparsity)
+
+
+@pytest.mark.parametrize("sparsity", [0, 1, 100, -50, float("nan"), float("inf")])
+def test_what_is_no_share_at_all(sparsity):
+    with pytest.raises(ConfigurationError, match="give one between 0 and 1"):
+        check_sparsity(sparsity)

@@ -43,6 +43,8 @@ def test_similar_tokens_are_those_of_numpy(session, minibert):
     matrix = read_tensor(session, minibert, "embeddings.word_embeddings.weight")
     king = VOCABULARY.index("king")
     found = find_similar_tokens(session, minibert, "king", 5)
+    assert repr(found[0]).startswith("Match(label=")
+    assert str(found[0].owner_id) not in repr(found)
     expected = [row for row in ranked(matrix, matrix[king], 6) if row != king]
     assert [match.row_index for match in found] == expected
     assert [match.label for match in found] == [VOCABULARY[row] for row in expected]
