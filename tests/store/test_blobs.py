@@ -90,6 +90,7 @@ def test_a_short_object_and_one_that_is_gone_are_told(blobs, folder):
     ids=["get", "list all", "list", "delete"],
 )
 def test_only_a_put_makes_the_folder(blobs, folder, read):
+    folder.rmdir()
     with pytest.raises(BlobStoreError, match=rf"{folder.as_uri()} is no folder; is it mounted, or is the URL another"):
         read(blobs)
     assert not folder.exists()
