@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Numbers:
     """Numbers known by their bits or by their order; the other form is made when somebody asks for it.
 
-    A chain of deltas is decoded in the order of the numbers from its root to its end: turning each into bits, and those
-    into the order again for the next, took as long as decoding them. Arrays that are handed out are not to be changed.
+    A chain of deltas is decoded in the order of the numbers from its root to its end, rather than turned into bits by
+    each link and into the order again by the next. Arrays that are handed out are not to be changed.
     """
 
     def __init__(self, dtype: DType, *, bits: Bits | None = None, ordered: Ordered | None = None) -> None:

@@ -12,8 +12,7 @@ import torch
 from arc_halo.dtypes import by_name, of_array
 from arc_halo.errors import TensorError
 from arc_halo.registry import create_model, find_model, iter_tensors
-from arc_halo.registry.forms import stored_forms
-from arc_halo.registry.reading import names_of, weights_of
+from arc_halo.registry.reading import choose_tensors, weights_of
 
 if TYPE_CHECKING:
     import uuid
@@ -75,12 +74,11 @@ def load_state_dict(
     """
     found = find_model(session, model)
     weights = {weight.name: weight for weight in weights_of(session, found)}
-    forms = stored_forms(found, list(weights.values())) if dequantize else {}
-    asked = names_of(weights, forms) if names is None else list(names)
+    asked, forms = choose_tensors(found, weights, names, dequantize=dequantize)
     # What is tied is read once, under the first name that was asked for.
     first: dict[object, str] = {}
-    root = {name: weights[name].tied_to_id or weights[name].id for name in asked if name in weights}
-    read = [name for name in asked if name not in root or first.setdefault(root[name], name) == name]
+    root = {name: weights[name].tied_to_id or weights[name].id for name in asked}
+    read = [name for name in asked if first.setdefault(root[name], name) == name]
     for name in root:
         if name not in forms and by_name(weights[name].tensor.dtype).numpy is None:
             raise TensorError(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from arc_halo.dtypes import by_name
 from arc_halo.errors import ArcHaloError
-from arc_halo.registry.forms import refuse_lasting_blocks, restore, stored_forms
+from arc_halo.registry.forms import restore
 from arc_halo.registry.naming import find_model
-from arc_halo.registry.reading import names_of, tensor_not_found, weights_of
+from arc_halo.registry.reading import choose_tensors, weights_of
 from arc_halo.settings import load_settings
 from arc_halo.store import Meter, Progress, Wanted, get_arrays, read_pieces
 from arc_halo.store.cache import ReadCache
@@ -89,16 +89,9 @@ def load_model(
     (384, 384)
     """
     found = find_model(session, model)
-    rows = weights_of(session, found)
-    weights = {weight.name: weight.tensor for weight in rows}
-    forms = stored_forms(found, rows) if dequantize else {}
-    asked = names_of(weights, forms) if names is None else list(names)
-    for name in asked:
-        if name not in weights:
-            raise tensor_not_found(found, name, weights)
-    if dequantize and names is not None:
-        named = frozenset(asked)
-        refuse_lasting_blocks(found, [weight for weight in rows if weight.name in named])
+    rows = {weight.name: weight for weight in weights_of(session, found)}
+    asked, forms = choose_tensors(found, rows, names, dequantize=dequantize)
+    weights = {name: weight.tensor for name, weight in rows.items()}
     stored = [part for name in asked for part in (forms[name].parts if name in forms else (name,))]
     arrays = _load(session, weights, stored, cache=cache, verify=verify, progress=progress)
     return {

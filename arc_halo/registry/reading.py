@@ -110,13 +110,7 @@ def iter_tensors(
     """
     found = find_model(session, model)
     by_name = {weight.name: weight for weight in weights_of(session, found)}
-    forms = stored_forms(found, list(by_name.values())) if dequantize else {}
-    asked = names_of(by_name, forms) if names is None else list(names)
-    for name in asked:
-        if name not in by_name:
-            raise tensor_not_found(found, name, by_name)
-    if dequantize and names is not None:
-        refuse_lasting_blocks(found, [by_name[name] for name in asked])
+    asked, forms = choose_tensors(found, by_name, names, dequantize=dequantize)
     parts = [forms[name].parts if name in forms else (name,) for name in asked]
     wanted = [Wanted(part, by_name[part].tensor_id, by_name[part].tensor.nbytes) for each in parts for part in each]
     arrays = get_arrays(session, wanted)
@@ -125,10 +119,29 @@ def iter_tensors(
         yield name, restore(forms[name], stored) if name in forms else stored[0]
 
 
-def names_of(weights: Iterable[str], forms: Mapping[str, StoredForm]) -> list[str]:
-    """Names of weights without those that are part of another's form."""
-    parts = {part for form in forms.values() for part in form.parts[1:]}
-    return [name for name in weights if name not in parts]
+def choose_tensors(
+    model: Model, weights: Mapping[str, ModelWeight], names: Iterable[str] | None, *, dequantize: bool
+) -> tuple[list[str], Mapping[str, StoredForm]]:
+    """The names that are asked for, and the forms that are to be made floats of.
+
+    Raises
+    ------
+    TensorNotFound
+        The model has no such tensor.
+    QuantizationError
+        A tensor of ``names`` is to be floats and is in blocks that cannot be dequantised.
+    """
+    forms = stored_forms(model, list(weights.values())) if dequantize else {}
+    if names is None:
+        parts = {part for form in forms.values() for part in form.parts[1:]}
+        return [name for name in weights if name not in parts], forms
+    asked = list(names)
+    for name in asked:
+        if name not in weights:
+            raise tensor_not_found(model, name, weights)
+    if dequantize:
+        refuse_lasting_blocks(model, [weights[name] for name in asked])
+    return asked, forms
 
 
 def check_model(
