@@ -9,10 +9,12 @@ Tensors
     Weight        a model's use of a tensor under a name (ModelWeight)
     Embedding     a vector with an owner, to be searched
 Training
-    Session       a run of a model (TrainingSession); Attempt one start or restart of it (TrainingAttempt)
+    Session       a run of a model (TrainingSession); Attempt one start or restart of it (TrainingAttempt), Rank one
+                  of its processes (TrainingRank)
     Series        one metric of one attempt (MetricSeries); its points are TrainingMetric, once sealed MetricSegment
-    Checkpoint    a state to go back to (ModelCheckpoint): CheckpointTensor and OptimizerState; GradientCheckpoint is
-                  another thing: how a layer's activations are kept for the backward pass
+    Checkpoint    a state to go back to (ModelCheckpoint): CheckpointTensor and OptimizerState, and of each rank what
+                  it brought (CheckpointRank); GradientCheckpoint is another thing: how a layer's activations are kept
+                  for the backward pass
 Inference
     Session       a model in use (InferenceSession), its InferenceMetric and AttentionPattern
     Namespace     all that must be equal for a cache hit (CacheNamespace); KVCacheBlock, KVCachePayload and
@@ -31,6 +33,13 @@ Importing this package makes ``Base.metadata`` complete, functions and triggers 
 """
 
 from arc_halo.schema.base import Base
+from arc_halo.schema.checkpoints import (
+    CheckpointRank,
+    CheckpointTensor,
+    GradientCheckpoint,
+    ModelCheckpoint,
+    OptimizerState,
+)
 from arc_halo.schema.core import AttentionHead, Model, ModelAlias, ModelFile, ModelLineage, TransformerLayer
 from arc_halo.schema.fusion import (
     CognitiveMemory,
@@ -54,14 +63,11 @@ from arc_halo.schema.inference import (
 )
 from arc_halo.schema.tensors import Chunk, Embedding, ModelWeight, Tensor, TensorChunk
 from arc_halo.schema.training import (
-    CheckpointTensor,
-    GradientCheckpoint,
     MetricSegment,
     MetricSeries,
-    ModelCheckpoint,
-    OptimizerState,
     TrainingAttempt,
     TrainingMetric,
+    TrainingRank,
     TrainingSession,
 )
 from arc_halo.schema.upkeep import BlobDeletion, Operation, UploadLease, Verification
@@ -75,6 +81,7 @@ __all__ = [
     "BlobDeletion",
     "CacheNamespace",
     "CachedActivation",
+    "CheckpointRank",
     "CheckpointTensor",
     "Chunk",
     "CognitiveMemory",
@@ -113,6 +120,7 @@ __all__ = [
     "TrainingAttempt",
     "TrainingMetric",
     "TrainingProgress",
+    "TrainingRank",
     "TrainingSession",
     "TransformerLayer",
     "UnsoundLayer",

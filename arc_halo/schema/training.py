@@ -1,12 +1,12 @@
-"""Training: runs and their attempts, metrics, checkpoints, optimizer state and recomputation of activations."""
+"""Training: runs, their attempts and ranks, and metrics."""
 
-# ruff: noqa: TC001, TC003  (SQLAlchemy evaluates the annotations of mapped classes)
+# ruff: noqa: TC003  (SQLAlchemy evaluates the annotations of mapped classes)
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
@@ -36,8 +36,10 @@ from arc_halo.schema.columns import (
     not_negative,
     reference,
 )
-from arc_halo.schema.core import EMPTY_OBJECT, Model, TransformerLayer
-from arc_halo.schema.tensors import ModelWeight, Tensor
+from arc_halo.schema.core import EMPTY_OBJECT, Model
+
+if TYPE_CHECKING:
+    from arc_halo.schema.checkpoints import ModelCheckpoint
 
 METRIC_PARTITIONS = 4
 SEGMENT_POINTS = 4096
@@ -97,6 +99,7 @@ class TrainingAttempt(Base):
         CheckConstraint("parent_number < attempt_number", name="parent_is_older"),
         CheckConstraint("(parent_number IS NULL) = (fork_step IS NULL)", name="fork_step_of_parent"),
         closed_set("status", "running", "completed", "failed", "lost"),
+        closed_set("verified_level", "L0", "L1", "L2"),
         *digest_length("code_digest", "environment_digest"),
         *not_negative("attempt_number", "fork_step"),
     )
@@ -116,6 +119,13 @@ class TrainingAttempt(Base):
     provenance: Mapped[dict[str, Any]] = mapped_column(
         default=dict, server_default=EMPTY_OBJECT, comment="commit, changes, packages, hardware, seeds"
     )
+    boot_id: Mapped[str | None] = mapped_column(comment="start of the machine: tells whether its pid can be asked for")
+    process_started_at: Mapped[dt.datetime | None] = mapped_column(comment="tells it from a later one of its pid")
+    verified_level: Mapped[str | None] = mapped_column(
+        comment="L0 provenance kept, L1 run again with equal results, L2 resumed bit for bit; null: not compared"
+    )
+    # No foreign key: what was verified stays so when the other attempt is deleted.
+    verified_against_id: Mapped[uuid.UUID | None] = mapped_column(comment="attempt it was compared with")
     error: Mapped[str | None]
     started_at: Mapped[Now]
     heartbeat_at: Mapped[Now] = mapped_column(comment="an attempt that is silent for too long may be taken over")
@@ -133,6 +143,33 @@ class TrainingAttempt(Base):
     series: Mapped[list[MetricSeries]] = relationship(
         back_populates="attempt", passive_deletes="all", order_by="MetricSeries.id"
     )
+    ranks: Mapped[list[TrainingRank]] = relationship(
+        back_populates="attempt", passive_deletes="all", order_by="TrainingRank.rank"
+    )
+
+
+class TrainingRank(Base):
+    """One process of an attempt that trains in several; the attempt itself is kept by rank 0."""
+
+    __tablename__ = "training_ranks"
+    __table_args__ = (
+        closed_set("status", "running", "completed", "failed", "lost"),
+        CheckConstraint("rank < world_size", name="rank_below_world_size"),
+        *not_negative("rank"),
+    )
+
+    attempt_id: Mapped[uuid.UUID] = mapped_column(reference("training_attempts"), primary_key=True)
+    rank: Mapped[Int] = mapped_column(primary_key=True)
+    world_size: Mapped[Int]
+    status: Mapped[str] = mapped_column(default="running", server_default="running")
+    host: Mapped[str | None]
+    pid: Mapped[Int | None]
+    error: Mapped[str | None]
+    started_at: Mapped[Now]
+    heartbeat_at: Mapped[Now]
+    ended_at: Mapped[dt.datetime | None]
+
+    attempt: Mapped[TrainingAttempt] = relationship(back_populates="ranks")
 
 
 class MetricSeries(Base):
@@ -220,147 +257,3 @@ class MetricSegment(Base):
     epochs: Mapped[list[float | None]] = mapped_column(ARRAY(Double))
     point_values: Mapped[list[float]] = mapped_column(ARRAY(Double))
     recorded_times: Mapped[list[dt.datetime]] = mapped_column(ARRAY(TIMESTAMP(timezone=True)))
-
-
-class ModelCheckpoint(Base):
-    """A state a run can go back to: weights, optimizer, random state and data position of one step."""
-
-    __tablename__ = "model_checkpoints"
-    __table_args__ = (
-        ForeignKeyConstraint(
-            ["training_session_id", "attempt_id"],
-            ["arc_halo.training_attempts.training_session_id", "arc_halo.training_attempts.id"],
-            ondelete="CASCADE",
-        ),
-        closed_set("checkpoint_type", "full", "weights", "optimizer"),
-        closed_set("status", "pending", "published", "failed"),
-        CheckConstraint("(status = 'published') = (published_at IS NOT NULL)", name="published_has_time"),
-        CheckConstraint("status <> 'published' OR manifest_digest IS NOT NULL", name="published_has_manifest"),
-        CheckConstraint("NOT is_best OR status = 'published'", name="best_is_published"),
-        *digest_length("manifest_digest"),
-        *not_negative("step", "epoch", "nbytes"),
-        Index(None, "training_session_id", "attempt_id"),
-        # Of two writers of one step the second learns that it came late.
-        Index(
-            "ix_model_checkpoints_published",
-            "attempt_id",
-            "step",
-            "checkpoint_type",
-            unique=True,
-            postgresql_where=text("status = 'published'"),
-        ),
-        Index(
-            "ix_model_checkpoints_best",
-            "training_session_id",
-            "checkpoint_type",
-            unique=True,
-            postgresql_where=text("is_best"),
-        ),
-    )
-
-    id: Mapped[Key]
-    training_session_id: Mapped[uuid.UUID] = mapped_column(reference("training_sessions"))
-    attempt_id: Mapped[uuid.UUID]
-    step: Mapped[int]
-    epoch: Mapped[float | None]
-    checkpoint_type: Mapped[str] = mapped_column(default="full", server_default="full")
-    status: Mapped[str] = mapped_column(default="pending", server_default="pending")
-    is_best: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
-    metrics: Mapped[dict[str, Any]] = mapped_column(
-        default=dict, server_default=EMPTY_OBJECT, comment="last values at this step"
-    )
-    manifest_digest: Mapped[Digest | None] = mapped_column(comment="Merkle root over tensors and optimizer state")
-    nbytes: Mapped[int | None] = mapped_column(comment="of all its tensors, before they are shared and compressed")
-    rng_state: Mapped[dict[str, Any] | None] = mapped_column(comment="of each rank; large states are tensors")
-    data_loader_state: Mapped[dict[str, Any] | None] = mapped_column(comment="where each rank stands in the data")
-    scheduler_state: Mapped[dict[str, Any] | None]
-    scaler_state: Mapped[dict[str, Any] | None]
-    lsn: Mapped[str | None] = mapped_column(comment="WAL position of its publication: a branch may start there")
-    created_at: Mapped[Now]
-    published_at: Mapped[dt.datetime | None]
-
-    training_session: Mapped[TrainingSession] = relationship(
-        back_populates="checkpoints", foreign_keys=training_session_id
-    )
-    attempt: Mapped[TrainingAttempt] = relationship(
-        primaryjoin="foreign(ModelCheckpoint.attempt_id) == TrainingAttempt.id"
-    )
-    tensors: Mapped[list[CheckpointTensor]] = relationship(
-        back_populates="checkpoint", passive_deletes="all", order_by="CheckpointTensor.position"
-    )
-    optimizer_states: Mapped[list[OptimizerState]] = relationship(
-        back_populates="checkpoint",
-        passive_deletes="all",
-        order_by="OptimizerState.parameter_name, OptimizerState.state_name",
-    )
-
-
-class CheckpointTensor(Base):
-    """A tensor of a checkpoint under its name: the checkpoint's manifest."""
-
-    __tablename__ = "checkpoint_tensors"
-    __table_args__ = (
-        closed_set("component", "weights", "gradients", "rng", "other"),
-        *not_negative("position"),
-    )
-
-    checkpoint_id: Mapped[uuid.UUID] = mapped_column(reference("model_checkpoints"), primary_key=True)
-    component: Mapped[str] = mapped_column(primary_key=True, default="weights", server_default="weights")
-    name: Mapped[str] = mapped_column(primary_key=True)
-    position: Mapped[Int]
-    tensor_id: Mapped[uuid.UUID] = mapped_column(reference("tensor_metadata", ondelete="RESTRICT"), index=True)
-    weight_id: Mapped[uuid.UUID | None] = mapped_column(
-        reference("model_weights", ondelete="SET NULL"), index=True, comment="the model's weight it is a state of"
-    )
-
-    checkpoint: Mapped[ModelCheckpoint] = relationship(back_populates="tensors")
-    tensor: Mapped[Tensor] = relationship()
-    weight: Mapped[ModelWeight | None] = relationship()
-
-
-class OptimizerState(Base):
-    """What an optimizer remembers of one parameter: a tensor such as exp_avg, or a number."""
-
-    __tablename__ = "optimizer_state"
-    __table_args__ = (
-        CheckConstraint("num_nonnulls(tensor_id, scalar_value) = 1", name="tensor_or_scalar"),
-        *not_negative("group_index", "step_count"),
-    )
-
-    checkpoint_id: Mapped[uuid.UUID] = mapped_column(reference("model_checkpoints"), primary_key=True)
-    parameter_name: Mapped[str] = mapped_column(primary_key=True)
-    state_name: Mapped[str] = mapped_column(primary_key=True, comment="exp_avg, exp_avg_sq, momentum_buffer, step, ...")
-    tensor_id: Mapped[uuid.UUID | None] = mapped_column(reference("tensor_metadata", ondelete="RESTRICT"), index=True)
-    scalar_value: Mapped[float | None]
-    step_count: Mapped[int | None] = mapped_column(comment="updates of the parameter so far")
-    group_index: Mapped[Int] = mapped_column(default=0, server_default=text("0"), comment="parameter group")
-    hyperparameters: Mapped[dict[str, Any]] = mapped_column(
-        default=dict, server_default=EMPTY_OBJECT, comment="learning rate, betas, weight decay of the group"
-    )
-
-    checkpoint: Mapped[ModelCheckpoint] = relationship(back_populates="optimizer_states")
-    tensor: Mapped[Tensor | None] = relationship()
-
-
-class GradientCheckpoint(Timestamped, Base):
-    """How a layer's activations are kept for the backward pass, and what that was measured to cost."""
-
-    __tablename__ = "gradient_checkpoints"
-    __table_args__ = (
-        UniqueConstraint("training_session_id", "layer_id"),
-        closed_set("strategy", "none", "full", "selective", "offload"),
-        *not_negative("recompute_seconds", "activation_nbytes", "kept_nbytes", "peak_memory_nbytes"),
-    )
-
-    id: Mapped[Key]
-    training_session_id: Mapped[uuid.UUID] = mapped_column(reference("training_sessions"))
-    layer_id: Mapped[uuid.UUID] = mapped_column(reference("transformer_layers"), index=True)
-    strategy: Mapped[str] = mapped_column(default="none", server_default="none")
-    recompute_seconds: Mapped[float | None] = mapped_column(comment="forward time spent again in the backward pass")
-    activation_nbytes: Mapped[int | None] = mapped_column(comment="what the layer keeps without checkpointing")
-    kept_nbytes: Mapped[int | None] = mapped_column(comment="what it keeps under this strategy")
-    peak_memory_nbytes: Mapped[int | None]
-    measured_at: Mapped[dt.datetime | None] = mapped_column(comment="null: the figures are estimates")
-
-    training_session: Mapped[TrainingSession] = relationship()
-    layer: Mapped[TransformerLayer] = relationship()

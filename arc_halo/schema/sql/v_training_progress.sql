@@ -18,7 +18,7 @@ SELECT s.id AS training_session_id,
   FROM arc_halo.training_sessions AS s
   JOIN arc_halo.models AS m ON m.id = s.model_id
   LEFT JOIN LATERAL (
-    SELECT t.*
+    SELECT t.id, t.attempt_number, t.parent_number, t.fork_step, t.status, t.started_at, t.heartbeat_at
       FROM arc_halo.training_attempts AS t
      WHERE t.training_session_id = s.id
      ORDER BY t.attempt_number DESC
