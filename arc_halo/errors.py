@@ -41,6 +41,8 @@
     │   ├── TensorNotFound
     │   └── TokenNotFound
     ├── ModelExists (ValueError)                name and version are taken
+    ├── MetricError (ValueError)                a metric, step or point that cannot be recorded
+    ├── RunInUse (RuntimeError)                 somebody trains it
     ├── QuantizationError (ValueError)          a model that is quantised already, or is not
     └── LineageError (ValueError)               a model that would be its own origin
 
@@ -231,6 +233,14 @@ class TokenNotFound(NotFound):
 
 class ModelExists(ArcHaloError, ValueError):
     """A model of that name and version is already there."""
+
+
+class MetricError(ArcHaloError, ValueError):
+    """A metric's name, scope or context, or a point of it, that cannot be recorded."""
+
+
+class RunInUse(ArcHaloError, RuntimeError):
+    """A training run whose newest attempt is alive."""
 
 
 class QuantizationError(ArcHaloError, ValueError):
