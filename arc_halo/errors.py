@@ -37,12 +37,17 @@
     ├── TensorError (ValueError)                an array that cannot be stored as it is
     │   └── SliceError (IndexError)             rows outside the tensor
     ├── NotFound (LookupError)
+    │   ├── CheckpointNotFound
     │   ├── ModelNotFound
     │   ├── TensorNotFound
     │   └── TokenNotFound
     ├── ModelExists (ValueError)                name and version are taken
     ├── MetricError (ValueError)                a metric, step or point that cannot be recorded
     ├── RunInUse (RuntimeError)                 somebody trains it
+    ├── AttemptLost (RuntimeError)              somebody else has taken the run over, or it has ended
+    ├── CheckpointError (ValueError)            a state that cannot be saved or loaded as it is
+    │   ├── CheckpointExists                    its attempt has one of that step and type
+    │   └── RanksMissing                        not every rank has brought its part
     ├── QuantizationError (ValueError)          a model that is quantised already, or is not
     └── LineageError (ValueError)               a model that would be its own origin
 
@@ -219,6 +224,10 @@ class NotFound(ArcHaloError, LookupError):
     """Nothing has that name."""
 
 
+class CheckpointNotFound(NotFound):
+    """There is no such checkpoint, or it was not published."""
+
+
 class ModelNotFound(NotFound):
     """No model has that name, version or alias."""
 
@@ -241,6 +250,22 @@ class MetricError(ArcHaloError, ValueError):
 
 class RunInUse(ArcHaloError, RuntimeError):
     """A training run whose newest attempt is alive."""
+
+
+class AttemptLost(ArcHaloError, RuntimeError):
+    """A training attempt that was taken over or has ended, and may not write any more."""
+
+
+class CheckpointError(ArcHaloError, ValueError):
+    """A training state that cannot be saved, or a checkpoint that cannot be loaded, as it is."""
+
+
+class CheckpointExists(CheckpointError):
+    """The attempt has a checkpoint of that step and type."""
+
+
+class RanksMissing(CheckpointError):
+    """A checkpoint whose ranks have not all brought their part, or whose parts leave holes."""
 
 
 class QuantizationError(ArcHaloError, ValueError):
