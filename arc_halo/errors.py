@@ -40,7 +40,9 @@
     │   ├── CheckpointNotFound
     │   ├── ModelNotFound
     │   ├── TensorNotFound
-    │   └── TokenNotFound
+    │   ├── TokenNotFound
+    │   ├── RunNotFound
+    │   └── MetricNotFound
     ├── ModelExists (ValueError)                name and version are taken
     ├── MetricError (ValueError)                a metric, step or point that cannot be recorded
     ├── RunInUse (RuntimeError)                 somebody trains it
@@ -238,6 +240,14 @@ class TensorNotFound(NotFound):
 
 class TokenNotFound(NotFound):
     """The model's vocabulary has no such token."""
+
+
+class RunNotFound(NotFound):
+    """No training run has that name or id."""
+
+
+class MetricNotFound(NotFound):
+    """The run has recorded no metric of that name, scope and context."""
 
 
 class ModelExists(ArcHaloError, ValueError):

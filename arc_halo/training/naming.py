@@ -1,0 +1,122 @@
+"""Which run is meant: ``model/name``, or the beginning of its id; and which metric of it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Text, cast, false, or_, select
+from sqlalchemy.orm import joinedload
+
+from arc_halo.errors import MetricNotFound, RunNotFound
+from arc_halo.registry.naming import named
+from arc_halo.schema import Model, ModelAlias, TrainingSession
+from arc_halo.schema.columns import TENANT_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import Session
+
+_ID: Final = re.compile(r"[0-9a-f-]{4,36}")
+_NEAR: Final = 5
+_ASKED: Final = 1000
+"""How many of the newest runs are looked through for near names."""
+
+
+def find_run(session: Session, reference: TrainingSession | uuid.UUID | str) -> TrainingSession:
+    """The run of a reference, its model loaded with it.
+
+    ``model/name``, where ``model`` may be ``name@version`` or ``name@alias``; a name alone is the newest version that
+    has such a run. Or an id, of which four and more of its first characters are enough where they tell it apart.
+
+    Raises
+    ------
+    RunNotFound
+        There is none, or several ids begin so; the message lists those that come near.
+
+    Examples
+    --------
+    >>> find_run(session, "minilm/tune").status  # doctest: +SKIP
+    'completed'
+    """
+    if isinstance(reference, TrainingSession):
+        return reference
+    if isinstance(reference, uuid.UUID):
+        runs = _runs(session, TrainingSession.id == reference)
+    elif not reference.isprintable():
+        raise RunNotFound(f"no training run {reference!r}; names are of printable characters")
+    else:
+        runs = _runs(session, _is_called(reference))[:1] or _runs_by_id(session, reference.lower())
+    if len(runs) > 1:
+        ids = ", ".join(f"{each.id} ({run_name(each)})" for each in runs[:_NEAR])
+        raise RunNotFound(f"several ids begin with {str(reference)!r}: {ids}; give more of it")
+    if not runs:
+        raise RunNotFound(f"no training run {str(reference)!r}; {_near_runs(session, str(reference))}")
+    return runs[0]
+
+
+def run_name(run: TrainingSession) -> str:
+    """What a run is called where a version must be told from others: ``model@version/name``."""
+    return f"{run.model.name}@{run.model.version}/{run.name}"
+
+
+def _runs(session: Session, condition: ColumnElement[bool]) -> Sequence[TrainingSession]:
+    ordered = (
+        select(TrainingSession)
+        .join(TrainingSession.model)
+        .where(TrainingSession.tenant_id == TENANT_ID, condition)
+        .order_by(Model.created_at.desc(), Model.id.desc(), TrainingSession.id.desc())
+        .options(joinedload(TrainingSession.model))
+    )
+    return session.scalars(ordered.limit(_NEAR + 1)).all()
+
+
+def _is_called(reference: str) -> ColumnElement[bool]:
+    """Names may have slashes themselves, so each of them may be the one between model and run."""
+    parts = [(reference[:at], reference[at + 1 :]) for at, letter in enumerate(reference) if letter == "/"]
+    return or_(false(), *(_is_model(model) & (TrainingSession.name == name) for model, name in parts))
+
+
+def _is_model(reference: str) -> ColumnElement[bool]:
+    name, at, selector = reference.rpartition("@")
+    if not at:
+        return named(Model, reference)
+    is_version = Model.version == selector
+    return named(Model, name) & (is_version | Model.aliases.any(ModelAlias.alias == selector))
+
+
+def _runs_by_id(session: Session, prefix: str) -> Sequence[TrainingSession]:
+    if not _ID.fullmatch(prefix):
+        return []
+    return _runs(session, cast(TrainingSession.id, Text).startswith(prefix, autoescape=True))
+
+
+def _near_runs(session: Session, reference: str) -> str:
+    newest = (
+        select(Model.name, TrainingSession.name)
+        .join(TrainingSession.model)
+        .where(TrainingSession.tenant_id == TENANT_ID)
+        .order_by(TrainingSession.id.desc())
+        .limit(_ASKED)
+    )
+    known = list(dict.fromkeys(f"{model}/{name}" for model, name in session.execute(newest)))
+    if not known:
+        return "the database holds no run; training_run() begins one"
+    return _near(reference, known, "there are")
+
+
+def metric_not_found(run: TrainingSession, metric: str, known: Iterable[str]) -> MetricNotFound:
+    """The error for a metric that a run has not recorded, with those that come near."""
+    names = sorted(set(known))
+    hint = _near(metric, names, "it has") if names else "it has recorded nothing"
+    return MetricNotFound(f"{run_name(run)} has no metric {metric!r}; {hint}")
+
+
+def _near(given: str, known: Sequence[str], otherwise: str) -> str:
+    if near := get_close_matches(given, known, _NEAR):
+        return f"did you mean {' or '.join(near)}?"
+    return f"{otherwise} {', '.join(known[:_NEAR])}" + (", ..." if len(known) > _NEAR else "")
