@@ -98,7 +98,7 @@ class TrainingAttempt(Base):
         Index(None, "training_session_id", "parent_number"),
         CheckConstraint("parent_number < attempt_number", name="parent_is_older"),
         CheckConstraint("(parent_number IS NULL) = (fork_step IS NULL)", name="fork_step_of_parent"),
-        closed_set("status", "running", "completed", "failed", "lost"),
+        closed_set("status", "running", "completed", "failed", "stopped", "lost"),
         closed_set("verified_level", "L0", "L1", "L2"),
         *digest_length("code_digest", "environment_digest"),
         *not_negative("attempt_number", "fork_step"),
@@ -153,7 +153,7 @@ class TrainingRank(Base):
 
     __tablename__ = "training_ranks"
     __table_args__ = (
-        closed_set("status", "running", "completed", "failed", "lost"),
+        closed_set("status", "running", "completed", "failed", "stopped", "lost"),
         CheckConstraint("rank < world_size", name="rank_below_world_size"),
         *not_negative("rank"),
     )
