@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("data-model.md")
 BODIES = Path(schema.__file__).parent / "sql"
-DOMAINS = ("core", "tensors", "training", "inference", "fusion", "views")
+DOMAINS = ("core", "tensors", "training", "checkpoints", "inference", "fusion", "views")
 INTRODUCTION = """\
 # Data model
 

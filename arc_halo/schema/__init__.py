@@ -11,7 +11,8 @@ Tensors
 Training
     Session       a run of a model (TrainingSession); Attempt one start or restart of it (TrainingAttempt), Rank one
                   of its processes (TrainingRank)
-    Series        one metric of one attempt (MetricSeries); its points are TrainingMetric, once sealed MetricSegment
+    Series        one metric of one attempt (MetricSeries), with a MetricSummary; its points are TrainingMetric, once
+                  sealed MetricSegment
     Checkpoint    a state to go back to (ModelCheckpoint): CheckpointTensor and OptimizerState, and of each rank what
                   it brought (CheckpointRank); GradientCheckpoint is another thing: how a layer's activations are kept
                   for the backward pass
@@ -26,8 +27,8 @@ Fusion
 Upkeep
     UploadLease, Operation, BlobDeletion, Verification: what the database remembers of work on itself
 Views
-    ModelArchitecture, TrainingProgress, ReactorStatus, TensorStatistics, ModelStorage, ModelFamily, DuplicateTensor,
-    UnsoundLayer: computed, read-only
+    ModelArchitecture, TrainingProgress, TrainingPoint, ReactorStatus, TensorStatistics, ModelStorage, ModelFamily,
+    DuplicateTensor, UnsoundLayer: computed, read-only
 
 Importing this package makes ``Base.metadata`` complete, functions and triggers included.
 """
@@ -65,13 +66,14 @@ from arc_halo.schema.tensors import Chunk, Embedding, ModelWeight, Tensor, Tenso
 from arc_halo.schema.training import (
     MetricSegment,
     MetricSeries,
+    MetricSummary,
     TrainingAttempt,
     TrainingMetric,
     TrainingRank,
     TrainingSession,
 )
 from arc_halo.schema.upkeep import BlobDeletion, Operation, UploadLease, Verification
-from arc_halo.schema.views import ModelArchitecture, ReactorStatus, TensorStatistics, TrainingProgress
+from arc_halo.schema.views import ModelArchitecture, ReactorStatus, TensorStatistics, TrainingPoint, TrainingProgress
 from arc_halo.schema.weight_views import DuplicateTensor, ModelFamily, ModelStorage, UnsoundLayer
 
 __all__ = [
@@ -98,6 +100,7 @@ __all__ = [
     "KVCacheStatistics",
     "MetricSegment",
     "MetricSeries",
+    "MetricSummary",
     "Model",
     "ModelAlias",
     "ModelArchitecture",
@@ -119,6 +122,7 @@ __all__ = [
     "TensorStatistics",
     "TrainingAttempt",
     "TrainingMetric",
+    "TrainingPoint",
     "TrainingProgress",
     "TrainingRank",
     "TrainingSession",

@@ -28,7 +28,19 @@ for _name in (
     "expire_caches",
     "ensure_time_partitions",
     "reset_weights_digest",
-    "check_metric_series",
+    "note_points",
+    "note_deleted_points",
+    "note_segments",
+    "describe_segment",
+    "add_to_metric_summaries",
+    "summarize_metric_series",
+    "lock_metric_series",
+    "write_points",
+    "merge_sealed_points",
+    "seal_series",
+    "unseal_series",
+    "attempt_line",
+    "metric_history",
     "delete_metric_points",
     "check_interaction_graph",
     "refuse_state_change",
@@ -62,10 +74,24 @@ declare(
     " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.reset_weights_digest()",
     "CREATE TRIGGER tr_training_metrics_inserted AFTER INSERT ON arc_halo.training_metrics"
     " REFERENCING NEW TABLE AS new_points"
-    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.check_metric_series()",
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()",
     "CREATE TRIGGER tr_training_metrics_updated AFTER UPDATE ON arc_halo.training_metrics"
-    " REFERENCING NEW TABLE AS new_points"
-    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.check_metric_series()",
+    " REFERENCING OLD TABLE AS old_points NEW TABLE AS new_points"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()",
+    "CREATE TRIGGER tr_training_metrics_deleted AFTER DELETE ON arc_halo.training_metrics"
+    " REFERENCING OLD TABLE AS old_points"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_deleted_points()",
+    "CREATE TRIGGER tr_metric_segments_described BEFORE INSERT OR UPDATE ON arc_halo.metric_segments"
+    " FOR EACH ROW EXECUTE FUNCTION arc_halo.describe_segment()",
+    "CREATE TRIGGER tr_metric_segments_inserted AFTER INSERT ON arc_halo.metric_segments"
+    " REFERENCING NEW TABLE AS new_segments"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_segments()",
+    "CREATE TRIGGER tr_metric_segments_updated AFTER UPDATE ON arc_halo.metric_segments"
+    " REFERENCING OLD TABLE AS old_segments NEW TABLE AS new_segments"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_segments()",
+    "CREATE TRIGGER tr_metric_segments_deleted AFTER DELETE ON arc_halo.metric_segments"
+    " REFERENCING OLD TABLE AS old_segments"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_segments()",
     "CREATE TRIGGER tr_metric_series_deleted AFTER DELETE ON arc_halo.metric_series"
     " REFERENCING OLD TABLE AS old_series"
     " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.delete_metric_points()",

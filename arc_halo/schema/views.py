@@ -9,7 +9,7 @@ import uuid
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, Table, Text, Uuid, event, text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, Table, Text, Uuid, event, text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, relationship
 from sqlalchemy.sql.ddl import CreateView
@@ -19,7 +19,7 @@ from arc_halo.schema.base import SCHEMA, Base
 from arc_halo.schema.core import Model
 from arc_halo.schema.functions import sql_source
 from arc_halo.schema.fusion import Reactor
-from arc_halo.schema.training import TrainingSession
+from arc_halo.schema.training import MetricSeries, TrainingSession
 
 
 def view(name: str, *columns: Column[Any], materialized: bool = False) -> Table:
@@ -76,6 +76,32 @@ class ModelArchitecture(ReadOnly, Base):
     stored_nbytes: Mapped[int]
 
     model: Mapped[Model] = relationship(viewonly=True, primaryjoin="foreign(ModelArchitecture.model_id) == Model.id")
+
+
+class TrainingPoint(ReadOnly, Base):
+    """Every point of every metric series, sealed or not."""
+
+    __table__ = view(
+        "v_training_points",
+        Column("series_id", Integer),
+        Column("step", BigInteger),
+        Column("epoch", Double),
+        Column("value", Double),
+        Column("recorded_at", TIMESTAMP(timezone=True)),
+        Column("is_sealed", Boolean, comment="whether it stands in a segment"),
+    )
+    __mapper_args__ = MappingProxyType({"primary_key": [__table__.c.series_id, __table__.c.step]})
+
+    series_id: Mapped[int]
+    step: Mapped[int]
+    epoch: Mapped[float | None]
+    value: Mapped[float]
+    recorded_at: Mapped[dt.datetime]
+    is_sealed: Mapped[bool]
+
+    series: Mapped[MetricSeries] = relationship(
+        viewonly=True, primaryjoin="foreign(TrainingPoint.series_id) == MetricSeries.id"
+    )
 
 
 class TrainingProgress(ReadOnly, Base):

@@ -88,7 +88,9 @@ def test_functions_say_whether_they_read_or_write(ask):
         "SELECT proname FROM pg_proc WHERE pronamespace = 'arc_halo'::regnamespace AND provolatile = 's'"
         " AND proparallel = 's' ORDER BY proname"
     )
-    assert pure == ["calculate_model_parameters", "compare_weights", "get_latest_checkpoint"]
+    assert pure == [
+        "attempt_line", "calculate_model_parameters", "compare_weights", "get_latest_checkpoint", "metric_history"
+    ]  # fmt: skip
 
 
 def test_nobody_can_write_through_the_views(ask):

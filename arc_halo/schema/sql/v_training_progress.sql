@@ -18,7 +18,7 @@ SELECT s.id AS training_session_id,
   FROM arc_halo.training_sessions AS s
   JOIN arc_halo.models AS m ON m.id = s.model_id
   LEFT JOIN LATERAL (
-    SELECT t.id, t.attempt_number, t.parent_number, t.fork_step, t.status, t.started_at, t.heartbeat_at
+    SELECT t.attempt_number, t.fork_step, t.status, t.started_at, t.heartbeat_at
       FROM arc_halo.training_attempts AS t
      WHERE t.training_session_id = s.id
      ORDER BY t.attempt_number DESC
@@ -29,33 +29,37 @@ SELECT s.id AS training_session_id,
            / NULLIF(extract(epoch FROM a.heartbeat_at - a.started_at), 0)::double precision AS steps_per_second
  ) AS pace
  CROSS JOIN LATERAL (
-    -- From the newest attempt to its oldest ancestor: of each, the steps after its own fork and up to its child's.
-    WITH RECURSIVE line AS (
-        SELECT a.id, a.parent_number, COALESCE(a.fork_step, -1) AS after_step, 9223372036854775807 AS through_step
-        UNION ALL
-        SELECT p.id, p.parent_number, COALESCE(p.fork_step, -1), LEAST(line.after_step, line.through_step)
-          FROM line
-          JOIN arc_halo.training_attempts AS p
-            ON p.training_session_id = s.id AND p.attempt_number = line.parent_number
+    WITH series AS (
+        -- Of a series that counts as a whole its summary is enough; of one that a fork cuts, points are read.
+        SELECT n.id, n.name, n.scope, n.context, n.goal, line.after_step, line.through_step, m.last_step, m.last_value,
+               m.min_value, m.min_at_step, m.max_value, m.max_at_step,
+               m.first_step > line.after_step AND m.last_step <= line.through_step AS counts_whole
+          FROM arc_halo.attempt_line(s.id) AS line
+          JOIN arc_halo.metric_series AS n ON n.attempt_id = line.attempt_id AND n.goal IS NOT NULL
+          JOIN arc_halo.metric_summaries AS m ON m.series_id = n.id
+         WHERE m.last_step > line.after_step AND m.first_step <= line.through_step
     ), points AS (
         SELECT n.name, n.scope, n.context, n.goal, p.step, p.value
-          FROM line
-          JOIN arc_halo.metric_series AS n ON n.attempt_id = line.id AND n.goal IS NOT NULL
-          JOIN arc_halo.training_metrics AS p ON p.series_id = n.id
-         WHERE p.step > line.after_step AND p.step <= line.through_step
+          FROM series AS n
+         CROSS JOIN LATERAL (VALUES (n.last_step, n.last_value), (n.min_at_step, n.min_value),
+                                    (n.max_at_step, n.max_value)) AS p (step, value)
+         WHERE n.counts_whole AND p.step IS NOT NULL
         UNION ALL
-        -- Of a segment that counts as a whole its summary is enough; only one that a fork cuts is unpacked.
         SELECT n.name, n.scope, n.context, n.goal, p.step, p.value
-          FROM line
-          JOIN arc_halo.metric_series AS n ON n.attempt_id = line.id AND n.goal IS NOT NULL
+          FROM series AS n
+          JOIN arc_halo.training_metrics AS p ON p.series_id = n.id
+         WHERE NOT n.counts_whole AND p.step > n.after_step AND p.step <= n.through_step
+        UNION ALL
+        SELECT n.name, n.scope, n.context, n.goal, p.step, p.value
+          FROM series AS n
           JOIN arc_halo.metric_segments AS g ON g.series_id = n.id
-         CROSS JOIN LATERAL (
-            SELECT g.first_step > line.after_step AND g.last_step <= line.through_step AS counts_whole) AS cut
+         CROSS JOIN LATERAL (SELECT g.first_step > n.after_step AND g.last_step <= n.through_step AS counts_whole) AS cut
          CROSS JOIN LATERAL unnest(
             CASE WHEN cut.counts_whole THEN ARRAY[g.min_at_step, g.max_at_step, g.last_step] ELSE g.steps END,
             CASE WHEN cut.counts_whole THEN ARRAY[g.min_value, g.max_value, g.last_value] ELSE g.point_values END
          ) AS p (step, value)
-         WHERE p.step > line.after_step AND p.step <= line.through_step
+         WHERE NOT n.counts_whole AND g.last_step > n.after_step AND g.first_step <= n.through_step
+           AND p.step > n.after_step AND p.step <= n.through_step
     ), summaries AS (
         -- Arrays compare element by element, so min and max find the step along with the value; the earliest of equals.
         SELECT points.scope || '/' || points.name || COALESCE(' ' || NULLIF(points.context, '{}')::text, '') AS metric,
