@@ -93,7 +93,12 @@ def manifest_root(entries: Iterable[tuple[str, DType, Sequence[int], bytes]]) ->
             raise TensorError(f"tensor {name!r} stands twice in one manifest; give each weight a name of its own")
         leaf = struct.pack("<Q", len(key)) + key + tensor_header(dtype, shape) + digest
         leaves[key] = blake3(leaf, derive_key_context=_MANIFEST_LEAF_CONTEXT).digest()
-    level = [leaves[key] for key in sorted(leaves)]
+    return merkle_root([leaves[key] for key in sorted(leaves)])
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """The root over hashes in their order; how nodes are made stands in `manifest_root`."""
+    level = list(leaves)
     while len(level) > 1:
         paired = [_node(level[i] + level[i + 1]) for i in range(0, len(level) - 1, 2)]
         level = paired + level[len(paired) * 2 :]

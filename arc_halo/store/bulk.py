@@ -31,10 +31,10 @@ def _vector(value: np.ndarray) -> bytes:
     return _VECTOR_HEADER(value.shape[0], 0) + value.astype(">f4").tobytes()
 
 
-def _as_text(value: np.ndarray | Sequence[int] | None) -> str | None:
-    """Vectors and arrays inside an array: PostgreSQL has no ragged ones, so they travel as text."""
-    if value is None:
-        return None
+def _as_text(value: np.ndarray | Sequence[int] | str | None) -> str | None:
+    """Vectors and arrays inside an array: PostgreSQL has no ragged ones, so they travel as text, as JSON does."""
+    if value is None or isinstance(value, str):
+        return value
     if isinstance(value, np.ndarray):
         return "[" + ",".join(map(repr, value.tolist())) + "]"
     return "{" + ",".join(map(str, value)) + "}"
@@ -62,7 +62,7 @@ class Column:
     @property
     def unnested(self) -> str:
         """Type of the elements that `unnest` is given."""
-        return "text" if self.type in ("public.vector", "bigint[]") else self.type
+        return "text" if self.type in ("public.vector", "bigint[]", "jsonb") else self.type
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,12 @@ class BulkTable:
     columns: tuple[Column, ...]
 
     def insert(self, connection: psycopg.Connection[Any], rows: Sequence[Sequence[Any]], *, by_copy: bool) -> None:
-        """Insert rows in their order; a duplicate aborts the statement, so callers hold a savepoint.
+        """Insert rows, if any, in their order; a duplicate aborts the statement, so callers hold a savepoint.
 
         Payloads pass through in buffers of their own: nothing larger than ``_GATHER_NBYTES`` is copied.
         """
+        if not rows:
+            return
         with connection.cursor() as cursor:
             if by_copy:
                 self._copy(cursor, rows)
@@ -135,8 +137,7 @@ class BulkTable:
             list(map(_as_text, column_values)) if column.unnested != column.type else list(column_values)
             for column, column_values in zip(self.columns, zip(*rows, strict=True), strict=True)
         ]
-        if values:
-            cursor.execute(statement, values)
+        cursor.execute(statement, values)
 
     @property
     def _identifier(self) -> sql.Identifier:

@@ -1,0 +1,150 @@
+"""Which checkpoint is meant: one by its id, the newest of a run's line, or the newest of a model."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from sqlalchemy import select, text
+
+from arc_halo.errors import AttemptLost, CheckpointNotFound
+from arc_halo.registry import find_model
+from arc_halo.schema import Model, ModelCheckpoint, TrainingAttempt, TrainingSession
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from arc_halo.training.checkpoint import CheckpointType
+
+CheckpointReference: TypeAlias = ModelCheckpoint | TrainingSession | Model | uuid.UUID | str
+"""A checkpoint or its id; a run, for the newest of its line; a model or its reference, for the newest of its runs."""
+
+# An attempt, and of each ancestor what is before the fork.
+_ON_LINE: Final = """
+WITH RECURSIVE line (attempt_id, training_session_id, attempt_number, parent_number, through_step, fork_step) AS (
+    SELECT a.id, a.training_session_id, a.attempt_number, a.parent_number, CAST(:step AS bigint), a.fork_step
+      FROM arc_halo.training_attempts AS a WHERE a.id = :attempt
+     UNION ALL
+    SELECT p.id, p.training_session_id, p.attempt_number, p.parent_number, least(l.through_step, l.fork_step),
+           p.fork_step
+      FROM line AS l
+      JOIN arc_halo.training_attempts AS p
+        ON p.training_session_id = l.training_session_id AND p.attempt_number = l.parent_number)
+SELECT c.* FROM line AS l
+  JOIN arc_halo.model_checkpoints AS c ON c.attempt_id = l.attempt_id
+ WHERE c.status = 'published' AND (l.through_step IS NULL OR c.step <= l.through_step)
+   AND c.checkpoint_type = ANY(CAST(:types AS text[]))
+ ORDER BY l.attempt_number DESC, c.step DESC, c.published_at DESC LIMIT 1
+"""
+_ALL_TYPES: Final = ("full", "weights", "optimizer")
+
+
+def latest_checkpoint(
+    session: Session,
+    owner: TrainingSession | Model | uuid.UUID | str,
+    *,
+    checkpoint_type: CheckpointType | None = None,
+) -> ModelCheckpoint | None:
+    """The newest published checkpoint; None if there is none.
+
+    Parameters
+    ----------
+    owner
+        A run or its id: the last on the line of its newest attempt, so not one that was rewound past. A model or its
+        reference: the one that was published last in any of its runs, as ``get_latest_checkpoint`` says.
+    checkpoint_type
+        Any, by default.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no such run or model.
+    """
+    session.flush()
+    run = owner if isinstance(owner, TrainingSession) else None
+    if isinstance(owner, uuid.UUID):
+        run = session.get(TrainingSession, owner)
+    if run is None:
+        return _latest_of_model(session, find_model(session, owner), checkpoint_type)  # type: ignore[arg-type]  # no run
+    newest = select(TrainingAttempt.id).where(TrainingAttempt.training_session_id == run.id)
+    attempt_id = session.scalar(newest.order_by(TrainingAttempt.attempt_number.desc()).limit(1))
+    return None if attempt_id is None else checkpoint_on_line(session, attempt_id, None, checkpoint_type)
+
+
+def checkpoint_on_line(
+    session: Session, attempt_id: uuid.UUID, step: int | None = None, checkpoint_type: CheckpointType | None = None
+) -> ModelCheckpoint | None:
+    """The last published checkpoint on an attempt's line that is not after a step."""
+    types = list(_ALL_TYPES if checkpoint_type is None else (checkpoint_type,))
+    statement = select(ModelCheckpoint).from_statement(text(_ON_LINE))
+    return session.scalars(
+        statement,
+        {"attempt": attempt_id, "step": step, "types": types},
+        execution_options={"populate_existing": True},
+    ).one_or_none()
+
+
+def find_checkpoint(session: Session, reference: CheckpointReference) -> ModelCheckpoint:
+    """The published checkpoint of a reference, as the database has it now.
+
+    Raises
+    ------
+    CheckpointNotFound
+        There is none, or it was not published.
+    ModelNotFound
+        There is no such model.
+    """
+    session.flush()
+    if isinstance(reference, ModelCheckpoint):
+        return _published(session, reference.id)
+    if isinstance(reference, uuid.UUID) and session.get(ModelCheckpoint, reference) is not None:
+        return _published(session, reference)
+    found = latest_checkpoint(session, reference)
+    if found is None:
+        raise CheckpointNotFound(f"{reference!r} has no published checkpoint yet; save one first")
+    return found
+
+
+def find_attempt(session: Session, attempt: TrainingAttempt | uuid.UUID) -> TrainingAttempt:
+    """The attempt as the database has it now.
+
+    Raises
+    ------
+    AttemptLost
+        It was deleted.
+    """
+    session.flush()
+    attempt_id = attempt.id if isinstance(attempt, TrainingAttempt) else attempt
+    found = session.get(TrainingAttempt, attempt_id, populate_existing=True)
+    if found is None:
+        raise AttemptLost(f"training attempt {attempt_id} is not there any more: its run was deleted; begin a new one")
+    return found
+
+
+def _published(session: Session, checkpoint_id: uuid.UUID) -> ModelCheckpoint:
+    found = session.get(ModelCheckpoint, checkpoint_id, populate_existing=True)
+    if found is None:
+        raise CheckpointNotFound(f"checkpoint {checkpoint_id} is not there any more; look for the latest of its run")
+    if found.status != "published":
+        raise CheckpointNotFound(
+            f"checkpoint {checkpoint_id} of step {found.step} is {found.status}: not all of it was written; "
+            "take one that was published"
+        )
+    return found
+
+
+def _latest_of_model(session: Session, model: Model, checkpoint_type: CheckpointType | None) -> ModelCheckpoint | None:
+    if checkpoint_type is None:
+        call = text("SELECT * FROM arc_halo.get_latest_checkpoint(:model)")
+        statement = select(ModelCheckpoint).from_statement(call)
+        return session.scalars(
+            statement, {"model": model.id}, execution_options={"populate_existing": True}
+        ).one_or_none()
+    found = select(ModelCheckpoint).join(TrainingSession, ModelCheckpoint.training_session_id == TrainingSession.id)
+    found = found.where(
+        TrainingSession.model_id == model.id,
+        ModelCheckpoint.status == "published",
+        ModelCheckpoint.checkpoint_type == checkpoint_type,
+    )
+    newest = found.order_by(ModelCheckpoint.published_at.desc(), ModelCheckpoint.id.desc()).limit(1)
+    return session.scalars(newest, execution_options={"populate_existing": True}).one_or_none()
