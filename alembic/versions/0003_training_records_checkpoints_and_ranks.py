@@ -2,7 +2,7 @@
 
 Revision ID: 0003
 Revises: 0002
-Create Date: 2026-11-29 03:43:03.951449
+Create Date: 2026-11-29 03:59:58.542589
 """
 
 from __future__ import annotations
@@ -413,6 +413,26 @@ def upgrade() -> None:
         "COMMENT ON FUNCTION arc_halo.unseal_series IS 'Unpacks the segments of a series that reach "
         "beyond a step into single points again; returns how many points.'"
     )
+    op.execute(
+        "CREATE FUNCTION arc_halo.forget_gradients() RETURNS trigger\n"
+        "LANGUAGE plpgsql AS $$\n"
+        "BEGIN\n"
+        "    UPDATE arc_halo.model_weights AS w SET gradient_tensor_id = NULL\n"
+        "      FROM old_tensors AS o\n"
+        "     WHERE o.component = 'gradients' AND w.id = o.weight_id AND w.gradient_tensor_id = "
+        "o.tensor_id\n"
+        "       AND NOT EXISTS (\n"
+        "        SELECT FROM arc_halo.checkpoint_tensors AS c\n"
+        "         WHERE c.weight_id = o.weight_id AND c.component = 'gradients' AND c.tensor_id = "
+        "o.tensor_id);\n"
+        "    RETURN NULL;\n"
+        "END\n"
+        "$$"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.forget_gradients IS 'Trigger function: weights let go of gradients "
+        "that no checkpoint holds any more, so that prune may have them.'"
+    )
     op.create_table(
         "training_ranks",
         sa.Column("attempt_id", sa.Uuid(), nullable=False),
@@ -443,12 +463,18 @@ def upgrade() -> None:
         ),
         sa.Column("rng_state", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("data_loader_state", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column(
+            "optimizer_groups",
+            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
+            nullable=True,
+            comment="as the checkpoint's, of this rank's parameters",
+        ),
         sa.Column("written_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("nbytes >= 0", name=op.f("ck_checkpoint_ranks_nbytes_not_negative")),
         sa.CheckConstraint("rank >= 0", name=op.f("ck_checkpoint_ranks_rank_not_negative")),
         sa.PrimaryKeyConstraint("checkpoint_id", "rank", name=op.f("pk_checkpoint_ranks")),
         schema="arc_halo",
-        comment="What one rank has brought to a checkpoint; it is published when all of them have.",
+        comment="What one rank has brought to a checkpoint; it is published when all of them have, and takes their states over.",
     )
     op.create_table(
         "metric_summaries",
@@ -612,7 +638,12 @@ def upgrade() -> None:
     )
     op.add_column(
         "optimizer_state",
-        sa.Column("scalar_dtype", sa.Text(), nullable=True, comment="of a tensor without axes; null: a plain number"),
+        sa.Column(
+            "scalar_dtype",
+            sa.Text(),
+            nullable=True,
+            comment="of a tensor without axes, else int or bool; null: a plain float",
+        ),
         schema="arc_halo",
     )
     op.add_column(
@@ -635,6 +666,15 @@ def upgrade() -> None:
         sa.Column(
             "full_shape", postgresql.ARRAY(sa.BigInteger()), nullable=True, comment="of the whole that it is a part of"
         ),
+        schema="arc_halo",
+    )
+    op.alter_column(
+        "optimizer_state",
+        "hyperparameters",
+        existing_type=postgresql.JSONB(astext_type=sa.Text()),
+        comment="learning rate, betas, ...; in the first row of each group",
+        existing_comment="learning rate, betas, weight decay of the group",
+        existing_nullable=False,
         schema="arc_halo",
     )
     op.create_check_constraint(
@@ -963,6 +1003,11 @@ def upgrade() -> None:
         "OLD TABLE AS old_segments FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_segments()"
     )
     op.execute(
+        "CREATE TRIGGER tr_checkpoint_tensors_deleted AFTER DELETE ON arc_halo.checkpoint_tensors "
+        "REFERENCING OLD TABLE AS old_tensors FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.forget_gradients()"
+    )
+    op.execute(
         "CREATE VIEW arc_halo.v_training_points AS SELECT t.series_id, t.step, t.epoch, t.value, "
         "t.recorded_at, false AS is_sealed\n"
         "  FROM arc_halo.training_metrics AS t\n"
@@ -1257,6 +1302,7 @@ def downgrade() -> None:
         "COMMENT ON COLUMN arc_halo.v_training_progress.heartbeat_age_seconds IS 'null unless the attempt is running'"
     )
     op.execute("DROP VIEW arc_halo.v_training_points")
+    op.execute("DROP TRIGGER tr_checkpoint_tensors_deleted ON arc_halo.checkpoint_tensors")
     op.execute("DROP TRIGGER tr_metric_segments_deleted ON arc_halo.metric_segments")
     op.execute("DROP TRIGGER tr_metric_segments_updated ON arc_halo.metric_segments")
     op.execute("DROP TRIGGER tr_metric_segments_inserted ON arc_halo.metric_segments")
@@ -1291,6 +1337,15 @@ def downgrade() -> None:
     op.drop_constraint(op.f("ck_optimizer_state_shard_dimensions"), "optimizer_state", schema="arc_halo", type_="check")
     op.drop_constraint(
         op.f("ck_optimizer_state_scalar_dtype_of_scalar"), "optimizer_state", schema="arc_halo", type_="check"
+    )
+    op.alter_column(
+        "optimizer_state",
+        "hyperparameters",
+        existing_type=postgresql.JSONB(astext_type=sa.Text()),
+        comment="learning rate, betas, weight decay of the group",
+        existing_comment="learning rate, betas, ...; in the first row of each group",
+        existing_nullable=False,
+        schema="arc_halo",
     )
     op.drop_column("optimizer_state", "full_shape", schema="arc_halo")
     op.drop_column("optimizer_state", "shard_offsets", schema="arc_halo")
@@ -1340,6 +1395,7 @@ def downgrade() -> None:
     op.drop_table("metric_summaries", schema="arc_halo")
     op.drop_table("checkpoint_ranks", schema="arc_halo")
     op.drop_table("training_ranks", schema="arc_halo")
+    op.execute("DROP FUNCTION arc_halo.forget_gradients()")
     op.execute("DROP FUNCTION arc_halo.unseal_series(integer,bigint)")
     op.execute("DROP FUNCTION arc_halo.seal_series(integer,bigint)")
     op.execute(

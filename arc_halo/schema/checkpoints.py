@@ -126,7 +126,7 @@ class ModelCheckpoint(Base):
 
 
 class CheckpointRank(Base):
-    """What one rank has brought to a checkpoint; it is published when all of them have."""
+    """What one rank has brought to a checkpoint; it is published when all of them have, and takes their states over."""
 
     __tablename__ = "checkpoint_ranks"
     __table_args__ = (*not_negative("rank", "nbytes"),)
@@ -136,6 +136,9 @@ class CheckpointRank(Base):
     nbytes: Mapped[int] = mapped_column(comment="of its tensors, before they are shared and compressed")
     rng_state: Mapped[dict[str, Any] | None]
     data_loader_state: Mapped[dict[str, Any] | None]
+    optimizer_groups: Mapped[list[Any] | None] = mapped_column(
+        JSONB(none_as_null=True), comment="as the checkpoint's, of this rank's parameters"
+    )
     written_at: Mapped[Now]
 
     checkpoint: Mapped[ModelCheckpoint] = relationship(back_populates="ranks")
@@ -201,11 +204,13 @@ class OptimizerState(Sharded, Base):
     state_name: Mapped[str] = mapped_column(primary_key=True, comment="exp_avg, exp_avg_sq, momentum_buffer, step, ...")
     tensor_id: Mapped[uuid.UUID | None] = mapped_column(reference("tensor_metadata", ondelete="RESTRICT"), index=True)
     scalar_value: Mapped[float | None]
-    scalar_dtype: Mapped[str | None] = mapped_column(comment="of a tensor without axes; null: a plain number")
+    scalar_dtype: Mapped[str | None] = mapped_column(
+        comment="of a tensor without axes, else int or bool; null: a plain float"
+    )
     step_count: Mapped[int | None] = mapped_column(comment="updates of the parameter so far")
     group_index: Mapped[Int] = mapped_column(default=0, server_default=text("0"), comment="parameter group")
     hyperparameters: Mapped[dict[str, Any]] = mapped_column(
-        default=dict, server_default=EMPTY_OBJECT, comment="learning rate, betas, weight decay of the group"
+        default=dict, server_default=EMPTY_OBJECT, comment="learning rate, betas, ...; in the first row of each group"
     )
 
     checkpoint: Mapped[ModelCheckpoint] = relationship(back_populates="optimizer_states")

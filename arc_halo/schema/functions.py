@@ -42,6 +42,7 @@ for _name in (
     "attempt_line",
     "metric_history",
     "delete_metric_points",
+    "forget_gradients",
     "check_interaction_graph",
     "refuse_state_change",
     "refresh_statistics",
@@ -95,6 +96,9 @@ declare(
     "CREATE TRIGGER tr_metric_series_deleted AFTER DELETE ON arc_halo.metric_series"
     " REFERENCING OLD TABLE AS old_series"
     " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.delete_metric_points()",
+    "CREATE TRIGGER tr_checkpoint_tensors_deleted AFTER DELETE ON arc_halo.checkpoint_tensors"
+    " REFERENCING OLD TABLE AS old_tensors"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.forget_gradients()",
     "CREATE TRIGGER tr_model_interaction_graph_checked"
     " AFTER INSERT OR UPDATE OF reactor_id, source_id, target_id, interaction_type OR DELETE"
     " ON arc_halo.model_interaction_graph"
