@@ -187,3 +187,33 @@ def _checked(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     if (steps[1:] <= steps[:-1]).any():
         raise MetricError("steps must ascend, each once; sort them and keep the last of equal ones")
     return steps, values
+
+
+def resample(steps: np.ndarray, values: np.ndarray, length: int) -> np.ndarray:
+    """A curve at ``length`` places at equal distances from its first step to its last, as the means around them.
+
+    What is not finite is left out; places without points are interpolated between those that have some.
+
+    Returns
+    -------
+    ndarray
+        float64, shape (length,); empty if no value is finite.
+
+    Raises
+    ------
+    MetricError
+        Steps do not ascend, or there are to be no places.
+    """
+    steps, values = _checked(steps, values)
+    _check_count(length)
+    finite = np.isfinite(values)
+    steps, values = steps[finite], values[finite]
+    if not len(steps):
+        return np.empty(0)
+    starts = _starts(steps, int(steps[-1]), length)
+    counts = np.diff(starts, append=len(steps))
+    offsets = (steps - steps[0]).astype(np.float64)
+    scale = max(float(np.abs(values).max()), _SCALE_BELOW)
+    means = np.add.reduceat(values / scale, starts) / counts
+    centres = np.add.reduceat(offsets, starts) / counts
+    return np.interp(np.linspace(0.0, offsets[-1], length), centres, means) * scale

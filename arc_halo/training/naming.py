@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Text, cast, false, or_, select
 from sqlalchemy.orm import joinedload
 
-from arc_halo.errors import MetricNotFound, RunNotFound
+from arc_halo.errors import MetricError, MetricNotFound, RunNotFound
 from arc_halo.registry.naming import named
 from arc_halo.schema import Model, ModelAlias, TrainingSession
 from arc_halo.schema.columns import TENANT_ID
@@ -18,9 +19,10 @@ from arc_halo.schema.columns import TENANT_ID
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Select
     from sqlalchemy.orm import Session
 
+SCOPES: Final = ("train", "validation", "test", "system")
 _ID: Final = re.compile(r"[0-9a-f-]{4,36}")
 _NEAR: Final = 5
 _ASKED: Final = 1000
@@ -59,20 +61,43 @@ def find_run(session: Session, reference: TrainingSession | uuid.UUID | str) -> 
     return runs[0]
 
 
+def runs_meant(session: Session, references: Iterable[TrainingSession | uuid.UUID | str]) -> list[TrainingSession]:
+    """The runs of references in their order, each once; ids by one query together, names as `find_run` does.
+
+    Raises
+    ------
+    RunNotFound
+        One of them means none.
+    """
+    asked = list(references)
+    ids = [each for each in asked if isinstance(each, uuid.UUID)]
+    by_id: dict[Any, TrainingSession] = {}
+    if ids:
+        by_id = {each.id: each for each in session.scalars(_ordered(TrainingSession.id.in_(ids)))}
+    found = (
+        by_id.get(each) or find_run(session, each) if isinstance(each, uuid.UUID) else find_run(session, each)
+        for each in asked
+    )
+    return list({each.id: each for each in found}.values())
+
+
 def run_name(run: TrainingSession) -> str:
     """What a run is called where a version must be told from others: ``model@version/name``."""
     return f"{run.model.name}@{run.model.version}/{run.name}"
 
 
 def _runs(session: Session, condition: ColumnElement[bool]) -> Sequence[TrainingSession]:
-    ordered = (
+    return session.scalars(_ordered(condition).limit(_NEAR + 1)).all()
+
+
+def _ordered(condition: ColumnElement[bool]) -> Select[TrainingSession]:
+    return (
         select(TrainingSession)
         .join(TrainingSession.model)
         .where(TrainingSession.tenant_id == TENANT_ID, condition)
         .order_by(Model.created_at.desc(), Model.id.desc(), TrainingSession.id.desc())
         .options(joinedload(TrainingSession.model))
     )
-    return session.scalars(ordered.limit(_NEAR + 1)).all()
 
 
 def _is_called(reference: str) -> ColumnElement[bool]:
@@ -107,6 +132,30 @@ def _near_runs(session: Session, reference: str) -> str:
     if not known:
         return "the database holds no run; training_run() begins one"
     return _near(reference, known, "there are")
+
+
+def parse_metric(metric: str | tuple[str, str, str]) -> list[tuple[str, str, dict[str, Any]]]:
+    """What ``loss``, ``validation/loss`` or ``train/loss {"rank": 1}`` may be: each time name, scope and context.
+
+    A name without a scope is of the scope ``train``; one that looks as if it had a scope may also be such a name. A
+    `SeriesKey` is itself.
+
+    Raises
+    ------
+    MetricError
+        What stands in braces is no JSON object.
+    """
+    if not isinstance(metric, str):
+        name, scope, context = metric
+        return [(name, scope, json.loads(context))]
+    name, brace, rest = metric.partition(" {")
+    try:
+        context = json.loads("{" + rest) if brace else {}
+    except ValueError as error:
+        raise MetricError(f"the context of {metric!r} is no JSON object: {error}; quote its keys") from error
+    scope, slash, short = name.partition("/")
+    keys = [(name, "train", context)]
+    return [*keys, (short, scope, context)] if slash and scope in SCOPES else keys
 
 
 def metric_not_found(run: TrainingSession, metric: str, known: Iterable[str]) -> MetricNotFound:

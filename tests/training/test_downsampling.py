@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arc_halo.errors import MetricError
-from arc_halo.training.downsampling import BUCKET, as_blocks, bucket_points, lttb, merge_blocks
+from arc_halo.training.downsampling import BUCKET, as_blocks, bucket_points, lttb, merge_blocks, resample
 
 VALUES = st.floats(width=64) | st.sampled_from([0.0, math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 5e-324])
 
@@ -124,3 +124,24 @@ def test_lttb_takes_the_largest_triangles(seed, count, wanted):
 def test_what_is_no_curve_is_refused(call):
     with pytest.raises(MetricError):
         call()
+
+
+@given(curves(st.floats(-1e300, 1e300) | st.sampled_from([math.nan, math.inf])), st.integers(1, 50))
+def test_resampled_values_stay_within_the_curve(curve, length):
+    steps, values = curve
+    finite = values[np.isfinite(values)]
+    resampled = resample(steps, values, length)
+    assert len(resampled) == (length if len(finite) else 0)
+    if len(finite):
+        slack = 1e-9 * np.abs(finite).max()
+        assert (resampled >= finite.min() - slack).all()
+        assert (resampled <= finite.max() + slack).all()
+
+
+def test_a_line_resampled_is_the_line():
+    steps = np.arange(0, 100_000, 7)
+    np.testing.assert_allclose(resample(steps, steps * 2.0, 384), np.linspace(0, steps[-1] * 2, 384), atol=300)
+
+
+def test_what_is_missing_is_interpolated():
+    np.testing.assert_allclose(resample(np.array([0, 10]), np.array([0.0, 1.0]), 11), np.linspace(0, 1, 11))

@@ -1,0 +1,188 @@
+"""Pictures of curves: a panel for each metric, a line for each run, its checkpoints and where it was resumed."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arc_halo.errors import ConfigurationError
+from arc_halo.training.smoothing import ema
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from arc_halo.training.curves import Curve
+    from arc_halo.training.landmarks import Landmarks
+
+# Okabe and Ito (2008): told apart with and without a colour vision deficiency, and in grey.
+COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+_ACROSS: Final = {1: 1, 2: 2, 3: 3, 4: 2}
+_WIDEST: Final = 3
+_GREY: Final = "#495057"
+_SETTINGS: Final[Any] = {"svg.hashsalt": "arc-halo", "svg.fonttype": "path", "font.size": 9.0}
+"""The same curves give the same file, whatever draws it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePlot:
+    """Curves with what they are drawn with; a picture in a notebook, a file by `save`."""
+
+    curves: Sequence[Curve] = field(repr=False)
+    landmarks: Mapping[uuid.UUID, Landmarks] = field(default_factory=dict, repr=False)
+    smoothing: float = 0.0
+    log: bool = False
+    title: str | None = None
+
+    def figure(self) -> Figure:
+        """A new figure of matplotlib, to be changed and saved by its own methods.
+
+        Raises
+        ------
+        ConfigurationError
+            matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure  # noqa: PLC0415  an extra
+        except ImportError as error:
+            raise ConfigurationError("pictures are drawn by matplotlib: pip install 'arc-halo[plot]'") from error
+        metrics = list(dict.fromkeys(curve.metric for curve in self.curves)) or [""]
+        across = _ACROSS.get(len(metrics), _WIDEST)
+        down = -(-len(metrics) // across)
+        figure = Figure(figsize=(2.2 + 4.6 * across, 0.6 + 2.9 * down), layout="constrained")
+        panels = figure.subplots(down, across, squeeze=False).ravel()
+        for panel, metric in zip(panels, metrics, strict=False):
+            self._draw(panel, metric)
+        for panel in panels[len(metrics) :]:
+            panel.set_axis_off()
+        self._label(figure, panels[0])
+        return figure
+
+    def save(self, path: Path) -> None:
+        """Write it as what the file's name says: ``.png``, ``.svg``, or whatever else matplotlib knows.
+
+        Raises
+        ------
+        ConfigurationError
+            matplotlib is not installed.
+        """
+        self._write(path, path.suffix.removeprefix("."))
+
+    def _write(self, target: Any, kind: str) -> None:
+        figure = self.figure()
+        from matplotlib import rc_context  # noqa: PLC0415  an extra, as above
+
+        with rc_context(_SETTINGS):
+            figure.savefig(target, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+
+    def _repr_png_(self) -> bytes | None:
+        """None without matplotlib: a notebook shows the text then."""
+        buffer = io.BytesIO()
+        try:
+            self._write(buffer, "png")
+        except ConfigurationError:
+            return None
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str | None:
+        png = self._repr_png_()
+        if png is None:
+            return None
+        said = ", ".join(dict.fromkeys(f"{each.metric} of {each.run}" for each in self.curves))
+        source = base64.b64encode(png).decode()
+        return f'<img alt="{escape(said)}" style="max-width:100%" src="data:image/png;base64,{source}">'
+
+    def _draw(self, panel: Axes, metric: str) -> None:
+        runs = self._runs()
+        for curve in self.curves:
+            if curve.metric == metric:
+                colour = COLOURS[runs.index(curve.run_id) % len(COLOURS)]
+                _draw_curve(panel, curve, colour, self.smoothing)
+                if curve.run_id in self.landmarks:
+                    _draw_landmarks(panel, self.landmarks[curve.run_id], colour)
+        panel.set_title(metric, loc="left", fontsize=10)
+        panel.set_yscale("log" if self.log else "linear")
+        panel.margins(x=0.01)
+        panel.grid(color="#e9ecef", linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_xlabel("step")
+
+    def _runs(self) -> list[uuid.UUID]:
+        return list(dict.fromkeys(curve.run_id for curve in self.curves))
+
+    def _label(self, figure: Figure, panel: Axes) -> None:
+        """A legend of the runs where there are several, and of the marks where there are any."""
+        from matplotlib.lines import Line2D  # noqa: PLC0415  an extra, as above
+
+        names = {curve.run_id: curve.run for curve in self.curves}
+        signs = [
+            Line2D([], [], color=COLOURS[place % len(COLOURS)], label=names[run])
+            for place, run in enumerate(self._runs())
+        ]
+        marks = list(self.landmarks.values())
+        if any(each.checkpoints.size for each in marks):
+            signs.append(Line2D([], [], marker="^", markersize=5, label="checkpoint", color=_GREY, linestyle="none"))
+        if any(each.best_checkpoints.size for each in marks):
+            signs.append(
+                Line2D([], [], marker="*", markersize=9, label="best checkpoint", color=_GREY, linestyle="none")
+            )
+        if any(each.forks for each in marks):
+            signs.append(Line2D([], [], color=_GREY, linestyle=":", label="resumed"))
+        if signs:
+            figure.legend(handles=signs, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        if self.title:
+            figure.suptitle(self.title, fontsize=11, x=0.01, ha="left")
+        if not self.curves:
+            panel.text(0.5, 0.5, "no points yet", ha="center", va="center", transform=panel.transAxes)
+
+
+def _draw_curve(panel: Axes, curve: Curve, colour: str, smoothing: float) -> None:
+    """The last value of each bucket as a line, over the range of its values; smoothed over the line that it was."""
+    buckets = curve.buckets
+    steps, values = buckets["last_step"], buckets["last_value"]
+    if (buckets["point_count"] > 1).any():
+        panel.fill_between(steps, buckets["min_value"], buckets["max_value"], color=colour, alpha=0.2, linewidth=0)
+    if smoothing:
+        panel.plot(steps, values, color=colour, alpha=0.35, linewidth=0.8)
+        values = ema(values, smoothing)
+    is_point = np.isfinite(values).sum() == 1
+    panel.plot(steps, values, color=colour, linewidth=1.4, marker="o" if is_point else None, markersize=3)
+
+
+def _draw_landmarks(panel: Axes, landmarks: Landmarks, colour: str) -> None:
+    """Checkpoints on the floor of the panel, a dotted line wherever an attempt took over."""
+    floor = panel.get_xaxis_transform()
+    for steps, marker, size in ((landmarks.checkpoints, "^", 5), (landmarks.best_checkpoints, "*", 9)):
+        panel.plot(
+            steps,
+            np.full(len(steps), 0.02),
+            transform=floor,
+            marker=marker,
+            markersize=size,
+            color=colour,
+            linestyle="none",
+            clip_on=False,
+        )
+    for fork in landmarks.forks:
+        panel.axvline(fork.step, color=colour, linestyle=":", linewidth=1)
+        panel.annotate(
+            f"attempt {fork.attempt_number}",
+            (fork.step, 1.0),
+            xycoords=floor,
+            xytext=(2, -2),
+            textcoords="offset points",
+            ha="left",
+            va="top",
+            fontsize=7,
+            color=colour,
+        )

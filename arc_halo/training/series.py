@@ -1,0 +1,132 @@
+"""Which series make the curves of a run: those of the attempts on its line, each with the steps that count."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import text
+
+from arc_halo.training.naming import metric_not_found, parse_metric, run_name, runs_meant
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Collection, Mapping, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from arc_halo.schema import TrainingSession
+
+LABEL: Final = "n.scope || '/' || n.name || COALESCE(' ' || NULLIF(n.context, '{}')::text, '')"
+"""SQL for what a series ``n`` is called, as in v_training_progress."""
+_SERIES: Final = text(f"""
+SELECT r.id AS run_id, n.id AS series_id, {LABEL} AS metric, n.name, n.scope, n.context, n.goal, line.attempt_number,
+       line.after_step, line.through_step
+  FROM unnest(CAST(:runs AS uuid[])) WITH ORDINALITY AS r (id, place)
+ CROSS JOIN LATERAL arc_halo.attempt_line(r.id, CAST(:attempt AS integer)) AS line
+  JOIN arc_halo.metric_series AS n ON n.attempt_id = line.attempt_id
+ WHERE :all OR EXISTS (
+    SELECT FROM unnest(CAST(:names AS text[]), CAST(:scopes AS text[]), CAST(:contexts AS jsonb[]))
+                AS k (name, scope, context)
+     WHERE k.name = n.name AND k.scope = n.scope AND k.context = n.context)
+ ORDER BY r.place, metric, line.attempt_number
+""")  # noqa: S608  # of this module's own text
+_METRICS: Final = text(f"""
+SELECT DISTINCT {LABEL}
+  FROM arc_halo.training_attempts AS a JOIN arc_halo.metric_series AS n ON n.attempt_id = a.id
+ WHERE a.training_session_id = :run
+""")  # noqa: S608  # as above
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A series of one attempt, and the steps of it that count: after one and through another."""
+
+    series_id: int
+    attempt_number: int
+    after_step: int
+    through_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A metric along the line of a run: stretches of its attempts, oldest first.
+
+    ``metric`` is ``scope/name``, with the context behind it where it has one; ``run`` is ``model@version/name``.
+    """
+
+    run_id: uuid.UUID
+    run: str
+    metric: str
+    name: str
+    scope: str
+    context: Mapping[str, Any]
+    goal: str | None
+    stretches: tuple[Stretch, ...]
+
+
+def find_tracks(
+    session: Session,
+    runs: Sequence[TrainingSession | uuid.UUID | str],
+    metrics: Collection[str | tuple[str, str, str]] | None = None,
+    *,
+    attempt: int | None = None,
+) -> list[Track]:
+    """The metrics of runs along their lines, run by run in the order given, by one statement for all.
+
+    Parameters
+    ----------
+    metrics
+        Names of the scope ``train``, or ``scope/name`` with the context as JSON behind a blank where there is one; all
+        by default. A run that has not recorded one is left out for it.
+    attempt
+        Whose line it is; by default the newest attempt's of each run.
+
+    Raises
+    ------
+    RunNotFound
+        There is no such run.
+    MetricNotFound
+        No run has recorded a metric that is asked for.
+    """
+    found = {each.id: each for each in runs_meant(session, runs)}
+    keys = {metric: parse_metric(metric) for metric in metrics or ()}
+    rows: dict[tuple[uuid.UUID, str], list[Any]] = {}
+    for row in session.execute(_SERIES, _asked(found, keys, attempt, is_all=metrics is None)):
+        rows.setdefault((row.run_id, row.metric), []).append(row)
+    tracks = [_track(found[run_id], parts) for (run_id, _), parts in rows.items()]
+    known = [(each.name, each.scope, each.context) for each in tracks]
+    for metric, candidates in keys.items():
+        if not any(each in known for each in candidates):
+            first = next(iter(found.values()))
+            shown = metric if isinstance(metric, str) else f"{metric[1]}/{metric[0]}"
+            raise metric_not_found(first, shown, metrics_of(session, first.id))
+    return tracks
+
+
+def _asked(
+    runs: Collection[uuid.UUID], keys: Mapping[Any, list[Any]], attempt: int | None, *, is_all: bool
+) -> dict[str, Any]:
+    candidates = [each for either in keys.values() for each in either]
+    return {
+        "runs": list(runs),
+        "attempt": attempt,
+        "all": is_all,
+        "names": [name for name, _, _ in candidates],
+        "scopes": [scope for _, scope, _ in candidates],
+        "contexts": [json.dumps(context) for _, _, context in candidates],
+    }
+
+
+def _track(run: TrainingSession, parts: Sequence[Any]) -> Track:
+    """The newest attempt says what the goal is."""
+    newest = parts[-1]
+    stretches = (Stretch(each.series_id, each.attempt_number, each.after_step, each.through_step) for each in parts)
+    named = (newest.metric, newest.name, newest.scope, newest.context, newest.goal)
+    return Track(run.id, run_name(run), *named, tuple(stretches))
+
+
+def metrics_of(session: Session, run_id: uuid.UUID) -> list[str]:
+    """What a run has recorded, whether it counts or not."""
+    return sorted(session.scalars(_METRICS, {"run": run_id}))
