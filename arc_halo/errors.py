@@ -49,7 +49,8 @@
     ├── AttemptLost (RuntimeError)              somebody else has taken the run over, or it has ended
     ├── CheckpointError (ValueError)            a state that cannot be saved or loaded as it is
     │   ├── CheckpointExists                    its attempt has one of that step and type
-    │   └── RanksMissing                        not every rank has brought its part
+    │   ├── RanksMissing                        not every rank has brought its part
+    │   └── StateMismatch                       its parameters are not those of the module or optimizer
     ├── QuantizationError (ValueError)          a model that is quantised already, or is not
     └── LineageError (ValueError)               a model that would be its own origin
 
@@ -276,6 +277,10 @@ class CheckpointExists(CheckpointError):
 
 class RanksMissing(CheckpointError):
     """A checkpoint whose ranks have not all brought their part, or whose parts leave holes."""
+
+
+class StateMismatch(CheckpointError):
+    """A checkpoint whose parameters are not those of the module or optimizer it is to be restored into."""
 
 
 class QuantizationError(ArcHaloError, ValueError):

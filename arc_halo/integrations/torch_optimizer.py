@@ -1,0 +1,155 @@
+"""An optimizer's state by the names of parameters, so that neither their order nor their number may shift it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from arc_halo.errors import StateMismatch
+from arc_halo.integrations.torch import to_numpy
+from arc_halo.integrations.torch_naming import some
+from arc_halo.integrations.torch_trees import from_plain, own_tensor, to_plain
+from arc_halo.training.optimizer import OptimizerSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_PARAMETERS = "params"
+
+
+class Captured(NamedTuple):
+    """A snapshot, and a tree of the states that belong to no parameter."""
+
+    snapshot: OptimizerSnapshot
+    shared: dict[Any, Any]
+
+
+def capture_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> Captured:
+    """The states of an optimizer by parameter name, over their own memory where that is on the CPU.
+
+    Parameters
+    ----------
+    names
+        Name of each parameter by its ``id``.
+
+    Raises
+    ------
+    StateMismatch
+        The optimizer has a parameter without a name.
+    """
+    groups = [_group(group, index, names) for index, group in enumerate(optimizer.param_groups)]
+    states: dict[str, dict[str, Any]] = {}
+    for parameter in (each for group in optimizer.param_groups for each in group[_PARAMETERS]):
+        name = names[id(parameter)]
+        for state_name, value in optimizer.state.get(parameter, {}).items():
+            path = f"{name}.{state_name}"
+            plain = to_numpy(value, path) if isinstance(value, torch.Tensor) else to_plain(value, path)
+            states.setdefault(name, {})[state_name] = plain
+    shared = {key: value for key, value in optimizer.state.items() if not isinstance(key, torch.Tensor)}
+    return Captured(OptimizerSnapshot(states, groups), to_plain(shared, "optimizer.state"))
+
+
+def _group(group: Mapping[str, Any], index: int, names: Mapping[int, str]) -> dict[str, Any]:
+    strangers = [position for position, parameter in enumerate(group[_PARAMETERS]) if id(parameter) not in names]
+    if strangers:
+        shape = tuple(group[_PARAMETERS][strangers[0]].shape)
+        raise StateMismatch(
+            f"group {index} of the optimizer has {len(strangers)} parameters that the model does not name, the first "
+            f"of shape {shape}; give as model a module that holds all of them, such as a ModuleDict"
+        )
+    plain = {key: to_plain(value, f"group {index}[{key!r}]") for key, value in group.items() if key != _PARAMETERS}
+    return plain | {_PARAMETERS: [names[id(parameter)] for parameter in group[_PARAMETERS]]}
+
+
+class OptimizerPlan:
+    """A snapshot that was found to fit an optimizer, ready to be put into it.
+
+    Raises
+    ------
+    StateMismatch
+        Groups do not hold the parameters that they held.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        snapshot: OptimizerSnapshot,
+        shared: Mapping[Any, Any],
+        names: Mapping[int, str],
+    ) -> None:
+        self._optimizer = optimizer
+        self._snapshot = snapshot
+        self._shared = shared
+        self._named = [[names.get(id(each), "") for each in group[_PARAMETERS]] for group in optimizer.param_groups]
+        self._source = _pair_groups(self._named, [list(group[_PARAMETERS]) for group in snapshot.groups])
+
+    def apply(self) -> None:
+        """Put it into the optimizer, each state in the type it was stored in."""
+        parameters = [each for group in self._optimizer.param_groups for each in group[_PARAMETERS]]
+        index = {name: position for position, name in enumerate(name for group in self._named for name in group)}
+        states = {index[name]: state for name, state in self._snapshot.states.items() if name in index}
+        simple = {position: _simple(state) for position, state in states.items()}
+        shared = from_plain(self._shared)
+        self._optimizer.load_state_dict({"state": simple | shared, "param_groups": self._groups(index)})
+        for position, state in states.items():
+            _keep_types(self._optimizer.state[parameters[position]], state, simple[position], parameters[position])
+
+    def _groups(self, index: Mapping[str, int]) -> list[dict[str, Any]]:
+        groups = [self._snapshot.groups[source] for source in self._source]
+        return [
+            {key: from_plain(value) for key, value in group.items() if key != _PARAMETERS}
+            | {_PARAMETERS: [index[name] for name in named]}
+            for group, named in zip(groups, self._named, strict=True)
+        ]
+
+
+def _simple(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors and numbers among the states of a parameter."""
+    return {
+        key: own_tensor(value) if isinstance(value, np.ndarray | np.generic) else value
+        for key, value in state.items()
+        if isinstance(value, np.ndarray | np.generic | int | float)
+    }
+
+
+def _keep_types(
+    kept: dict[str, Any], state: Mapping[str, Any], simple: Mapping[str, Any], parameter: torch.Tensor
+) -> None:
+    # load_state_dict turns states into the type of their parameter: float32 moments of a bfloat16 parameter would
+    # lose the bits that they are kept for. And what is iterable it makes anew from a generator, text among it.
+    for key, value in state.items():
+        if key not in simple:
+            kept[key] = from_plain(value, parameter.device)
+        elif isinstance(simple[key], torch.Tensor) and kept[key].dtype != simple[key].dtype:
+            kept[key] = simple[key].to(kept[key].device)
+
+
+def _pair_groups(present: Sequence[Sequence[str]], stored: Sequence[Sequence[str]]) -> list[int]:
+    """For each group of the optimizer the stored one with the same parameters, whatever their order."""
+    if len(present) == len(stored) and all(
+        set(left) == set(right) for left, right in zip(present, stored, strict=True)
+    ):
+        return list(range(len(present)))
+    by_names = {frozenset(group): index for index, group in enumerate(stored)}
+    pairs = [by_names.get(frozenset(group)) for group in present]
+    if len(present) == len(stored) and None not in pairs and len(set(pairs)) == len(pairs):
+        return [index for index in pairs if index is not None]
+    raise StateMismatch(_difference(present, stored))
+
+
+def _difference(present: Sequence[Sequence[str]], stored: Sequence[Sequence[str]]) -> str:
+    here, there = ({name for group in groups for name in group} for groups in (present, stored))
+    sizes = ", ".join(str(len(group)) for group in present), ", ".join(str(len(group)) for group in stored)
+    if here == there:
+        return (
+            f"the optimizer has the checkpoint's parameters in other groups, of {sizes[0]} in the place of {sizes[1]}; "
+            "make its groups as they were"
+        )
+    parts = [
+        f"{len(names)} only {where}: {some(names)}"
+        for names, where in ((there - here, "in the checkpoint"), (here - there, "in the optimizer"))
+        if names
+    ]
+    return f"the optimizer trains other parameters than the checkpoint: {'; '.join(parts)}; make it over the same ones"
