@@ -15,11 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 TENSOR: Final = "torch.Tensor"
-_COUNTER: Final = "collections.Counter"
-_ORDERED: Final = "collections.OrderedDict"
 _DEQUE: Final = "collections.deque"
 _DICT: Final = "dict"
-_TAGS: Final = frozenset({TENSOR, _COUNTER, _ORDERED, _DEQUE, _DICT})
+_TAGS: Final = frozenset({TENSOR, _DEQUE, _DICT})
 _LEAVES: Final = (bool, int, float, str, bytes, np.ndarray, np.generic)
 
 
@@ -50,7 +48,8 @@ def to_plain(value: Any, path: str) -> Any:
 
 
 def _dict(value: dict[Any, Any], path: str) -> dict[Any, Any]:
-    plain = _items(value, path)
+    kind = type(value) if isinstance(value, Counter | OrderedDict) else dict
+    plain = kind({key: to_plain(each, f"{path}[{key!r}]") for key, each in value.items()})
     return {_DICT: plain} if _is_tagged(plain) else plain
 
 
@@ -58,11 +57,8 @@ def _list(value: Iterable[Any], path: str) -> list[Any]:
     return [to_plain(each, f"{path}[{index}]") for index, each in enumerate(value)]
 
 
-# The first that fits: a Counter is a dict, too.
 _CONVERTED: Final[dict[type, Callable[[Any, str], Any]]] = {
     torch.Tensor: lambda value, path: {TENSOR: to_numpy(value, path)},
-    Counter: lambda value, path: {_COUNTER: _items(value, path)},
-    OrderedDict: lambda value, path: {_ORDERED: _items(value, path)},
     dict: _dict,
     deque: lambda value, path: {_DEQUE: [_list(value, path), value.maxlen]},
     list: _list,
@@ -74,20 +70,16 @@ def from_plain(value: Any, device: torch.device | str = "cpu") -> Any:
     """What `to_plain` was given; tensors are on ``device``, in memory of their own."""
     match value:
         case dict() if _is_tagged(value):
-            (tag, content), *_ = value.items()
+            ((tag, content),) = value.items()
             return _untagged(tag, content, device)
         case dict():
-            return {from_plain(key): from_plain(each, device) for key, each in value.items()}
+            return _mapped(value, device)
         case list():
             return [from_plain(each, device) for each in value]
         case tuple():
             return tuple(from_plain(each, device) for each in value)
         case _:
             return value
-
-
-def _items(value: dict[Any, Any], path: str) -> dict[Any, Any]:
-    return {to_plain(key, f"a key of {path}"): to_plain(each, f"{path}[{key!r}]") for key, each in value.items()}
 
 
 def _is_tagged(value: dict[Any, Any]) -> bool:
@@ -99,8 +91,11 @@ def _untagged(tag: str, content: Any, device: torch.device | str) -> Any:
         return own_tensor(content, device)
     if tag == _DEQUE:
         return deque(from_plain(content[0], device), content[1])
-    items = {from_plain(key): from_plain(each, device) for key, each in content.items()}
-    return {_COUNTER: Counter, _ORDERED: OrderedDict, _DICT: dict}[tag](items)
+    return _mapped(content, device)
+
+
+def _mapped(value: dict[Any, Any], device: torch.device | str) -> dict[Any, Any]:
+    return type(value)({key: from_plain(each, device) for key, each in value.items()})
 
 
 def own_tensor(array: np.ndarray | np.generic | float, device: torch.device | str = "cpu") -> torch.Tensor:
