@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arc_halo.training.downsampling import BUCKET, merge_blocks
-from arc_halo.training.fetching import fetch_rows
-from arc_halo.training.series import find_tracks
+from arc_halo.schema.training import BLOCK_POINTS
+from arc_halo.training.downsampling import BUCKET, as_blocks, merge_blocks
+from arc_halo.training.fetching import fetch_arrays
+from arc_halo.training.series import asked_stretches, find_tracks
 
 if TYPE_CHECKING:
     import uuid
@@ -20,33 +21,31 @@ if TYPE_CHECKING:
     from arc_halo.schema import TrainingSession
     from arc_halo.training.series import Track
 
-_BLOCK: Final = np.dtype([("place", np.int32), *((name, BUCKET[name]) for name in BUCKET.names or ())])
 # Segments that count as a whole say it by their blocks of 64 points; of those that a fork cuts, and of what is not
-# sealed, each point is a block.
+# sealed, each point is a block. What a fork cuts off goes here, not there: arrays travel as they are stored.
 _BLOCKS: Final = """
-SELECT w.place, b.first_step, b.last_step, b.point_count, b.min_value, b.min_at_step, b.max_value, b.max_at_step,
-       b.last_value
-  FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[], %(places)s::integer[])
-       AS w (series_id, after_step, through_step, place)
+SELECT w.place, true AS is_blocks, g.point_count, g.block_steps AS steps, g.block_values AS point_values
+  FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[])
+       WITH ORDINALITY AS w (series_id, after_step, through_step, place)
+  JOIN arc_halo.metric_segments AS g
+    ON g.series_id = w.series_id AND g.first_step > w.after_step AND g.last_step <= w.through_step
+ UNION ALL
+SELECT w.place, false, g.point_count, g.steps, g.point_values
+  FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[])
+       WITH ORDINALITY AS w (series_id, after_step, through_step, place)
+  JOIN arc_halo.metric_segments AS g
+    ON g.series_id = w.series_id AND g.last_step > w.after_step AND g.first_step <= w.through_step
+   AND NOT (g.first_step > w.after_step AND g.last_step <= w.through_step)
+ UNION ALL
+SELECT w.place, false, p.point_count, p.steps, p.point_values
+  FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[])
+       WITH ORDINALITY AS w (series_id, after_step, through_step, place)
  CROSS JOIN LATERAL (
-    SELECT u.first_step, u.last_step, LEAST(64, g.point_count - 64 * (u.n - 1)) AS point_count,
-           u.min_value, u.min_at_step, u.max_value, u.max_at_step, u.last_value
-      FROM arc_halo.metric_segments AS g
-     CROSS JOIN LATERAL unnest(g.block_steps[1:1], g.block_steps[2:2], g.block_steps[3:3], g.block_steps[4:4],
-                               g.block_values[1:1], g.block_values[2:2], g.block_values[3:3])
-           WITH ORDINALITY AS u (first_step, last_step, min_at_step, max_at_step, last_value, min_value, max_value, n)
-     WHERE g.series_id = w.series_id AND g.first_step > w.after_step AND g.last_step <= w.through_step
-     UNION ALL
-    SELECT u.step, u.step, 1, u.value, u.step, u.value, u.step, u.value
-      FROM arc_halo.metric_segments AS g
-     CROSS JOIN LATERAL unnest(g.steps, g.point_values) AS u (step, value)
-     WHERE g.series_id = w.series_id AND NOT (g.first_step > w.after_step AND g.last_step <= w.through_step)
-       AND u.step > w.after_step AND u.step <= w.through_step
-     UNION ALL
-    SELECT t.step, t.step, 1, t.value, t.step, t.value, t.step, t.value
+    SELECT count(*)::integer AS point_count, array_agg(t.step) AS steps, array_agg(t.value) AS point_values
       FROM arc_halo.training_metrics AS t
      WHERE t.series_id = w.series_id AND t.step > w.after_step AND t.step <= w.through_step
- ) AS b
+    HAVING count(*) > 0
+ ) AS p
 """
 
 
@@ -131,21 +130,31 @@ def charts(
 
 
 def _fetch_buckets(session: Session, tracks: Sequence[Track], buckets: int) -> list[np.ndarray]:
-    blocks = fetch_rows(session, _BLOCKS, stretches_asked(tracks), _BLOCK)
-    blocks = blocks[np.lexsort((blocks["first_step"], blocks["place"]))]
-    edges = np.searchsorted(blocks["place"], np.arange(len(tracks) + 1))
-    plain = np.empty(len(blocks), BUCKET)
-    for name in BUCKET.names or ():
-        plain[name] = blocks[name]
-    return [merge_blocks(plain[edges[place] : edges[place + 1]], buckets) for place in range(len(tracks))]
+    stretches = [(number, each) for number, track in enumerate(tracks) for each in track.stretches]
+    segments: list[list[Any]] = [[] for _ in tracks]
+    points: list[list[np.ndarray]] = [[] for _ in tracks]
+    for place, is_blocks, count, steps, values in fetch_arrays(session, _BLOCKS, asked_stretches(tracks)):
+        number, stretch = stretches[place - 1]
+        if is_blocks:
+            segments[number].append((count, steps, values))
+        else:
+            points[number].append(stretch.cut(as_blocks(steps, values), "first_step"))
+    curves = (np.concatenate([_blocks(whole), *single]) for whole, single in zip(segments, points, strict=True))
+    return [merge_blocks(each[np.argsort(each["first_step"])], buckets) for each in curves]
 
 
-def stretches_asked(tracks: Sequence[Track]) -> dict[str, list[int]]:
-    """The stretches of tracks as the columns of an ``unnest``; a place is that of the track."""
-    stretches = [(place, each) for place, track in enumerate(tracks) for each in track.stretches]
-    return {
-        "series": [each.series_id for _, each in stretches],
-        "after": [each.after_step for _, each in stretches],
-        "through": [each.through_step for _, each in stretches],
-        "places": [place for place, _ in stretches],
-    }
+def _blocks(segments: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Those of whole segments, by their point counts and their columns ``block_steps`` and ``block_values``."""
+    if not segments:
+        return np.empty(0, BUCKET)
+    counts, steps, values = zip(*segments, strict=True)
+    lengths = np.array([each.shape[1] for each in steps])
+    blocks = np.empty(lengths.sum(), BUCKET)
+    blocks["point_count"] = BLOCK_POINTS
+    blocks["point_count"][lengths.cumsum() - 1] = np.array(counts) - BLOCK_POINTS * (lengths - 1)
+    of_steps, of_values = np.concatenate(steps, axis=1), np.concatenate(values, axis=1)
+    for name, column in zip(("first_step", "last_step", "min_at_step", "max_at_step"), of_steps, strict=True):
+        blocks[name] = column
+    for name, column in zip(("last_value", "min_value", "max_value"), of_values, strict=True):
+        blocks[name] = column
+    return blocks

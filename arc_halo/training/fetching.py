@@ -1,11 +1,13 @@
-"""Rows of numbers out of the database as one array: by binary COPY, without an object for each number."""
+"""Arrays out of the database as numpy's, without an object for each number."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import struct
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
-from psycopg import sql
+from psycopg.adapt import Loader
+from psycopg.pq import Format
 
 from arc_halo.database.translate import driver_errors
 from arc_halo.store.connections import driver_connection
@@ -13,59 +15,80 @@ from arc_halo.store.connections import driver_connection
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from psycopg.abc import Buffer
     from sqlalchemy.orm import Session
 
-_HEADER_NBYTES: Final = 19
-_TRAILER_NBYTES: Final = 2
-_TYPES: Final = {"i": "integer", "f": "double precision", "b": "boolean"}
+_HEADER: Final = struct.Struct("!iii")  # number of axes, whether there are nulls, type of the elements
+_AXIS: Final = np.dtype([("length", ">i4"), ("lower_bound", ">i4")])
+_SIZE: Final = struct.Struct("!i")
 _SINCE_2000: Final = np.datetime64("2000-01-01", "us").astype(np.int64)
 
 
-def fetch_rows(session: Session, query: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
-    """The rows of a query as a structured array, shape (n,).
+class _ArrayLoader(Loader):
+    """PostgreSQL's binary form of an array (`array_send`): before each element its size, -1 for null."""
+
+    format = Format.BINARY
+    wire: ClassVar[str]
+
+    def load(self, data: Buffer) -> np.ndarray:
+        """Elements in the machine's byte order, by the axes the array has."""
+        axes, has_nulls, _ = _HEADER.unpack_from(data)
+        shape = np.frombuffer(data, _AXIS, axes, _HEADER.size)["length"] if axes else np.zeros(1, np.int64)
+        start = _HEADER.size + axes * _AXIS.itemsize
+        element = np.dtype([("size", ">i4"), ("value", self.wire)])
+        if has_nulls:
+            values = self._with_nulls(bytes(data), start, int(shape.prod()))
+        else:
+            values = np.frombuffer(data, element, int(shape.prod()), start)["value"]
+        return self.converted(values.reshape(shape))
+
+    def _with_nulls(self, data: bytes, start: int, count: int) -> np.ndarray:
+        values = np.full(count, np.nan)
+        for place in range(count):
+            (size,) = _SIZE.unpack_from(data, start)
+            start += _SIZE.size
+            if size > 0:
+                values[place] = np.frombuffer(data, self.wire, 1, start)[0]
+                start += size
+        return values
+
+    def converted(self, values: np.ndarray) -> np.ndarray:
+        """As the element type of numpy that is meant."""
+        return values.astype(values.dtype.newbyteorder("="))
+
+
+class _Bigints(_ArrayLoader):
+    wire = ">i8"
+
+
+class _Doubles(_ArrayLoader):
+    """Null is NaN."""
+
+    wire = ">f8"
+
+
+class _Times(_ArrayLoader):
+    wire = ">i8"
+
+    def converted(self, values: np.ndarray) -> np.ndarray:
+        """UTC, without a time zone."""
+        return (values + _SINCE_2000).astype("datetime64[us]")
+
+
+_LOADERS: Final = {1016: _Bigints, 1022: _Doubles, 1185: _Times}
+"""By the object ids of bigint[], double precision[] and timestamptz[], which every server has."""
+
+
+def fetch_arrays(session: Session, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of a query, with arrays of bigint, double precision and timestamptz in them as numpy's.
 
     Parameters
     ----------
     query
-        SQL whose columns are those of ``dtype`` by name, none of them null, with psycopg's placeholders.
-    dtype
-        Fields of int32 (integer), int64 (bigint), float64 (double precision), bool, and datetime64[us] (timestamptz,
-        read as UTC). A query may have them in any order and of any numeric type: they are cast.
+        SQL with psycopg's placeholders.
     """
     session.flush()
-    wire = _wire(dtype)
-    columns = sql.SQL(", ").join(
-        sql.SQL("{}::{}").format(sql.Identifier(name), sql.SQL(_type(dtype[name]))) for name in dtype.names or ()
-    )
-    statement = sql.SQL("COPY (SELECT {} FROM ({}) AS q) TO STDOUT (FORMAT BINARY)").format(columns, sql.SQL(query))
-    with (
-        driver_errors(),
-        driver_connection(session.connection()).cursor() as cursor,
-        cursor.copy(statement, parameters) as copy,
-    ):
-        sent = b"".join(copy)
-    count = (len(sent) - _HEADER_NBYTES - _TRAILER_NBYTES) // wire.itemsize
-    return _unpacked(np.frombuffer(sent, wire, offset=_HEADER_NBYTES, count=count), dtype)
-
-
-def _type(field: np.dtype[Any]) -> str:
-    if field.kind == "M":
-        return "timestamptz"
-    return "bigint" if field == np.int64 else _TYPES[field.kind]
-
-
-def _wire(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """A tuple of binary COPY: the number of its fields, and before each field its length."""
-    fields: list[tuple[str, str]] = [("#", ">i2")]
-    for name in dtype.names or ():
-        kind = "i" if dtype[name].kind == "M" else dtype[name].kind
-        fields += [(f"#{name}", ">i4"), (name, f">{kind}{dtype[name].itemsize}")]
-    return np.dtype(fields)
-
-
-def _unpacked(rows: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    unpacked = np.empty(len(rows), dtype)
-    for name in dtype.names or ():
-        is_time = dtype[name].kind == "M"
-        unpacked[name] = (rows[name] + _SINCE_2000).astype("datetime64[us]") if is_time else rows[name]
-    return unpacked
+    with driver_errors(), driver_connection(session.connection()).cursor(binary=True) as cursor:
+        for oid, loader in _LOADERS.items():
+            cursor.adapters.register_loader(oid, loader)
+        return cursor.execute(query, parameters).fetchall()

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arc_halo.errors import ConfigurationError
-from arc_halo.training.curves import stretches_asked
-from arc_halo.training.fetching import fetch_rows
-from arc_halo.training.series import find_tracks
+from arc_halo.training.fetching import fetch_arrays
+from arc_halo.training.series import asked_stretches, find_tracks
 
 if TYPE_CHECKING:
     import uuid
@@ -31,22 +30,23 @@ HISTORY: Final = np.dtype(
     ]
 )
 """A point of a history: ``epoch`` is NaN where none was given, ``recorded_at`` is UTC."""
-_POINT: Final = np.dtype([("place", np.int32), *((name, HISTORY[name]) for name in HISTORY.names or ())])
+# Arrays travel as they are stored; what a fork cuts off goes here, not there.
 _POINTS: Final = """
-SELECT w.place, p.step, COALESCE(p.epoch, 'NaN') AS epoch, p.value, p.recorded_at, w.attempt_number
-  FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[], %(places)s::integer[],
-              %(attempts)s::integer[]) AS w (series_id, after_step, through_step, place, attempt_number)
+SELECT w.place, g.steps, g.epochs, g.point_values, g.recorded_times
+  FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[])
+       WITH ORDINALITY AS w (series_id, after_step, through_step, place)
+  JOIN arc_halo.metric_segments AS g
+    ON g.series_id = w.series_id AND g.last_step > w.after_step AND g.first_step <= w.through_step
+ UNION ALL
+SELECT w.place, p.steps, p.epochs, p.point_values, p.recorded_times
+  FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[])
+       WITH ORDINALITY AS w (series_id, after_step, through_step, place)
  CROSS JOIN LATERAL (
-    SELECT t.step, t.epoch, t.value, t.recorded_at
+    SELECT array_agg(t.step) AS steps, array_agg(t.epoch) AS epochs, array_agg(t.value) AS point_values,
+           array_agg(t.recorded_at) AS recorded_times
       FROM arc_halo.training_metrics AS t
      WHERE t.series_id = w.series_id AND t.step > w.after_step AND t.step <= w.through_step
-     UNION ALL
-    SELECT u.step, u.epoch, u.value, u.recorded_at
-      FROM arc_halo.metric_segments AS g
-     CROSS JOIN LATERAL unnest(g.steps, g.epochs, g.point_values, g.recorded_times)
-           AS u (step, epoch, value, recorded_at)
-     WHERE g.series_id = w.series_id AND g.last_step > w.after_step AND g.first_step <= w.through_step
-       AND u.step > w.after_step AND u.step <= w.through_step
+    HAVING count(*) > 0
  ) AS p
 """
 
@@ -100,14 +100,17 @@ def history(
 
 def fetch_histories(session: Session, tracks: Sequence[Track]) -> list[np.ndarray]:
     """The points of each track, of `HISTORY`; one query for all of them."""
-    attempts = [each.attempt_number for track in tracks for each in track.stretches]
-    points = fetch_rows(session, _POINTS, stretches_asked(tracks) | {"attempts": attempts}, _POINT)
-    points = points[np.lexsort((points["step"], points["place"]))]
-    plain = np.empty(len(points), HISTORY)
-    for name in HISTORY.names or ():
-        plain[name] = points[name]
-    edges = np.searchsorted(points["place"], np.arange(len(tracks) + 1))
-    return [plain[edges[place] : edges[place + 1]] for place in range(len(tracks))]
+    stretches = [(number, each) for number, track in enumerate(tracks) for each in track.stretches]
+    parts: list[list[np.ndarray]] = [[np.empty(0, HISTORY)] for _ in tracks]
+    for place, *columns in fetch_arrays(session, _POINTS, asked_stretches(tracks)):
+        number, stretch = stretches[place - 1]
+        points = np.empty(len(columns[0]), HISTORY)
+        points["attempt_number"] = stretch.attempt_number
+        for name, column in zip(("step", "epoch", "value", "recorded_at"), columns, strict=True):
+            points[name] = column
+        parts[number].append(stretch.cut(points))
+    joined = (np.concatenate(each) for each in parts)
+    return [each[np.argsort(each["step"])] for each in joined]
 
 
 def as_data_frame(points: np.ndarray) -> Any:

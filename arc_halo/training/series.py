@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Collection, Mapping, Sequence
 
+    import numpy as np
     from sqlalchemy.orm import Session
 
     from arc_halo.schema import TrainingSession
@@ -47,6 +48,11 @@ class Stretch:
     attempt_number: int
     after_step: int
     through_step: int
+
+    def cut(self, points: np.ndarray, step: str = "step") -> np.ndarray:
+        """The rows of a structured array that count, by their field ``step``."""
+        steps = points[step]
+        return points[(steps > self.after_step) & (steps <= self.through_step)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,16 @@ def _track(run: TrainingSession, parts: Sequence[Any]) -> Track:
     stretches = (Stretch(each.series_id, each.attempt_number, each.after_step, each.through_step) for each in parts)
     named = (newest.metric, newest.name, newest.scope, newest.context, newest.goal)
     return Track(run.id, run_name(run), *named, tuple(stretches))
+
+
+def asked_stretches(tracks: Sequence[Track]) -> dict[str, list[int]]:
+    """All stretches of tracks as columns of an ``unnest``, in their order."""
+    stretches = [each for track in tracks for each in track.stretches]
+    return {
+        "series": [each.series_id for each in stretches],
+        "after": [each.after_step for each in stretches],
+        "through": [each.through_step for each in stretches],
+    }
 
 
 def metrics_of(session: Session, run_id: uuid.UUID) -> list[str]:

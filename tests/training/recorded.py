@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import BigInteger, Double, Integer, event, func, literal, select
+from sqlalchemy import BigInteger, Double, Integer, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 
 from tests.schema.rows import NOON, add_attempt, add_model, add_run, add_series
@@ -63,21 +63,14 @@ def add_forked_run(session: Session, name: str = "tune", *, is_sealed: bool = Fa
 
 @contextmanager
 def statements(session: Session) -> Iterator[list[str]]:
-    """What is sent meanwhile, COPY included, which SQLAlchemy does not see."""
+    """What is sent meanwhile, by SQLAlchemy or without it."""
     sent: list[str] = []
 
-    def remember(*arguments: Any) -> None:
-        sent.append(arguments[2])
-
     class Cursor(psycopg.Cursor[Any]):
-        def copy(self, statement: Any, *arguments: Any, **options: Any) -> Any:
-            sent.append(statement.as_string(self))
-            return super().copy(statement, *arguments, **options)
+        def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
+            sent.append(str(query))
+            return super().execute(query, *arguments, **options)
 
-    connection = session.connection()
-    driver = connection.connection.driver_connection
-    event.listen(connection, "before_cursor_execute", remember)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "cursor_factory", Cursor)
+        patch.setattr(session.connection().connection.driver_connection, "cursor_factory", Cursor)
         yield sent
-    event.remove(connection, "before_cursor_execute", remember)

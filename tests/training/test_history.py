@@ -103,4 +103,4 @@ def test_it_takes_two_statements(session):
     run = add_forked_run(session)
     with statements(session) as sent:
         history(session, run, "loss")
-    assert [each.split()[0] for each in sent] == ["SELECT", "COPY"]
+    assert len(sent) == 2
