@@ -78,7 +78,13 @@ class Pco(Codec):
         CodecError
             The payload does not hold so many numbers of the type.
         """
-        bits: Bits = np.empty(count, unsigned(dtype))
+        ordered: Ordered = np.empty(count, f"<i{dtype.component_nbytes}")
+        self.decode_ordered_into(payload, ordered)
+        return ordered
+
+    def decode_ordered_into(self, payload: memoryview, ordered: Ordered) -> None:
+        """As `decode_ordered`, into an array that is as long as the payload must be."""
+        bits: Bits = ordered.view(f"<u{ordered.dtype.itemsize}")
         try:
             progress = standalone.simple_decompress_into(bytes(payload), bits)
         except (RuntimeError, TypeError) as error:
@@ -90,4 +96,3 @@ class Pco(Codec):
         if progress.n_processed != bits.size or not progress.finished:
             raise CodecError(f"{self.id}: payload does not hold the {bits.size} numbers expected")
         bits ^= top_bit(bits)
-        return bits.view(f"<i{dtype.component_nbytes}")

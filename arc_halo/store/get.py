@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from arc_halo.store.connections import Connect
 
 WINDOW_NBYTES = 4 << 20
+PAYLOADS_NBYTES = 8 << 20
+"""A window ends before its payloads, with all that they lean on, are more than this: two windows are in memory."""
 
 _CHUNKS = """
 SELECT t.id, t.digest, t.dtype, t.shape, t.nbytes, t.chunk_nbytes, t.seal, t.tenant_id,
@@ -137,7 +140,8 @@ def iter_pieces(connect: Connect, parts: Iterable[Part]) -> Iterator[Piece]:
     """Chunks of tensors in order, decoded and checked in threads while the next ones are fetched.
 
     A connection is asked for anew for each window and none is held between pieces: whoever consumes them may use the
-    session, and commit. Peak memory is a few windows of ``WINDOW_NBYTES``, whatever the size of the tensors.
+    session, and commit. Peak memory is a few windows of ``WINDOW_NBYTES``, and two of ``PAYLOADS_NBYTES``,
+    whatever the size of the tensors and the length of chains.
 
     Raises
     ------
@@ -155,10 +159,13 @@ def iter_results(connect: Connect, parts: Iterable[Part]) -> Iterator[Piece | Co
     with ThreadPoolExecutor(WORKERS, "arc-halo-get") as pool:
         decoders = _Decoders(connect, pool)
         decoding: list[_Decoding] = []
-        for window in _windows(parts):
+        asked = ((part, index) for part in parts for index in part.indexes)
+        window = _filled([], asked)
+        while window:
             started = decoders.start(window)
             yield from _results(decoders, decoding)
             decoding = started
+            window = _filled(window[len(started) :], asked)
         yield from _results(decoders, decoding)
 
 
@@ -171,12 +178,15 @@ class _Decoders:
         self._pool = pool
 
     def start(self, window: Sequence[tuple[Part, int]]) -> list[_Decoding]:
-        """Fetch the payloads of a window and begin to decode them."""
-        digests = {part.manifest.chunk_digests[index] for part, index in window}
+        """Fetch the payloads of a window, or of as much of its beginning as fits, and begin to decode them."""
+        digests = [part.manifest.chunk_digests[index] for part, index in window]
         start_get = None if self._blobs is None else self._blobs.start_get
         with self._connect() as connection:
-            payloads = fetch(connection, window[0][0].manifest.tenant_id, digests, start_get)
-        return [_Decoding(part, index, self._pool.submit(_checked, part, index, payloads)) for part, index in window]
+            payloads = fetch(connection, window[0][0].manifest.tenant_id, digests, start_get, PAYLOADS_NBYTES)
+        fetched = takewhile(lambda each: each[0] in payloads.asked, zip(digests, window, strict=True))
+        return [
+            _Decoding(part, index, self._pool.submit(_checked, part, index, payloads)) for _, (part, index) in fetched
+        ]
 
     def result(self, decoding: _Decoding) -> Piece | CorruptionError:
         """What came of it; looked up once more where an object was gone: its payload may have moved meanwhile."""
@@ -202,18 +212,14 @@ def _results(decoders: _Decoders, decoding: list[_Decoding]) -> Iterator[Piece |
         yield decoders.result(decoding.pop())  # popped, so that the bytes go when the caller is done with them
 
 
-def _windows(parts: Iterable[Part]) -> Iterator[list[tuple[Part, int]]]:
-    window: list[tuple[Part, int]] = []
-    nbytes = 0
-    for part in parts:
-        for index in part.indexes:
-            window.append((part, index))
-            nbytes += part.manifest.layout[index].nbytes
-            if nbytes >= WINDOW_NBYTES:
-                yield window
-                window, nbytes = [], 0
-    if window:
-        yield window
+def _filled(window: list[tuple[Part, int]], asked: Iterator[tuple[Part, int]]) -> list[tuple[Part, int]]:
+    """What is left of a window, and as many more chunks as make it a whole one."""
+    nbytes = sum(part.manifest.layout[index].nbytes for part, index in window)
+    while nbytes < WINDOW_NBYTES and (each := next(asked, None)) is not None:
+        part, index = each
+        window.append(each)
+        nbytes += part.manifest.layout[index].nbytes
+    return window
 
 
 def _checked(part: Part, index: int, payloads: Payloads) -> Piece | CorruptionError:

@@ -25,23 +25,31 @@ MAX_DEPTH = 8
 
 # One statement, so that it sees a chunk and its bases at one moment, whoever encodes them anew meanwhile. It walks no
 # further than a chain may be long: a forged one may be a circle. Chunks that share a base bring it each. LIMIT keeps
-# the planner, which takes chains for much longer than they are, from reading the whole table for a join.
+# the planner, which takes chains for much longer than they are, from reading the whole table for a join. What does not
+# fit is walked, too, but its payloads stay where they are.
 _CHAINS = """
-WITH RECURSIVE chain (steps, digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, base_digest, depth,
-                      payload, blob_location) AS (
-    SELECT 0, d.digest, d.raw_nbytes, d.stored_nbytes, d.codec, d.dtype, d.payload_checksum, d.base_digest, d.depth,
-           d.payload, d.blob_location
-      FROM arc_halo.tensor_data AS d WHERE d.tenant_id = %(tenant)s AND d.digest = ANY(%(digests)b::bytea[])
-    UNION ALL
-    SELECT c.steps + 1, d.digest, d.raw_nbytes, d.stored_nbytes, d.codec, d.dtype, d.payload_checksum, d.base_digest,
+WITH RECURSIVE chain (place, steps, digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, base_digest,
+                      depth, payload, blob_location) AS (
+    SELECT w.place, 0, d.digest, d.raw_nbytes, d.stored_nbytes, d.codec, d.dtype, d.payload_checksum, d.base_digest,
            d.depth, d.payload, d.blob_location
+      FROM unnest(%(digests)b::bytea[]) WITH ORDINALITY AS w (digest, place)
+      CROSS JOIN LATERAL (SELECT * FROM arc_halo.tensor_data AS t
+                           WHERE t.tenant_id = %(tenant)s AND t.digest = w.digest LIMIT 1) AS d
+    UNION ALL
+    SELECT c.place, c.steps + 1, d.digest, d.raw_nbytes, d.stored_nbytes, d.codec, d.dtype, d.payload_checksum,
+           d.base_digest, d.depth, d.payload, d.blob_location
       FROM chain AS c
       CROSS JOIN LATERAL (SELECT * FROM arc_halo.tensor_data AS t
                            WHERE t.tenant_id = %(tenant)s AND t.digest = c.base_digest LIMIT 1) AS d
-     WHERE c.steps < %(max_depth)s)
-SELECT digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, base_digest, depth, payload, blob_location
+     WHERE c.steps < %(max_depth)s),
+sized (place, nbytes) AS (
+    SELECT place, sum(sum(stored_nbytes)) OVER (ORDER BY place) FROM chain GROUP BY place)
+SELECT place, digest, raw_nbytes, stored_nbytes, codec, dtype, payload_checksum, base_digest, depth, payload,
+       blob_location
   FROM chain
+ WHERE place <= (SELECT coalesce(max(place) FILTER (WHERE nbytes <= %(max_nbytes)s), min(place)) FROM sized)
 """
+_ANY_NBYTES = 1 << 62
 
 
 class StoredChunk(NamedTuple):
@@ -73,6 +81,8 @@ class Payloads:
 
     chunks: Mapping[bytes, StoredChunk]
     fetched: Mapping[str, Future[bytes]]
+    asked: frozenset[bytes]
+    """The digests that this tells of, there or not."""
 
     def decode(self, digest: bytes, where: str, out: memoryview | None = None) -> memoryview:
         """The raw bytes of a chunk, in ``out`` if it fits; the caller compares their digest.
@@ -151,7 +161,11 @@ class Payloads:
 
 
 def fetch(
-    connection: psycopg.Connection[Any], tenant_id: int, digests: Iterable[bytes], start_get: StartGet | None
+    connection: psycopg.Connection[Any],
+    tenant_id: int,
+    digests: Iterable[bytes],
+    start_get: StartGet | None,
+    max_nbytes: int = _ANY_NBYTES,
 ) -> Payloads:
     """Find chunks and what they lean on.
 
@@ -159,18 +173,27 @@ def fetch(
     ----------
     start_get
         Begins to get an object of the blob store, given its location and size; None where no store is configured.
+    max_nbytes
+        Payloads of the first chunks are found until those of the next would make them more than so many bytes, and
+        those of one chunk in any case. Ask again for the others.
 
     Raises
     ------
     BlobStoreNotConfigured
         A payload is in a blob store, and none is configured.
     """
-    parameters = {"tenant": tenant_id, "digests": sorted(set(digests)), "max_depth": MAX_DEPTH}
+    asked = list(dict.fromkeys(digests))
+    parameters = {"tenant": tenant_id, "digests": asked, "max_depth": MAX_DEPTH, "max_nbytes": max_nbytes}
+    chunks: dict[bytes, StoredChunk] = {}
+    last = 0
     with connection.cursor(binary=True) as cursor:
-        chunks = {row[0]: StoredChunk(*row) for row in cursor.execute(_CHAINS, parameters)}
+        for place, *row in cursor.stream(_CHAINS, parameters):  # a row at a time, or all of them are in memory twice
+            last = max(last, place)
+            chunks[row[0]] = StoredChunk(*row)
     away = {chunk.blob_location: chunk.stored_nbytes for chunk in chunks.values() if chunk.blob_location is not None}
     if away and start_get is None:
         raise BlobStoreNotConfigured(
             "payloads are in a blob store; set ARC_HALO_BLOB_URL to the URL they were written to"
         )
-    return Payloads(chunks, {} if start_get is None else {key: start_get(key, size) for key, size in away.items()})
+    fetched = {} if start_get is None else {key: start_get(key, size) for key, size in away.items()}
+    return Payloads(chunks, fetched, frozenset(asked[:last] if last else asked))

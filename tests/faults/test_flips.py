@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
+from dataclasses import replace
 
 import ml_dtypes
 import pytest
@@ -13,7 +14,7 @@ from arc_halo.codecs.digest import chunk_digest
 from arc_halo.errors import ArcHaloError, ConstraintViolation, CorruptionError
 from arc_halo.registry import check_model, create_model, iter_tensors
 from arc_halo.store.connections import Reading
-from arc_halo.store.payloads import Payloads, fetch
+from arc_halo.store.payloads import fetch
 from tests.fixtures.long import how_many
 from tests.fixtures.tensors import chunk_digests, put, same, weights
 from tests.store.test_deltas import put_on, trained
@@ -125,6 +126,6 @@ def test_every_bit_of_a_payload(session, compression, leaning):
     for bit in range(8 * len(chunk.payload)):
         flipped = bytearray(chunk.payload)
         flipped[bit // 8] ^= 1 << bit % 8
-        changed = Payloads({**payloads.chunks, digest: chunk._replace(payload=bytes(flipped))}, {})
+        changed = replace(payloads, chunks={**payloads.chunks, digest: chunk._replace(payload=bytes(flipped))})
         with pytest.raises(CorruptionError):
             assert chunk_digest(changed.decode(digest, "chunk")) == digest

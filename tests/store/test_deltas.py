@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from arc_halo.errors import CorruptChunk
+from arc_halo.errors import CorruptChunk, MissingChunk
 from arc_halo.store import ArraySource, Wanted, put_tensors
+from arc_halo.store.connections import Reading
+from arc_halo.store.get import Part, iter_results, load_manifests
 from arc_halo.store.relatives import find_relatives
-from tests.fixtures.tensors import counts, fetched_chunks, get, put, rows, same, trained, weights
+from tests.fixtures.tensors import chunk_digests, counts, fetched_chunks, get, put, rows, same, trained, weights
 
 BF16 = ml_dtypes.bfloat16
 DELTAS = text("SELECT count(*) FROM arc_halo.tensor_data WHERE base_digest IS NOT NULL")
@@ -90,6 +92,31 @@ def test_rows_of_a_delta_bring_their_chunks_and_what_those_lean_on(session):
     with fetched_chunks(session) as fetched:
         assert same(rows(session, wanted, slice(4000, 4010)), after[4000:4010])
     assert fetched == [2]
+
+
+@pytest.mark.parametrize(("payloads_nbytes", "brought"), [(8 << 20, [8]), (1, [2, 2, 2, 2])])
+def test_chains_are_fetched_as_far_as_their_payloads_fit_into_a_window(session, monkeypatch, payloads_nbytes, brought):
+    monkeypatch.setattr("arc_halo.store.get.PAYLOADS_NBYTES", payloads_nbytes)
+    before = weights((1024, 1024))
+    after = trained(before)
+    (base,) = put(session, before)
+    wanted = put_on(session, base, after)
+    with fetched_chunks(session) as fetched:
+        assert same(get(session, wanted), after)
+    assert fetched == brought
+
+
+def test_each_chunk_that_is_gone_is_told_of_whatever_fits(session, monkeypatch):
+    monkeypatch.setattr("arc_halo.store.get.PAYLOADS_NBYTES", 1)
+    (wanted,) = put(session, weights((1024, 1024)))
+    digests = chunk_digests(session, wanted)
+    session.execute(text("SET LOCAL session_replication_role = replica"))  # foreign keys would keep them
+    for gone in (1, 3):
+        session.execute(text("DELETE FROM arc_halo.tensor_data WHERE digest = :digest"), {"digest": digests[gone]})
+    connect = Reading(session)
+    (manifest,) = load_manifests(connect, [wanted])
+    results = list(iter_results(connect, [Part(manifest, range(4))]))
+    assert [isinstance(result, MissingChunk) for result in results] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("grown", [1, 700, 5000])
