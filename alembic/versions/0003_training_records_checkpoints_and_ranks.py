@@ -2,7 +2,7 @@
 
 Revision ID: 0003
 Revises: 0002
-Create Date: 2026-11-29 03:59:58.542589
+Create Date: 2026-11-29 04:13:25.837685
 """
 
 from __future__ import annotations
@@ -26,48 +26,6 @@ def upgrade() -> None:
     op.execute("ALTER TABLE arc_halo.checkpoint_tensors DROP CONSTRAINT pk_checkpoint_tensors")
     op.execute("ALTER TABLE arc_halo.optimizer_state DROP CONSTRAINT pk_optimizer_state")
     op.execute("DROP FUNCTION arc_halo.check_metric_series()")
-    op.execute(
-        "CREATE FUNCTION arc_halo.note_deleted_points() RETURNS trigger\n"
-        "LANGUAGE plpgsql AS $$\n"
-        "BEGIN\n"
-        "    PERFORM arc_halo.summarize_metric_series(ARRAY(SELECT DISTINCT o.series_id FROM old_points "
-        "AS o));\n"
-        "    RETURN NULL;\n"
-        "END\n"
-        "$$"
-    )
-    op.execute(
-        "COMMENT ON FUNCTION arc_halo.note_deleted_points IS 'Trigger function: what is left of series "
-        "that points were deleted from is summarised again.'"
-    )
-    op.execute(
-        "CREATE FUNCTION arc_halo.note_segments() RETURNS trigger\n"
-        "LANGUAGE plpgsql AS $$\n"
-        "BEGIN\n"
-        "    IF TG_OP = 'INSERT' THEN\n"
-        "        PERFORM arc_halo.add_to_metric_summaries(ARRAY(\n"
-        "            SELECT ROW(g.series_id, g.point_count, g.nan_count, g.first_step, g.last_step, "
-        "g.last_value,\n"
-        "                       g.recorded_times[g.point_count], g.min_value, g.min_at_step, g.max_value, "
-        "g.max_at_step\n"
-        "                   )::arc_halo.metric_summaries\n"
-        "              FROM new_segments AS g));\n"
-        "    ELSIF TG_OP = 'DELETE' THEN\n"
-        "        PERFORM arc_halo.summarize_metric_series(ARRAY(SELECT DISTINCT g.series_id FROM "
-        "old_segments AS g));\n"
-        "    ELSE\n"
-        "        PERFORM arc_halo.summarize_metric_series(ARRAY(\n"
-        "            SELECT g.series_id FROM old_segments AS g UNION SELECT g.series_id FROM new_segments "
-        "AS g));\n"
-        "    END IF;\n"
-        "    RETURN NULL;\n"
-        "END\n"
-        "$$"
-    )
-    op.execute(
-        "COMMENT ON FUNCTION arc_halo.note_segments IS 'Trigger function: sealed points count in the "
-        "summary of their series, too.'"
-    )
     op.execute(
         "CREATE FUNCTION arc_halo.describe_segment() RETURNS trigger\n"
         "LANGUAGE plpgsql AS $$\n"
@@ -133,73 +91,23 @@ def upgrade() -> None:
         "is computed from its arrays: for each 64 points, and for all where not given.'"
     )
     op.execute(
-        "CREATE FUNCTION arc_halo.summarize_metric_series(series_ids integer[]) RETURNS void\n"
-        "LANGUAGE plpgsql AS $$\n"
-        "BEGIN\n"
-        "    -- Locked before they are computed: whoever adds to one meanwhile has committed by then, or "
-        "waits.\n"
-        "    PERFORM FROM arc_halo.metric_summaries AS m\n"
-        "      WHERE m.series_id = ANY (series_ids)\n"
-        "      ORDER BY m.series_id\n"
-        "        FOR NO KEY UPDATE;\n"
-        "    UPDATE arc_halo.metric_summaries AS m\n"
-        "       SET point_count = 0, nan_count = 0, first_step = NULL, last_step = NULL, last_value = "
-        "NULL,\n"
-        "           last_recorded_at = NULL, min_value = NULL, min_at_step = NULL, max_value = NULL, "
-        "max_at_step = NULL\n"
-        "     WHERE m.series_id = ANY (series_ids);\n"
-        "    PERFORM arc_halo.add_to_metric_summaries(ARRAY(\n"
-        "        SELECT ROW(s.id, p.point_count, p.nan_count, p.first_step, p.last_step, newest.value, "
-        "newest.recorded_at,\n"
-        "                   p.min_value, place.min_at_step, p.max_value, "
-        "place.max_at_step)::arc_halo.metric_summaries\n"
-        "          FROM arc_halo.metric_series AS s\n"
-        "         CROSS JOIN LATERAL (\n"
-        "            SELECT count(*) AS point_count,\n"
-        "                   count(*) FILTER (WHERE t.value = 'NaN') AS nan_count,\n"
-        "                   min(t.step) AS first_step,\n"
-        "                   max(t.step) AS last_step,\n"
-        "                   NULLIF(min(t.value), 'NaN') AS min_value,\n"
-        "                   max(t.value) FILTER (WHERE t.value <> 'NaN') AS max_value\n"
-        "              FROM arc_halo.training_metrics AS t\n"
-        "             WHERE t.series_id = s.id\n"
-        "         ) AS p\n"
-        "          JOIN arc_halo.training_metrics AS newest ON newest.series_id = s.id AND newest.step = "
-        "p.last_step\n"
-        "         CROSS JOIN LATERAL (\n"
-        "            SELECT min(t.step) FILTER (WHERE t.value = p.min_value) AS min_at_step,\n"
-        "                   min(t.step) FILTER (WHERE t.value = p.max_value) AS max_at_step\n"
-        "              FROM arc_halo.training_metrics AS t\n"
-        "             WHERE t.series_id = s.id AND (t.value = p.min_value OR t.value = p.max_value)\n"
-        "         ) AS place\n"
-        "         WHERE s.id = ANY (series_ids)\n"
-        "         UNION ALL\n"
-        "        SELECT ROW(g.series_id, g.point_count, g.nan_count, g.first_step, g.last_step, "
-        "g.last_value,\n"
-        "                   -- Of the last segment alone, so that the others' arrays stay where they are.\n"
-        "                   CASE WHEN g.last_step = max(g.last_step) OVER (PARTITION BY g.series_id)\n"
-        "                        THEN g.recorded_times[g.point_count] END,\n"
-        "                   g.min_value, g.min_at_step, g.max_value, "
-        "g.max_at_step)::arc_halo.metric_summaries\n"
-        "          FROM arc_halo.metric_segments AS g\n"
-        "         WHERE g.series_id = ANY (series_ids)));\n"
-        "END\n"
-        "$$"
-    )
-    op.execute(
-        "COMMENT ON FUNCTION arc_halo.summarize_metric_series IS 'Makes the summaries of these series "
-        "anew from all their points, sealed or not; a series without points keeps an empty one.'"
-    )
-    op.execute(
         "CREATE FUNCTION arc_halo.lock_metric_series(series_ids integer[])\n"
-        "RETURNS TABLE (series_id integer, sealed_through_step bigint, last_step bigint)\n"
+        "RETURNS TABLE (series_id integer, sealed_through_step bigint, copy_above bigint)\n"
         "LANGUAGE plpgsql AS $$\n"
         "BEGIN\n"
         "    PERFORM FROM arc_halo.metric_series AS s WHERE s.id = ANY (series_ids) ORDER BY s.id FOR NO "
         "KEY UPDATE;\n"
-        "    -- A statement of its own: its snapshot has what was committed while the first one waited.\n"
+        "    -- A statement of its own: its snapshot has what was committed while the first one waited. "
+        "Where a snapshot lasts for\n"
+        "    -- the whole transaction a step may be there that it does not show, and row-level security "
+        "forbids COPY: null.\n"
         "    RETURN QUERY\n"
-        "    SELECT s.id, s.sealed_through_step, m.last_step\n"
+        "    SELECT s.id,\n"
+        "           COALESCE(s.sealed_through_step, -1),\n"
+        "           CASE WHEN pg_catalog.current_setting('transaction_isolation') = 'read committed'\n"
+        "                 AND NOT "
+        "pg_catalog.row_security_active('arc_halo.training_metrics'::pg_catalog.regclass)\n"
+        "                THEN COALESCE(m.last_step, -1) END\n"
         "      FROM arc_halo.metric_series AS s\n"
         "      LEFT JOIN arc_halo.metric_summaries AS m ON m.series_id = s.id\n"
         "     WHERE s.id = ANY (series_ids);\n"
@@ -208,7 +116,7 @@ def upgrade() -> None:
     )
     op.execute(
         "COMMENT ON FUNCTION arc_halo.lock_metric_series IS 'Locks series for a writer, in their order; "
-        "returns how far each is sealed and its last step.'"
+        "returns how far each is sealed, and above which step points may be copied.'"
     )
     op.execute(
         "CREATE FUNCTION arc_halo.write_points(\n"
@@ -308,7 +216,6 @@ def upgrade() -> None:
         "           array_agg(c.value ORDER BY c.step), array_agg(c.recorded_at ORDER BY c.step), 0\n"
         "      FROM counted AS c\n"
         "     GROUP BY c.segment, c.place * c.piece_count / c.point_count;\n"
-        "    PERFORM arc_halo.summarize_metric_series(ARRAY[merge_sealed_points.series_id]);\n"
         "END\n"
         "$$"
     )
@@ -402,7 +309,6 @@ def upgrade() -> None:
         "           AS p (step, epoch, value, recorded_at)\n"
         "     WHERE g.series_id = unseal_series.series_id AND g.last_step >= unseal_series.from_step;\n"
         "    GET DIAGNOSTICS unpacked = ROW_COUNT;\n"
-        "    -- After the points, which were counted twice until now: this summarises anew.\n"
         "    DELETE FROM arc_halo.metric_segments AS g\n"
         "     WHERE g.series_id = unseal_series.series_id AND g.last_step >= unseal_series.from_step;\n"
         "    RETURN unpacked;\n"
@@ -777,6 +683,7 @@ def upgrade() -> None:
         "AS $$\n"
         "DECLARE\n"
         "    written arc_halo.metric_summaries[];\n"
+        "    replaced arc_halo.metric_summaries[];\n"
         "    refused record;\n"
         "BEGIN\n"
         "    WITH gathered AS MATERIALIZED (\n"
@@ -837,13 +744,23 @@ def upgrade() -> None:
         "arc_halo.unseal_series().';\n"
         "    END IF;\n"
         "\n"
-        "    IF TG_OP = 'INSERT' THEN\n"
-        "        PERFORM arc_halo.add_to_metric_summaries(written);\n"
-        "    ELSE\n"
-        "        PERFORM arc_halo.summarize_metric_series(ARRAY(\n"
-        "            SELECT o.series_id FROM old_points AS o UNION SELECT w.series_id FROM "
-        "unnest(written) AS w));\n"
+        "    IF TG_OP = 'UPDATE' THEN\n"
+        "        PERFORM FROM arc_halo.metric_summaries AS m\n"
+        "          WHERE m.series_id IN (SELECT o.series_id FROM old_points AS o)\n"
+        "          ORDER BY m.series_id\n"
+        "            FOR NO KEY UPDATE;\n"
+        "        replaced := ARRAY(\n"
+        "            SELECT ROW(o.series_id, count(*), count(*) FILTER (WHERE o.value = 'NaN'),\n"
+        "                       max(o.step) FILTER (WHERE o.step = m.first_step),\n"
+        "                       max(o.step) FILTER (WHERE o.step = m.last_step), NULL, NULL,\n"
+        "                       NULL, max(o.step) FILTER (WHERE o.step = m.min_at_step),\n"
+        "                       NULL, max(o.step) FILTER (WHERE o.step = "
+        "m.max_at_step))::arc_halo.metric_summaries\n"
+        "              FROM old_points AS o\n"
+        "              JOIN arc_halo.metric_summaries AS m ON m.series_id = o.series_id\n"
+        "             GROUP BY o.series_id);\n"
         "    END IF;\n"
+        "    PERFORM arc_halo.change_metric_summaries(written, replaced);\n"
         "    RETURN NULL;\n"
         "END\n"
         "$$"
@@ -853,16 +770,79 @@ def upgrade() -> None:
         "a step that is not sealed; what they amount to goes into its summary.'"
     )
     op.execute(
-        "CREATE FUNCTION arc_halo.add_to_metric_summaries(parts arc_halo.metric_summaries[]) RETURNS void\n"
-        "LANGUAGE plpgsql AS $$\n"
+        "CREATE FUNCTION arc_halo.note_deleted_points() RETURNS trigger\n"
+        "LANGUAGE plpgsql\n"
+        "SET enable_nestloop TO off\n"
+        "SET enable_mergejoin TO off\n"
+        "AS $$\n"
+        "DECLARE\n"
+        "    gone arc_halo.metric_summaries[];\n"
         "BEGIN\n"
-        "    INSERT INTO arc_halo.metric_summaries AS kept\n"
-        "           (series_id, point_count, nan_count, first_step, last_step, last_value, "
-        "last_recorded_at,\n"
-        "            min_value, min_at_step, max_value, max_at_step)\n"
+        "    PERFORM FROM arc_halo.metric_summaries AS m\n"
+        "      WHERE m.series_id IN (SELECT o.series_id FROM old_points AS o)\n"
+        "      ORDER BY m.series_id\n"
+        "        FOR NO KEY UPDATE;\n"
+        "    -- A series without summary is gone itself, or will be.\n"
+        "    gone := ARRAY(\n"
+        "        SELECT ROW(o.series_id, count(*), count(*) FILTER (WHERE o.value = 'NaN'),\n"
+        "                   max(o.step) FILTER (WHERE o.step = m.first_step), max(o.step) FILTER (WHERE "
+        "o.step = m.last_step),\n"
+        "                   NULL, NULL,\n"
+        "                   NULL, max(o.step) FILTER (WHERE o.step = m.min_at_step),\n"
+        "                   NULL, max(o.step) FILTER (WHERE o.step = "
+        "m.max_at_step))::arc_halo.metric_summaries\n"
+        "          FROM old_points AS o\n"
+        "          JOIN arc_halo.metric_summaries AS m ON m.series_id = o.series_id\n"
+        "         GROUP BY o.series_id);\n"
+        "    PERFORM arc_halo.change_metric_summaries('{}', gone);\n"
+        "    RETURN NULL;\n"
+        "END\n"
+        "$$"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.note_deleted_points IS 'Trigger function: points that were deleted "
+        "leave the summaries of their series.'"
+    )
+    op.execute(
+        "CREATE FUNCTION arc_halo.note_segments() RETURNS trigger\n"
+        "LANGUAGE plpgsql AS $$\n"
+        "DECLARE\n"
+        "    added arc_halo.metric_summaries[] := '{}';\n"
+        "    removed arc_halo.metric_summaries[] := '{}';\n"
+        "BEGIN\n"
+        "    IF TG_OP <> 'DELETE' THEN\n"
+        "        added := ARRAY(\n"
+        "            SELECT ROW(g.series_id, g.point_count, g.nan_count, g.first_step, g.last_step, "
+        "g.last_value,\n"
+        "                       g.recorded_times[g.point_count], g.min_value, g.min_at_step, g.max_value, "
+        "g.max_at_step\n"
+        "                   )::arc_halo.metric_summaries\n"
+        "              FROM new_segments AS g);\n"
+        "    END IF;\n"
+        "    IF TG_OP <> 'INSERT' THEN\n"
+        "        removed := ARRAY(\n"
+        "            SELECT ROW(g.series_id, g.point_count, g.nan_count, g.first_step, g.last_step, NULL, "
+        "NULL,\n"
+        "                       NULL, g.min_at_step, NULL, g.max_at_step)::arc_halo.metric_summaries\n"
+        "              FROM old_segments AS g);\n"
+        "    END IF;\n"
+        "    PERFORM arc_halo.change_metric_summaries(added, removed);\n"
+        "    RETURN NULL;\n"
+        "END\n"
+        "$$"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.note_segments IS 'Trigger function: sealed points count in the "
+        "summary of their series, too.'"
+    )
+    op.execute(
+        "CREATE FUNCTION arc_halo.combine_metric_summaries(parts arc_halo.metric_summaries[])\n"
+        "RETURNS SETOF arc_halo.metric_summaries\n"
+        "LANGUAGE sql IMMUTABLE PARALLEL SAFE\n"
+        "BEGIN ATOMIC\n"
         "    SELECT p.series_id,\n"
-        "           sum(p.point_count),\n"
-        "           sum(p.nan_count),\n"
+        "           sum(p.point_count)::bigint,\n"
+        "           sum(p.nan_count)::bigint,\n"
         "           min(p.first_step),\n"
         "           max(p.last_step),\n"
         "           (array_agg(p.last_value ORDER BY p.last_step DESC))[1],\n"
@@ -872,17 +852,129 @@ def upgrade() -> None:
         "           max(p.max_value),\n"
         "           (array_agg(p.max_at_step ORDER BY p.max_value DESC NULLS LAST, p.max_at_step))[1]\n"
         "      FROM unnest(parts) AS p\n"
-        "     GROUP BY p.series_id\n"
-        "     -- Everybody takes the rows in this order, so nobody waits for one another.\n"
-        "     ORDER BY p.series_id\n"
+        "     GROUP BY p.series_id;\n"
+        "END"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.combine_metric_summaries IS 'One summary for each series, of "
+        "summaries of disjoint parts of them.'"
+    )
+    op.execute(
+        "CREATE FUNCTION arc_halo.summarize_metric_parts(series_ids integer[]) RETURNS SETOF "
+        "arc_halo.metric_summaries\n"
+        "LANGUAGE sql STABLE PARALLEL SAFE\n"
+        "BEGIN ATOMIC\n"
+        "    SELECT s.id, p.point_count, p.nan_count, p.first_step, p.last_step, newest.value, "
+        "newest.recorded_at,\n"
+        "           p.min_value, place.min_at_step, p.max_value, place.max_at_step\n"
+        "      FROM arc_halo.metric_series AS s\n"
+        "     CROSS JOIN LATERAL (\n"
+        "        SELECT count(*) AS point_count,\n"
+        "               count(*) FILTER (WHERE t.value = 'NaN') AS nan_count,\n"
+        "               min(t.step) AS first_step,\n"
+        "               max(t.step) AS last_step,\n"
+        "               NULLIF(min(t.value), 'NaN') AS min_value,\n"
+        "               max(t.value) FILTER (WHERE t.value <> 'NaN') AS max_value\n"
+        "          FROM arc_halo.training_metrics AS t\n"
+        "         WHERE t.series_id = s.id\n"
+        "     ) AS p\n"
+        "      JOIN arc_halo.training_metrics AS newest ON newest.series_id = s.id AND newest.step = "
+        "p.last_step\n"
+        "     CROSS JOIN LATERAL (\n"
+        "        SELECT min(t.step) FILTER (WHERE t.value = p.min_value) AS min_at_step,\n"
+        "               min(t.step) FILTER (WHERE t.value = p.max_value) AS max_at_step\n"
+        "          FROM arc_halo.training_metrics AS t\n"
+        "         WHERE t.series_id = s.id AND (t.value = p.min_value OR t.value = p.max_value)\n"
+        "     ) AS place\n"
+        "     WHERE s.id = ANY (series_ids)\n"
+        "     UNION ALL\n"
+        "    SELECT g.series_id, g.point_count, g.nan_count, g.first_step, g.last_step, g.last_value,\n"
+        "           -- Of the last segment alone, so that the others' arrays stay where they are.\n"
+        "           CASE WHEN g.last_step = max(g.last_step) OVER (PARTITION BY g.series_id)\n"
+        "                THEN g.recorded_times[g.point_count] END,\n"
+        "           g.min_value, g.min_at_step, g.max_value, g.max_at_step\n"
+        "      FROM arc_halo.metric_segments AS g\n"
+        "     WHERE g.series_id = ANY (series_ids);\n"
+        "END"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.summarize_metric_parts IS 'Summaries of what series have: of each "
+        "its unsealed points, and each of its segments.'"
+    )
+    op.execute(
+        "CREATE FUNCTION arc_halo.change_metric_summaries(\n"
+        "    added arc_halo.metric_summaries[], removed arc_halo.metric_summaries[] DEFAULT NULL\n"
+        ") RETURNS void\n"
+        "LANGUAGE plpgsql AS $$\n"
+        "DECLARE\n"
+        "    stale integer[];\n"
+        "BEGIN\n"
+        "    -- Counts go by differences, and landmarks by what is there: one statement may fire several "
+        "triggers, and each of\n"
+        "    -- them sees the rows that all of them are told of.\n"
+        "    IF cardinality(removed) > 0 THEN\n"
+        "        -- Everybody takes the rows in this order, so nobody waits for one another.\n"
+        "        PERFORM FROM arc_halo.metric_summaries AS m\n"
+        "          WHERE m.series_id IN (SELECT r.series_id FROM unnest(removed) AS r\n"
+        "                                UNION ALL SELECT a.series_id FROM unnest(added) AS a)\n"
+        "          ORDER BY m.series_id\n"
+        "            FOR NO KEY UPDATE;\n"
+        "        UPDATE arc_halo.metric_summaries AS m\n"
+        "           SET point_count = m.point_count - r.point_count, nan_count = m.nan_count - "
+        "r.nan_count\n"
+        "          FROM (SELECT d.series_id, sum(d.point_count) AS point_count, sum(d.nan_count) AS "
+        "nan_count\n"
+        "                  FROM unnest(removed) AS d GROUP BY d.series_id) AS r\n"
+        "         WHERE m.series_id = r.series_id;\n"
+        "        -- A landmark that is gone is looked for among all points, unless what was added is one "
+        "as it was.\n"
+        "        stale := ARRAY(\n"
+        "            SELECT DISTINCT m.series_id\n"
+        "              FROM unnest(removed) AS r\n"
+        "              JOIN arc_halo.metric_summaries AS m ON m.series_id = r.series_id\n"
+        "              LEFT JOIN unnest(added) AS a ON a.series_id = m.series_id\n"
+        "             WHERE r.first_step = m.first_step AND (a.first_step <= m.first_step) IS NOT TRUE\n"
+        "                OR r.last_step = m.last_step AND (a.last_step >= m.last_step) IS NOT TRUE\n"
+        "                OR r.min_at_step = m.min_at_step\n"
+        "                   AND (a.min_value < m.min_value\n"
+        "                        OR a.min_value = m.min_value AND a.min_at_step <= m.min_at_step) IS NOT "
+        "TRUE\n"
+        "                OR r.max_at_step = m.max_at_step\n"
+        "                   AND (a.max_value > m.max_value\n"
+        "                        OR a.max_value = m.max_value AND a.max_at_step <= m.max_at_step) IS NOT "
+        "TRUE);\n"
+        "        IF cardinality(stale) > 0 THEN\n"
+        "            UPDATE arc_halo.metric_summaries AS m\n"
+        "               SET first_step = c.first_step, last_step = c.last_step, last_value = "
+        "c.last_value,\n"
+        "                   last_recorded_at = c.last_recorded_at, min_value = c.min_value, min_at_step = "
+        "c.min_at_step,\n"
+        "                   max_value = c.max_value, max_at_step = c.max_at_step\n"
+        "              FROM unnest(stale) AS series (id)\n"
+        "              LEFT JOIN arc_halo.combine_metric_summaries(ARRAY(\n"
+        "                    SELECT p FROM arc_halo.summarize_metric_parts(stale) AS p)) AS c ON "
+        "c.series_id = series.id\n"
+        "             WHERE m.series_id = series.id;\n"
+        "        END IF;\n"
+        "    END IF;\n"
+        "\n"
+        "    INSERT INTO arc_halo.metric_summaries AS kept\n"
+        "           (series_id, point_count, nan_count, first_step, last_step, last_value, "
+        "last_recorded_at,\n"
+        "            min_value, min_at_step, max_value, max_at_step)\n"
+        "    SELECT c.series_id, c.point_count, c.nan_count, c.first_step, c.last_step, c.last_value, "
+        "c.last_recorded_at,\n"
+        "           c.min_value, c.min_at_step, c.max_value, c.max_at_step\n"
+        "      FROM arc_halo.combine_metric_summaries(added) AS c\n"
+        "     ORDER BY c.series_id\n"
         "        ON CONFLICT (series_id) DO UPDATE\n"
         "       SET point_count = kept.point_count + excluded.point_count,\n"
         "           nan_count = kept.nan_count + excluded.nan_count,\n"
         "           first_step = LEAST(kept.first_step, excluded.first_step),\n"
         "           last_step = GREATEST(kept.last_step, excluded.last_step),\n"
-        "           last_value = CASE WHEN kept.last_step >= excluded.last_step THEN kept.last_value\n"
+        "           last_value = CASE WHEN kept.last_step > excluded.last_step THEN kept.last_value\n"
         "                             ELSE excluded.last_value END,\n"
-        "           last_recorded_at = CASE WHEN kept.last_step >= excluded.last_step THEN "
+        "           last_recorded_at = CASE WHEN kept.last_step > excluded.last_step THEN "
         "kept.last_recorded_at\n"
         "                                   ELSE excluded.last_recorded_at END,\n"
         "           min_value = LEAST(kept.min_value, excluded.min_value),\n"
@@ -899,8 +991,8 @@ def upgrade() -> None:
         "$$"
     )
     op.execute(
-        "COMMENT ON FUNCTION arc_halo.add_to_metric_summaries IS 'Adds summaries of disjoint parts of "
-        "series to those that are kept; several parts may be of one series.'"
+        "COMMENT ON FUNCTION arc_halo.change_metric_summaries IS 'Brings summaries up to date with points "
+        "that were added, and with points that were removed and where the landmarks were.'"
     )
     op.execute(
         "CREATE FUNCTION arc_halo.attempt_line(training_session_id uuid, from_attempt integer DEFAULT "
@@ -1143,9 +1235,17 @@ def upgrade() -> None:
         "COMMENT ON COLUMN arc_halo.v_training_progress.remaining_seconds IS 'at that pace; null unless "
         "the run is running'"
     )
-    # The triggers made above describe the segments that are there, and summarise their series; then those of points.
-    op.execute("UPDATE arc_halo.metric_segments SET steps = steps")
-    op.execute("SELECT arc_halo.summarize_metric_series(ARRAY(SELECT s.id FROM arc_halo.metric_series AS s))")
+    op.execute("ALTER TABLE arc_halo.metric_segments DISABLE TRIGGER tr_metric_segments_updated")
+    op.execute("UPDATE arc_halo.metric_segments SET steps = steps")  # a trigger describes them
+    op.execute("ALTER TABLE arc_halo.metric_segments ENABLE TRIGGER tr_metric_segments_updated")
+    op.execute(
+        "INSERT INTO arc_halo.metric_summaries (series_id, point_count, nan_count, first_step, last_step, last_value,"
+        " last_recorded_at, min_value, min_at_step, max_value, max_at_step)"
+        " SELECT c.series_id, c.point_count, c.nan_count, c.first_step, c.last_step, c.last_value, c.last_recorded_at,"
+        " c.min_value, c.min_at_step, c.max_value, c.max_at_step"
+        " FROM arc_halo.combine_metric_summaries(ARRAY(SELECT p FROM arc_halo.summarize_metric_parts("
+        "ARRAY(SELECT s.id FROM arc_halo.metric_series AS s)) AS p)) AS c"
+    )
     # ### end Alembic commands ###
 
 
@@ -1312,7 +1412,13 @@ def downgrade() -> None:
     op.execute("DROP TRIGGER tr_training_metrics_inserted ON arc_halo.training_metrics")
     op.execute("DROP FUNCTION arc_halo.metric_history(uuid,text,text,jsonb,integer)")
     op.execute("DROP FUNCTION arc_halo.attempt_line(uuid,integer)")
-    op.execute("DROP FUNCTION arc_halo.add_to_metric_summaries(arc_halo.metric_summaries[])")
+    op.execute(
+        "DROP FUNCTION arc_halo.change_metric_summaries(arc_halo.metric_summaries[],arc_halo.metric_summaries[])"
+    )
+    op.execute("DROP FUNCTION arc_halo.summarize_metric_parts(integer[])")
+    op.execute("DROP FUNCTION arc_halo.combine_metric_summaries(arc_halo.metric_summaries[])")
+    op.execute("DROP FUNCTION arc_halo.note_segments()")
+    op.execute("DROP FUNCTION arc_halo.note_deleted_points()")
     op.execute("DROP FUNCTION arc_halo.note_points()")
     op.execute("ALTER TABLE arc_halo.training_ranks DROP CONSTRAINT fk_training_ranks_attempt_id")
     op.execute("ALTER TABLE arc_halo.metric_summaries DROP CONSTRAINT fk_metric_summaries_series_id")
@@ -1407,10 +1513,7 @@ def downgrade() -> None:
         "precision[],timestamp with time zone[])"
     )
     op.execute("DROP FUNCTION arc_halo.lock_metric_series(integer[])")
-    op.execute("DROP FUNCTION arc_halo.summarize_metric_series(integer[])")
     op.execute("DROP FUNCTION arc_halo.describe_segment()")
-    op.execute("DROP FUNCTION arc_halo.note_segments()")
-    op.execute("DROP FUNCTION arc_halo.note_deleted_points()")
     op.execute(
         "CREATE OR REPLACE FUNCTION arc_halo.check_metric_series()\n"
         " RETURNS trigger\n"

@@ -1,12 +1,17 @@
--- Locks series for a writer, in their order; returns how far each is sealed and its last step.
+-- Locks series for a writer, in their order; returns how far each is sealed, and above which step points may be copied.
 CREATE FUNCTION arc_halo.lock_metric_series(series_ids integer[])
-RETURNS TABLE (series_id integer, sealed_through_step bigint, last_step bigint)
+RETURNS TABLE (series_id integer, sealed_through_step bigint, copy_above bigint)
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM arc_halo.metric_series AS s WHERE s.id = ANY (series_ids) ORDER BY s.id FOR NO KEY UPDATE;
-    -- A statement of its own: its snapshot has what was committed while the first one waited.
+    -- A statement of its own: its snapshot has what was committed while the first one waited. Where a snapshot lasts for
+    -- the whole transaction a step may be there that it does not show, and row-level security forbids COPY: null.
     RETURN QUERY
-    SELECT s.id, s.sealed_through_step, m.last_step
+    SELECT s.id,
+           COALESCE(s.sealed_through_step, -1),
+           CASE WHEN pg_catalog.current_setting('transaction_isolation') = 'read committed'
+                 AND NOT pg_catalog.row_security_active('arc_halo.training_metrics'::pg_catalog.regclass)
+                THEN COALESCE(m.last_step, -1) END
       FROM arc_halo.metric_series AS s
       LEFT JOIN arc_halo.metric_summaries AS m ON m.series_id = s.id
      WHERE s.id = ANY (series_ids);

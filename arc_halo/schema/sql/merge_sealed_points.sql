@@ -43,6 +43,5 @@ BEGIN
            array_agg(c.value ORDER BY c.step), array_agg(c.recorded_at ORDER BY c.step), 0
       FROM counted AS c
      GROUP BY c.segment, c.place * c.piece_count / c.point_count;
-    PERFORM arc_halo.summarize_metric_series(ARRAY[merge_sealed_points.series_id]);
 END
 $$

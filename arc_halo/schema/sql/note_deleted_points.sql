@@ -1,8 +1,27 @@
--- Trigger function: what is left of series that points were deleted from is summarised again.
+-- Trigger function: points that were deleted leave the summaries of their series.
 CREATE FUNCTION arc_halo.note_deleted_points() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET enable_nestloop TO off
+SET enable_mergejoin TO off
+AS $$
+DECLARE
+    gone arc_halo.metric_summaries[];
 BEGIN
-    PERFORM arc_halo.summarize_metric_series(ARRAY(SELECT DISTINCT o.series_id FROM old_points AS o));
+    PERFORM FROM arc_halo.metric_summaries AS m
+      WHERE m.series_id IN (SELECT o.series_id FROM old_points AS o)
+      ORDER BY m.series_id
+        FOR NO KEY UPDATE;
+    -- A series without summary is gone itself, or will be.
+    gone := ARRAY(
+        SELECT ROW(o.series_id, count(*), count(*) FILTER (WHERE o.value = 'NaN'),
+                   max(o.step) FILTER (WHERE o.step = m.first_step), max(o.step) FILTER (WHERE o.step = m.last_step),
+                   NULL, NULL,
+                   NULL, max(o.step) FILTER (WHERE o.step = m.min_at_step),
+                   NULL, max(o.step) FILTER (WHERE o.step = m.max_at_step))::arc_halo.metric_summaries
+          FROM old_points AS o
+          JOIN arc_halo.metric_summaries AS m ON m.series_id = o.series_id
+         GROUP BY o.series_id);
+    PERFORM arc_halo.change_metric_summaries('{}', gone);
     RETURN NULL;
 END
 $$

@@ -7,6 +7,7 @@ SET enable_mergejoin TO off
 AS $$
 DECLARE
     written arc_halo.metric_summaries[];
+    replaced arc_halo.metric_summaries[];
     refused record;
 BEGIN
     WITH gathered AS MATERIALIZED (
@@ -62,12 +63,22 @@ BEGIN
                   HINT = 'Write it by arc_halo.write_points(), or unseal the series by arc_halo.unseal_series().';
     END IF;
 
-    IF TG_OP = 'INSERT' THEN
-        PERFORM arc_halo.add_to_metric_summaries(written);
-    ELSE
-        PERFORM arc_halo.summarize_metric_series(ARRAY(
-            SELECT o.series_id FROM old_points AS o UNION SELECT w.series_id FROM unnest(written) AS w));
+    IF TG_OP = 'UPDATE' THEN
+        PERFORM FROM arc_halo.metric_summaries AS m
+          WHERE m.series_id IN (SELECT o.series_id FROM old_points AS o)
+          ORDER BY m.series_id
+            FOR NO KEY UPDATE;
+        replaced := ARRAY(
+            SELECT ROW(o.series_id, count(*), count(*) FILTER (WHERE o.value = 'NaN'),
+                       max(o.step) FILTER (WHERE o.step = m.first_step),
+                       max(o.step) FILTER (WHERE o.step = m.last_step), NULL, NULL,
+                       NULL, max(o.step) FILTER (WHERE o.step = m.min_at_step),
+                       NULL, max(o.step) FILTER (WHERE o.step = m.max_at_step))::arc_halo.metric_summaries
+              FROM old_points AS o
+              JOIN arc_halo.metric_summaries AS m ON m.series_id = o.series_id
+             GROUP BY o.series_id);
     END IF;
+    PERFORM arc_halo.change_metric_summaries(written, replaced);
     RETURN NULL;
 END
 $$

@@ -17,7 +17,6 @@ BEGIN
            AS p (step, epoch, value, recorded_at)
      WHERE g.series_id = unseal_series.series_id AND g.last_step >= unseal_series.from_step;
     GET DIAGNOSTICS unpacked = ROW_COUNT;
-    -- After the points, which were counted twice until now: this summarises anew.
     DELETE FROM arc_halo.metric_segments AS g
      WHERE g.series_id = unseal_series.series_id AND g.last_step >= unseal_series.from_step;
     RETURN unpacked;
