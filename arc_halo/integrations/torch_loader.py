@@ -105,7 +105,7 @@ class ResumableLoader:
         restore_rng(self._begun, self._generators())
         try:
             batches = _Batches(self.loader.batch_sampler) if self._can_skip_indices() else None
-            iterator = iter(self.loader if batches is None else _with_batches(self.loader, batches))
+            iterator: Iterator[Any] = iter(self.loader if batches is None else _with_batches(self.loader, batches))
             passed = iterator if batches is None else batches.iterator
             for _ in range(self._taken):
                 next(passed, None)

@@ -9,36 +9,7 @@ import torch
 
 from arc_halo.errors import StateMismatch
 from arc_halo.integrations.torch_training import capture_state, restore_state
-
-OPTIMIZERS = {
-    "sgd": lambda given: torch.optim.SGD(given, lr=0.01, momentum=0.9),
-    "adamw": lambda given: torch.optim.AdamW(given, lr=0.01, amsgrad=True),
-    "adam fused": lambda given: torch.optim.Adam(given, lr=0.01, fused=True),
-    "lr as tensor": lambda given: torch.optim.Adam(given, lr=torch.tensor(0.01), foreach=False),
-    "nadam": lambda given: torch.optim.NAdam(given, lr=0.01),
-    "asgd": lambda given: torch.optim.ASGD(given, lr=0.01),
-    "rprop": lambda given: torch.optim.Rprop(given, lr=0.01),
-    "adagrad": lambda given: torch.optim.Adagrad(given, lr=0.01),
-    "adafactor": lambda given: torch.optim.Adafactor(given, lr=0.01),
-    "lbfgs": lambda given: torch.optim.LBFGS(given, lr=0.01),
-}  # fmt: skip
-
-
-def module(seed, *, dtype=torch.float32):
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)).to(dtype)
-
-
-def train(model, optimizer, steps):
-    given = torch.linspace(-1, 1, 24, dtype=model[0].weight.dtype).reshape(4, 6)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = model(given).square().mean()
-        loss.backward()
-        return loss
-
-    return [optimizer.step(closure).item() for _ in range(steps)]
+from tests.fixtures.torch_optimizers import OPTIMIZERS, module, train
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)

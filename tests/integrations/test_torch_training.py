@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ import torch
 from arc_halo.errors import CheckpointError, StateMismatch
 from arc_halo.integrations.torch_training import capture_state, restore_state
 from arc_halo.training.checkpoint import CheckpointState
+from arc_halo.training.loading import load_checkpoint
+from arc_halo.training.saving import save_checkpoint
 from tests.fixtures.small_transformer import Loop, SmallTransformer
+from tests.fixtures.torch_optimizers import OPTIMIZERS, module, train
+from tests.training.states import begin
 
 KINDS = ["float32", "bfloat16", "amp"]
 
@@ -45,6 +50,40 @@ def test_a_restored_loop_goes_on_bit_for_bit(kind, cut):
     resumed.restore(state)
     assert list(resumed.losses(20)) == losses[cut:]
     assert flat(resumed.capture()) == flat(straight.capture())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loop_goes_on_from_the_database(session, kind):
+    straight = Loop(kind)
+    list(straight.losses(15))
+    checkpoint = save_checkpoint(session, begin(session), straight.capture(extra={"best": math.nan}), 15)
+    losses = list(straight.losses(10))
+    resumed = Loop(kind, seed=99)
+    extra = resumed.restore(load_checkpoint(session, checkpoint))
+    assert math.isnan(extra["best"])
+    assert list(resumed.losses(10)) == losses
+    assert flat(resumed.capture()) == flat(straight.capture())
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_each_optimizer_goes_on_from_the_database(session, make):
+    model, other = module(0), module(1)
+    optimizer, resumed = make(model.parameters()), make(other.parameters())
+    train(model, optimizer, 3)
+    checkpoint = save_checkpoint(session, begin(session), capture_state(model, optimizer), 3)
+    restore_state(load_checkpoint(session, checkpoint), other, resumed)
+    assert train(other, resumed, 5) == train(model, optimizer, 5)
+
+
+def test_a_checkpoint_of_weights_fills_a_module_and_no_optimizer(session):
+    loop = Loop()
+    checkpoint = save_checkpoint(session, begin(session), loop.capture(), 0, checkpoint_type="weights")
+    loaded = load_checkpoint(session, checkpoint)
+    other = SmallTransformer()
+    restore_state(loaded, other)
+    assert torch.equal(other.head.weight, loop.model.embed.weight)
+    with pytest.raises(StateMismatch, match="no state of optimizer;"):
+        restore_state(loaded, other, loop.optimizer)
 
 
 def test_a_state_may_be_restored_twice():
