@@ -2,7 +2,7 @@
 
 Revision ID: 0003
 Revises: 0002
-Create Date: 2026-11-29 04:13:25.837685
+Create Date: 2026-11-29 04:20:12.316752
 """
 
 from __future__ import annotations
@@ -318,6 +318,21 @@ def upgrade() -> None:
     op.execute(
         "COMMENT ON FUNCTION arc_halo.unseal_series IS 'Unpacks the segments of a series that reach "
         "beyond a step into single points again; returns how many points.'"
+    )
+    op.execute(
+        "CREATE FUNCTION arc_halo.delete_run_embeddings() RETURNS trigger\n"
+        "LANGUAGE plpgsql AS $$\n"
+        "BEGIN\n"
+        "    DELETE FROM arc_halo.embeddings AS e\n"
+        "     USING old_runs AS o\n"
+        "     WHERE e.tenant_id = o.tenant_id AND e.kind = 'run' AND e.owner_id = o.id;\n"
+        "    RETURN NULL;\n"
+        "END\n"
+        "$$"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.delete_run_embeddings IS 'Trigger function: the curves of runs go "
+        "with them, for embeddings have owners of several kinds and no foreign key to any.'"
     )
     op.execute(
         "CREATE FUNCTION arc_halo.forget_gradients() RETURNS trigger\n"
@@ -1100,6 +1115,11 @@ def upgrade() -> None:
         "arc_halo.forget_gradients()"
     )
     op.execute(
+        "CREATE TRIGGER tr_training_sessions_deleted AFTER DELETE ON arc_halo.training_sessions "
+        "REFERENCING OLD TABLE AS old_runs FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.delete_run_embeddings()"
+    )
+    op.execute(
         "CREATE VIEW arc_halo.v_training_points AS SELECT t.series_id, t.step, t.epoch, t.value, "
         "t.recorded_at, false AS is_sealed\n"
         "  FROM arc_halo.training_metrics AS t\n"
@@ -1235,6 +1255,73 @@ def upgrade() -> None:
         "COMMENT ON COLUMN arc_halo.v_training_progress.remaining_seconds IS 'at that pace; null unless "
         "the run is running'"
     )
+    op.execute(
+        "CREATE VIEW arc_halo.v_run_metrics AS SELECT s.id AS training_session_id,\n"
+        "       n.scope || '/' || n.name || COALESCE(' ' || NULLIF(n.context, '{}')::text, '') AS metric,\n"
+        "       n.name,\n"
+        "       n.scope,\n"
+        "       n.context,\n"
+        "       max(n.goal) AS goal,\n"
+        "       sum(part.point_count)::bigint AS point_count,\n"
+        "       sum(part.nan_count)::bigint AS nan_count,\n"
+        "       min(part.first_step) AS first_step,\n"
+        "       max(part.last_step) AS last_step,\n"
+        "       -- Arrays compare element by element, so min and max find the step along with the value; "
+        "the earliest of equals.\n"
+        "       (max(ARRAY[part.last_step, part.last_value]))[2] AS last_value,\n"
+        "       max(part.last_recorded_at) AS last_recorded_at,\n"
+        "       min(part.min_value) AS min_value,\n"
+        "       (min(ARRAY[part.min_value, part.min_at_step]) FILTER (WHERE part.min_at_step IS NOT "
+        "NULL))[2]::bigint\n"
+        "           AS min_at_step,\n"
+        "       max(part.max_value) AS max_value,\n"
+        "       (min(ARRAY[-part.max_value, part.max_at_step]) FILTER (WHERE part.max_at_step IS NOT "
+        "NULL))[2]::bigint\n"
+        "           AS max_at_step,\n"
+        "       CASE max(n.goal) WHEN 'minimize' THEN min(part.min_value) WHEN 'maximize' THEN "
+        "max(part.max_value) END AS best_value\n"
+        "  FROM arc_halo.training_sessions AS s\n"
+        " CROSS JOIN LATERAL arc_halo.attempt_line(s.id) AS line\n"
+        "  JOIN arc_halo.metric_series AS n ON n.attempt_id = line.attempt_id\n"
+        "  JOIN arc_halo.metric_summaries AS m\n"
+        "    ON m.series_id = n.id AND m.last_step > line.after_step AND m.first_step <= "
+        "line.through_step\n"
+        " CROSS JOIN LATERAL (\n"
+        "    -- Of a series that counts as a whole its summary is enough; of one that a fork cuts, points "
+        "are read.\n"
+        "    SELECT m.point_count, m.nan_count, m.first_step, m.last_step, m.last_value, "
+        "m.last_recorded_at, m.min_value,\n"
+        "           m.min_at_step, m.max_value, m.max_at_step\n"
+        "     WHERE m.first_step > line.after_step AND m.last_step <= line.through_step\n"
+        "     UNION ALL\n"
+        "    SELECT count(*),\n"
+        "           count(*) FILTER (WHERE p.value = 'NaN'),\n"
+        "           min(p.step),\n"
+        "           max(p.step),\n"
+        "           (max(ARRAY[p.step, p.value]))[2],\n"
+        "           max(p.recorded_at),\n"
+        "           NULLIF(min(p.value), 'NaN'),\n"
+        "           (min(ARRAY[p.value, p.step]) FILTER (WHERE p.value <> 'NaN'))[2]::bigint,\n"
+        "           max(p.value) FILTER (WHERE p.value <> 'NaN'),\n"
+        "           (min(ARRAY[-p.value, p.step]) FILTER (WHERE p.value <> 'NaN'))[2]::bigint\n"
+        "      FROM arc_halo.v_training_points AS p\n"
+        "     WHERE p.series_id = n.id AND p.step > line.after_step AND p.step <= line.through_step\n"
+        "       AND NOT (m.first_step > line.after_step AND m.last_step <= line.through_step)\n"
+        "    HAVING count(*) > 0\n"
+        " ) AS part\n"
+        " GROUP BY s.id, n.name, n.scope, n.context"
+    )
+    op.execute(
+        "COMMENT ON VIEW arc_halo.v_run_metrics IS 'Each metric of each run along the line of its newest "
+        "attempt: last, best, minimum, maximum.'"
+    )
+    op.execute("COMMENT ON COLUMN arc_halo.v_run_metrics.metric IS 'scope/name, and the context where there is one'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_run_metrics.last_value IS 'at last_step'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_run_metrics.last_recorded_at IS 'when the newest point was recorded'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_run_metrics.min_value IS 'null if every value is NaN, as the next three'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_run_metrics.min_at_step IS 'the first of equals'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_run_metrics.max_at_step IS 'the first of equals'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_run_metrics.best_value IS 'by the goal; null without one'")
     op.execute("ALTER TABLE arc_halo.metric_segments DISABLE TRIGGER tr_metric_segments_updated")
     op.execute("UPDATE arc_halo.metric_segments SET steps = steps")  # a trigger describes them
     op.execute("ALTER TABLE arc_halo.metric_segments ENABLE TRIGGER tr_metric_segments_updated")
@@ -1259,6 +1346,7 @@ def downgrade() -> None:
         " WHERE EXISTS (SELECT FROM arc_halo.checkpoint_tensors AS t WHERE t.checkpoint_id = c.id AND t.shard_index > 0)"
         " OR EXISTS (SELECT FROM arc_halo.optimizer_state AS o WHERE o.checkpoint_id = c.id AND o.shard_index > 0)"
     )
+    op.execute("DROP VIEW arc_halo.v_run_metrics")
     op.execute(
         "CREATE OR REPLACE VIEW arc_halo.v_training_progress AS\n"
         " SELECT s.id AS training_session_id,\n"
@@ -1402,6 +1490,7 @@ def downgrade() -> None:
         "COMMENT ON COLUMN arc_halo.v_training_progress.heartbeat_age_seconds IS 'null unless the attempt is running'"
     )
     op.execute("DROP VIEW arc_halo.v_training_points")
+    op.execute("DROP TRIGGER tr_training_sessions_deleted ON arc_halo.training_sessions")
     op.execute("DROP TRIGGER tr_checkpoint_tensors_deleted ON arc_halo.checkpoint_tensors")
     op.execute("DROP TRIGGER tr_metric_segments_deleted ON arc_halo.metric_segments")
     op.execute("DROP TRIGGER tr_metric_segments_updated ON arc_halo.metric_segments")
@@ -1502,6 +1591,7 @@ def downgrade() -> None:
     op.drop_table("checkpoint_ranks", schema="arc_halo")
     op.drop_table("training_ranks", schema="arc_halo")
     op.execute("DROP FUNCTION arc_halo.forget_gradients()")
+    op.execute("DROP FUNCTION arc_halo.delete_run_embeddings()")
     op.execute("DROP FUNCTION arc_halo.unseal_series(integer,bigint)")
     op.execute("DROP FUNCTION arc_halo.seal_series(integer,bigint)")
     op.execute(

@@ -27,8 +27,8 @@ Fusion
 Upkeep
     UploadLease, Operation, BlobDeletion, Verification: what the database remembers of work on itself
 Views
-    ModelArchitecture, TrainingProgress, TrainingPoint, ReactorStatus, TensorStatistics, ModelStorage, ModelFamily,
-    DuplicateTensor, UnsoundLayer: computed, read-only
+    ModelArchitecture, TrainingProgress, TrainingPoint, RunMetric, ReactorStatus, TensorStatistics, ModelStorage,
+    ModelFamily, DuplicateTensor, UnsoundLayer: computed, read-only
 
 Importing this package makes ``Base.metadata`` complete, functions and triggers included.
 """
@@ -62,6 +62,7 @@ from arc_halo.schema.inference import (
     KVCachePayload,
     KVCacheStatistics,
 )
+from arc_halo.schema.metric_views import RunMetric
 from arc_halo.schema.tensors import Chunk, Embedding, ModelWeight, Tensor, TensorChunk
 from arc_halo.schema.training import (
     MetricSegment,
@@ -117,6 +118,7 @@ __all__ = [
     "ReactorMetric",
     "ReactorModel",
     "ReactorStatus",
+    "RunMetric",
     "Tensor",
     "TensorChunk",
     "TensorStatistics",

@@ -43,6 +43,7 @@ for _name in (
     "attempt_line",
     "metric_history",
     "delete_metric_points",
+    "delete_run_embeddings",
     "forget_gradients",
     "check_interaction_graph",
     "refuse_state_change",
@@ -100,6 +101,9 @@ declare(
     "CREATE TRIGGER tr_checkpoint_tensors_deleted AFTER DELETE ON arc_halo.checkpoint_tensors"
     " REFERENCING OLD TABLE AS old_tensors"
     " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.forget_gradients()",
+    "CREATE TRIGGER tr_training_sessions_deleted AFTER DELETE ON arc_halo.training_sessions"
+    " REFERENCING OLD TABLE AS old_runs"
+    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.delete_run_embeddings()",
     "CREATE TRIGGER tr_model_interaction_graph_checked"
     " AFTER INSERT OR UPDATE OF reactor_id, source_id, target_id, interaction_type OR DELETE"
     " ON arc_halo.model_interaction_graph"
