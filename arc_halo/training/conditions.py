@@ -11,7 +11,7 @@ from arc_halo.errors import MetricError
 FIGURES: Final = ("last", "best", "min", "max")
 OPERATORS: Final = ("<=", ">=", "!=", "<", ">", "=")
 _FIGURE: Final = re.compile(rf"({'|'.join(FIGURES)})\((.+)\)")
-_CONDITION: Final = re.compile(r"(.+?)\s*(<=|>=|!=|==|<|>|=)\s*([^<>=!]+)")
+_CONDITION: Final = re.compile(r"(.*?[^<>=!\s])\s*(<=|>=|!=|==|<|>|=)\s*([^<>=!]+)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from arc_halo.schema import TrainingSession
+    from arc_halo.training.keys import SeriesKey
     from arc_halo.training.series import Track
 
 # Segments that count as a whole say it by their blocks of 64 points; of those that a fork cuts, and of what is not
@@ -66,7 +67,7 @@ class Curve:
 def chart(
     session: Session,
     training_session: TrainingSession | uuid.UUID | str,
-    metric: str | tuple[str, str, str],
+    metric: str | SeriesKey,
     *,
     buckets: int = 1000,
     attempt: int | None = None,
@@ -96,7 +97,7 @@ def chart(
 def charts(
     session: Session,
     runs: Sequence[TrainingSession | uuid.UUID | str],
-    metrics: Collection[str | tuple[str, str, str]] | None = None,
+    metrics: Collection[str | SeriesKey] | None = None,
     *,
     buckets: int = 1000,
     attempt: int | None = None,

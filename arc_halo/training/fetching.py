@@ -11,6 +11,7 @@ from psycopg.pq import Format
 
 from arc_halo.database.translate import driver_errors
 from arc_halo.store.connections import driver_connection
+from arc_halo.training.binary import EPOCH_2000
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 _HEADER: Final = struct.Struct("!iii")  # number of axes, whether there are nulls, type of the elements
 _AXIS: Final = np.dtype([("length", ">i4"), ("lower_bound", ">i4")])
 _SIZE: Final = struct.Struct("!i")
-_SINCE_2000: Final = np.datetime64("2000-01-01", "us").astype(np.int64)
 
 
 class _ArrayLoader(Loader):
@@ -72,7 +72,7 @@ class _Times(_ArrayLoader):
 
     def converted(self, values: np.ndarray) -> np.ndarray:
         """UTC, without a time zone."""
-        return (values + _SINCE_2000).astype("datetime64[us]")
+        return (values + EPOCH_2000).astype("datetime64[us]")
 
 
 _LOADERS: Final = {1016: _Bigints, 1022: _Doubles, 1185: _Times}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from arc_halo.errors import ConfigurationError
 from arc_halo.training.fetching import fetch_arrays
+from arc_halo.training.keys import series_key
 from arc_halo.training.series import asked_stretches, find_tracks
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from arc_halo.schema import TrainingSession
+    from arc_halo.training.keys import SeriesKey
     from arc_halo.training.series import Track
 
 HISTORY: Final = np.dtype(
@@ -54,7 +55,7 @@ SELECT w.place, p.steps, p.epochs, p.point_values, p.recorded_times
 def history(
     session: Session,
     training_session: TrainingSession | uuid.UUID | str,
-    metric: str | tuple[str, str, str],
+    metric: str | SeriesKey,
     *,
     scope: str = "train",
     context: Mapping[str, Any] | None = None,
@@ -83,6 +84,8 @@ def history(
     ------
     RunNotFound, MetricNotFound
         There is no such run, or it has recorded no such metric.
+    MetricError
+        Name, scope or context are none that could be recorded.
     ConfigurationError
         A frame is asked for and pandas is not installed.
 
@@ -92,7 +95,7 @@ def history(
     >>> points["step"], points["value"]  # doctest: +SKIP
     """
     if isinstance(metric, str) and (scope != "train" or context):
-        metric = (metric, scope, json.dumps(dict(context or {})))
+        metric = series_key(metric, scope, context)
     track = find_tracks(session, [training_session], [metric], attempt=attempt)[0]
     (points,) = fetch_histories(session, [track])
     return as_data_frame(points) if as_frame else points

@@ -15,6 +15,7 @@ from arc_halo.errors import MetricError, MetricNotFound, RunNotFound
 from arc_halo.registry.naming import named
 from arc_halo.schema import Model, ModelAlias, TrainingSession
 from arc_halo.schema.columns import TENANT_ID
+from arc_halo.training.keys import SCOPES, SeriesKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select
     from sqlalchemy.orm import Session
 
-SCOPES: Final = ("train", "validation", "test", "system")
 _ID: Final = re.compile(r"[0-9a-f-]{4,36}")
 _NEAR: Final = 5
 _ASKED: Final = 1000
@@ -86,6 +86,13 @@ def run_name(run: TrainingSession) -> str:
     return f"{run.model.name}@{run.model.version}/{run.name}"
 
 
+def model_condition(model: Model | uuid.UUID | str) -> ColumnElement[bool]:
+    """The condition for runs of a model; a name alone means all its versions."""
+    if isinstance(model, str):
+        return _is_model(model) if model.isprintable() else false()
+    return TrainingSession.model_id == (model.id if isinstance(model, Model) else model)
+
+
 def _runs(session: Session, condition: ColumnElement[bool]) -> Sequence[TrainingSession]:
     return session.scalars(_ordered(condition).limit(_NEAR + 1)).all()
 
@@ -134,7 +141,7 @@ def _near_runs(session: Session, reference: str) -> str:
     return _near(reference, known, "there are")
 
 
-def parse_metric(metric: str | tuple[str, str, str]) -> list[tuple[str, str, dict[str, Any]]]:
+def parse_metric(metric: str | SeriesKey) -> list[tuple[str, str, dict[str, Any]]]:
     """What ``loss``, ``validation/loss`` or ``train/loss {"rank": 1}`` may be: each time name, scope and context.
 
     A name without a scope is of the scope ``train``; one that looks as if it had a scope may also be such a name. A
@@ -145,7 +152,7 @@ def parse_metric(metric: str | tuple[str, str, str]) -> list[tuple[str, str, dic
     MetricError
         What stands in braces is no JSON object.
     """
-    if not isinstance(metric, str):
+    if isinstance(metric, SeriesKey):
         name, scope, context = metric
         return [(name, scope, json.loads(context))]
     name, brace, rest = metric.partition(" {")

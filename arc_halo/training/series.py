@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
 
+from arc_halo.training.keys import SeriesKey
 from arc_halo.training.naming import metric_not_found, parse_metric, run_name, runs_meant
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Track:
 def find_tracks(
     session: Session,
     runs: Sequence[TrainingSession | uuid.UUID | str],
-    metrics: Collection[str | tuple[str, str, str]] | None = None,
+    metrics: Collection[str | SeriesKey] | None = None,
     *,
     attempt: int | None = None,
 ) -> list[Track]:
@@ -106,7 +107,7 @@ def find_tracks(
     for metric, candidates in keys.items():
         if not any(each in known for each in candidates):
             first = next(iter(found.values()))
-            shown = metric if isinstance(metric, str) else f"{metric[1]}/{metric[0]}"
+            shown = f"{metric.scope}/{metric.name}" if isinstance(metric, SeriesKey) else metric
             raise metric_not_found(first, shown, metrics_of(session, first.id))
     return tracks
 

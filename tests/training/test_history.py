@@ -8,6 +8,7 @@ import pytest
 
 from arc_halo.errors import MetricError, MetricNotFound, RunNotFound
 from arc_halo.training.history import HISTORY, history
+from arc_halo.training.points import SeriesKey
 from tests.schema.rows import NOON, add_attempt, add_model, add_run
 from tests.training.recorded import add_forked_run, add_points, seal, statements
 
@@ -57,7 +58,7 @@ def test_values_are_as_they_were(session, attempt):
     [
         {"metric": "loss", "scope": "validation", "context": {"rank": 1, "set": "a b"}},
         {"metric": 'validation/loss {"set": "a b", "rank":1}'},
-        {"metric": ("loss", "validation", '{"rank":1,"set":"a b"}')},
+        {"metric": SeriesKey("loss", "validation", '{"rank":1,"set":"a b"}')},
     ],
 )
 def test_scope_and_context_tell_series_apart(session, attempt, asked):
