@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from arc_halo.errors import ConfigurationError
+from arc_halo.errors import ConfigurationError, MetricError
 from arc_halo.training.fetching import fetch_arrays
 from arc_halo.training.keys import series_key
-from arc_halo.training.series import asked_stretches, find_tracks
+from arc_halo.training.naming import find_run, metric_not_found
+from arc_halo.training.series import asked_stretches, find_tracks, metrics_of
+from arc_halo.training.summaries import summarize_runs
 
 if TYPE_CHECKING:
     import uuid
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from arc_halo.schema import TrainingSession
-    from arc_halo.training.keys import SeriesKey
+    from arc_halo.training.keys import Goal, SeriesKey
     from arc_halo.training.series import Track
+    from arc_halo.training.summaries import MetricSummary
 
 HISTORY: Final = np.dtype(
     [
@@ -99,6 +103,68 @@ def history(
     track = find_tracks(session, [training_session], [metric], attempt=attempt)[0]
     (points,) = fetch_histories(session, [track])
     return as_data_frame(points) if as_frame else points
+
+
+class Reached(NamedTuple):
+    """A value of a metric, and the first step that had it."""
+
+    step: int
+    value: float
+
+
+def latest(
+    session: Session, training_session: TrainingSession | uuid.UUID | str, metric: str = "loss"
+) -> Reached | None:
+    """The last value of a metric along the line of the newest attempt; no point is read. None before the first.
+
+    Raises
+    ------
+    RunNotFound, MetricNotFound
+        There is no such run, or it has recorded no such metric.
+    """
+    summary = _summary(session, training_session, metric)
+    return None if summary is None else Reached(summary.last_step, summary.last_value)
+
+
+def best(
+    session: Session,
+    training_session: TrainingSession | uuid.UUID | str,
+    metric: str = "loss",
+    *,
+    goal: Goal | None = None,
+) -> Reached | None:
+    """The best value of a metric along the line of the newest attempt; no point is read. None before the first.
+
+    Parameters
+    ----------
+    goal
+        Whether that is the smallest or the largest; by default what the run says.
+
+    Raises
+    ------
+    RunNotFound, MetricNotFound
+        There is no such run, or it has recorded no such metric.
+    MetricError
+        Neither the run nor the caller says what is better.
+    """
+    summary = _summary(session, training_session, metric)
+    if summary is None:
+        return None
+    aim = goal or summary.goal
+    if aim is None:
+        raise MetricError(f"nobody said what is better of {summary.metric}; give goal='minimize' or 'maximize'")
+    aimed = replace(summary, goal=aim)
+    if aimed.best_value is None or aimed.best_at_step is None:
+        return None
+    return Reached(aimed.best_at_step, aimed.best_value)
+
+
+def _summary(session: Session, reference: TrainingSession | uuid.UUID | str, metric: str) -> MetricSummary | None:
+    run = find_run(session, reference)
+    found = summarize_runs(session, [run.id])[run.id].get(metric)
+    if found is None and not {metric, f"train/{metric}"} & set(known := metrics_of(session, run.id)):
+        raise metric_not_found(run, metric, known)
+    return found
 
 
 def fetch_histories(session: Session, tracks: Sequence[Track]) -> list[np.ndarray]:

@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arc_halo.errors import ConfigurationError
-from arc_halo.training.smoothing import ema
+from arc_halo.training.curves import charts
+from arc_halo.training.landmarks import find_landmarks
+from arc_halo.training.smoothing import check_weight, ema
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from sqlalchemy.orm import Session
 
+    from arc_halo.schema import TrainingSession
     from arc_halo.training.curves import Curve
+    from arc_halo.training.keys import SeriesKey
     from arc_halo.training.landmarks import Landmarks
 
 # Okabe and Ito (2008): told apart with and without a colour vision deficiency, and in grey.
@@ -105,10 +110,11 @@ class CurvePlot:
         runs = self._runs()
         for curve in self.curves:
             if curve.metric == metric:
-                colour = COLOURS[runs.index(curve.run_id) % len(COLOURS)]
+                place = runs.index(curve.run_id)
+                colour = COLOURS[place % len(COLOURS)]
                 _draw_curve(panel, curve, colour, self.smoothing)
-                if curve.run_id in self.landmarks:
-                    _draw_landmarks(panel, self.landmarks[curve.run_id], colour)
+                if curve.run_id in self.landmarks and len(curve.buckets):
+                    _draw_landmarks(panel, self.landmarks[curve.run_id], curve, colour, place)
         panel.set_title(metric, loc="left", fontsize=10)
         panel.set_yscale("log" if self.log else "linear")
         panel.margins(x=0.01)
@@ -151,7 +157,7 @@ def _draw_curve(panel: Axes, curve: Curve, colour: str, smoothing: float) -> Non
     buckets = curve.buckets
     steps, values = buckets["last_step"], buckets["last_value"]
     if (buckets["point_count"] > 1).any():
-        panel.fill_between(steps, buckets["min_value"], buckets["max_value"], color=colour, alpha=0.2, linewidth=0)
+        panel.fill_between(steps, buckets["min_value"], buckets["max_value"], color=colour, alpha=0.25, linewidth=0.5)
     if smoothing:
         panel.plot(steps, values, color=colour, alpha=0.35, linewidth=0.8)
         values = ema(values, smoothing)
@@ -159,30 +165,71 @@ def _draw_curve(panel: Axes, curve: Curve, colour: str, smoothing: float) -> Non
     panel.plot(steps, values, color=colour, linewidth=1.4, marker="o" if is_point else None, markersize=3)
 
 
-def _draw_landmarks(panel: Axes, landmarks: Landmarks, colour: str) -> None:
-    """Checkpoints on the floor of the panel, a dotted line wherever an attempt took over."""
+def _draw_landmarks(panel: Axes, landmarks: Landmarks, curve: Curve, colour: str, place: int) -> None:
+    """Where the curve is: checkpoints on the floor of the panel, and a dotted line wherever an attempt took over."""
+    first, last = curve.buckets["first_step"][0], curve.buckets["last_step"][-1]
     floor = panel.get_xaxis_transform()
     for steps, marker, size in ((landmarks.checkpoints, "^", 5), (landmarks.best_checkpoints, "*", 9)):
-        panel.plot(
-            steps,
-            np.full(len(steps), 0.02),
-            transform=floor,
-            marker=marker,
-            markersize=size,
-            color=colour,
-            linestyle="none",
-            clip_on=False,
-        )
+        inside = steps[(steps >= first) & (steps <= last)]
+        height = np.full(len(inside), 0.02 + 0.04 * place)
+        signs: dict[str, Any] = {
+            "marker": marker,
+            "markersize": size,
+            "color": colour,
+            "linestyle": "none",
+            "clip_on": False,
+        }
+        if len(inside):  # of none the layout would be undone
+            panel.plot(inside, height, transform=floor, **signs)
     for fork in landmarks.forks:
-        panel.axvline(fork.step, color=colour, linestyle=":", linewidth=1)
-        panel.annotate(
-            f"attempt {fork.attempt_number}",
-            (fork.step, 1.0),
-            xycoords=floor,
-            xytext=(2, -2),
-            textcoords="offset points",
-            ha="left",
-            va="top",
-            fontsize=7,
-            color=colour,
-        )
+        if first <= fork.step <= last:
+            panel.axvline(fork.step, color=colour, linestyle=":", linewidth=1)
+            said = panel.annotate(
+                f"attempt {fork.attempt_number}",
+                (fork.step, 1.0),
+                xycoords=floor,
+                xytext=(2, -2 - 8 * place),
+                textcoords="offset points",
+                ha="left",
+                va="top",
+                fontsize=7,
+                color=colour,
+            )
+            said.set_in_layout(False)  # it may run over the edge, where it is cut
+
+
+def plot_runs(
+    session: Session,
+    runs: Sequence[TrainingSession | uuid.UUID | str],
+    metrics: Collection[str | SeriesKey] | None = None,
+    *,
+    smoothing: float = 0.0,
+    log: bool = False,
+    buckets: int = 500,
+    title: str | None = None,
+) -> CurvePlot:
+    """Draw metrics of one run or several, along the line of each one's newest attempt, spikes included.
+
+    Parameters
+    ----------
+    metrics
+        As in `charts`; by default all.
+    smoothing
+        Weight of `ema` over the last values of buckets, from 0 (none) to below 1.
+    buckets
+        Of each curve: a band from minimum to maximum, under a line of the last values.
+
+    Raises
+    ------
+    RunNotFound, MetricNotFound
+        There is no such run, or none has recorded a metric that is asked for.
+    MetricError
+        The smoothing is outside of that.
+
+    Examples
+    --------
+    >>> plot_runs(session, ["minilm/tune"], ["loss"], smoothing=0.9)  # doctest: +SKIP
+    """
+    check_weight(smoothing)
+    curves = charts(session, runs, metrics, buckets=buckets)
+    return CurvePlot(curves, find_landmarks(session, {each.run_id for each in curves}), smoothing, log, title)

@@ -42,8 +42,7 @@ def ema(values: np.ndarray, weight: float = 0.6) -> np.ndarray:
     array([1.   , 0.333,   nan, 0.143])
     """
     values = np.asarray(values, np.float64)
-    if not 0 <= weight < 1:
-        raise MetricError(f"smoothing weight {weight} must be from 0 to below 1, such as 0.6")
+    check_weight(weight)
     if values.ndim != 1:
         raise MetricError(f"values of shape {values.shape} are no curve; smooth one at a time")
     smooth = values.copy()
@@ -52,6 +51,12 @@ def ema(values: np.ndarray, weight: float = 0.6) -> np.ndarray:
         known = values[finite]
         smooth[finite] = _averages(known, weight) / (1 - weight ** np.arange(1, len(known) + 1, dtype=np.float64))
     return smooth
+
+
+def check_weight(weight: float) -> None:
+    """Raise `MetricError` for a weight that smooths nothing."""
+    if not 0 <= weight < 1:
+        raise MetricError(f"smoothing weight {weight} must be from 0 to below 1, such as 0.6")
 
 
 def _averages(values: np.ndarray, weight: float) -> np.ndarray:
