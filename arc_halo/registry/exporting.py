@@ -94,11 +94,8 @@ def export_model(
     with write_errors(target):
         refuse_leftovers(target, {*layouts, *side_names, *([INDEX_NAME] if len(shards) > 1 else [])})
         target.mkdir(parents=True, exist_ok=True)
-    written = [write_side_file(target, file.path, file.content) for file in _files(session, found, side)]
-    is_gguf = any(path.endswith(GGUF_SUFFIX) for path in layouts)  # its metadata are its config
-    config = {} if is_gguf else without_origin(found.architecture_config)
-    if config and not any(path.name == CONFIG_NAME for path in written):
-        written.append(write_side_file(target, CONFIG_NAME, json.dumps(config, indent=2).encode() + b"\n"))
+    has_metadata = any(path.endswith(GGUF_SUFFIX) for path in layouts)  # a GGUF file's are its config
+    written = _write_side_files(session, found, target, side, has_config=has_metadata)
     total = sum(entry.nbytes for each in layouts.values() for entry in each.tensors.values())
     if len(shards) > 1:
         written.append(write_side_file(target, INDEX_NAME, build_index(shards, total)))
@@ -106,6 +103,33 @@ def export_model(
     for name, layout in layouts.items():
         path = target / relative_path(name)
         written.append(_write_weights(session, path, layout=layout, weights=weights, meter=meter))
+    return written
+
+
+def export_side_files(session: Session, model: Model | uuid.UUID | str, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write what a model has beside its weights: config and tokenizer.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no such model.
+    CorruptionError
+        A file was changed in the database; it is not made.
+    FileNotWritten
+        There is no space for a file, or no right to write it; it is not made.
+    """
+    found = find_model(session, model)
+    return _write_side_files(session, found, Path(folder), ModelFile.kind.not_in(["weights", "index"]))
+
+
+def _write_side_files(
+    session: Session, model: Model, target: Path, side: ColumnElement[bool], *, has_config: bool = False
+) -> list[Path]:
+    """Side files as they were imported, and a config of a model that has none of its own."""
+    written = [write_side_file(target, file.path, file.content) for file in _files(session, model, side)]
+    config = {} if has_config else without_origin(model.architecture_config)
+    if config and not any(path.name == CONFIG_NAME for path in written):
+        written.append(write_side_file(target, CONFIG_NAME, json.dumps(config, indent=2).encode() + b"\n"))
     return written
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from arc_halo.errors import StateMismatch
-from arc_halo.integrations.torch_loader import ResumableLoader
+from arc_halo.integrations.torch_training import ResumableLoader
 
 
 class Noisy(torch.utils.data.Dataset):

@@ -11,10 +11,14 @@ from hypothesis import given, settings
 from sqlalchemy import select
 
 from arc_halo.errors import ConfigurationError, StateMismatch
-from arc_halo.integrations.torch_live import LiveBytes
-from arc_halo.integrations.torch_memory import measure_gradient_checkpointing, record_gradient_checkpoints
-from arc_halo.integrations.torch_memory_plan import Cost, choose_strategies
-from arc_halo.integrations.torch_strategies import STRATEGIES, strategies_applied
+from arc_halo.integrations.torch_memory import (
+    STRATEGIES,
+    measure_gradient_checkpointing,
+    record_gradient_checkpoints,
+    strategies_applied,
+)
+from arc_halo.integrations.torch_memory.live import LiveBytes
+from arc_halo.integrations.torch_memory.planning import Cost, choose_strategies
 from arc_halo.registry import create_model
 from arc_halo.schema import GradientCheckpoint, TransformerLayer
 from tests.fixtures.models import llama

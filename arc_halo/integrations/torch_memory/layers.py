@@ -10,14 +10,14 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from arc_halo.errors import ConfigurationError
-from arc_halo.integrations.torch_live import LiveBytes
-from arc_halo.integrations.torch_memory_plan import Cost
-from arc_halo.integrations.torch_strategies import STRATEGIES, find_layer, wrapped
+from arc_halo.integrations.torch_memory.live import LiveBytes
+from arc_halo.integrations.torch_memory.planning import Cost
+from arc_halo.integrations.torch_memory.strategies import STRATEGIES, find_layer, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from arc_halo.integrations.torch_strategies import Strategy
+    from arc_halo.integrations.torch_memory.strategies import Strategy
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from arc_halo.integrations.torch_strategies import Strategy
+    from arc_halo.integrations.torch_memory.strategies import Strategy
 
 _UNITS: Final = 2000
 """Parts of the budget that sizes are rounded up to, so that a plan takes no more than it says."""

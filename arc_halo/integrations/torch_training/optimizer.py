@@ -9,14 +9,15 @@ import torch
 
 from arc_halo.errors import StateMismatch
 from arc_halo.integrations.torch import to_numpy
-from arc_halo.integrations.torch_naming import some
+from arc_halo.integrations.torch_training.naming import some
 from arc_halo.integrations.torch_trees import from_plain, own_tensor, to_plain
 from arc_halo.training.optimizer import OptimizerSnapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _PARAMETERS = "params"
+_LIKE_PARAMETERS = (".exp_avg", ".exp_avg_sq", ".momentum_buffer")
 
 
 class Captured(NamedTuple):
@@ -92,17 +93,78 @@ class OptimizerPlan:
         states = {index[name]: state for name, state in self._snapshot.states.items() if name in index}
         simple = {position: _simple(state) for position, state in states.items()}
         shared = from_plain(self._shared)
-        self._optimizer.load_state_dict({"state": simple | shared, "param_groups": self._groups(index)})
+        groups = [self._snapshot.groups[source] for source in self._source]
+        self._optimizer.load_state_dict(
+            {"state": simple | shared, "param_groups": _numbered(groups, self._named, index)}
+        )
         for position, state in states.items():
             _keep_types(self._optimizer.state[parameters[position]], state, simple[position], parameters[position])
 
-    def _groups(self, index: Mapping[str, int]) -> list[dict[str, Any]]:
-        groups = [self._snapshot.groups[source] for source in self._source]
-        return [
-            {key: from_plain(value) for key, value in group.items() if key != _PARAMETERS}
-            | {_PARAMETERS: [index[name] for name in named]}
-            for group, named in zip(groups, self._named, strict=True)
-        ]
+
+def _numbered(
+    groups: Iterable[Mapping[str, Any]], named: Iterable[Sequence[str]], index: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Groups with their hyperparameters as they were, and numbers of parameters in the place of names."""
+    return [
+        {key: from_plain(value) for key, value in group.items() if key != _PARAMETERS}
+        | {_PARAMETERS: [index[name] for name in names]}
+        for group, names in zip(groups, named, strict=True)
+    ]
+
+
+def number_states(snapshot: OptimizerSnapshot, shared: Mapping[Any, Any]) -> dict[str, Any]:
+    """A snapshot as ``Optimizer.state_dict`` has it, numbered in the order of its own groups."""
+    named = [list(group[_PARAMETERS]) for group in snapshot.groups]
+    index = {name: position for position, name in enumerate(name for group in named for name in group)}
+    states = {
+        index[name]: _simple(state)
+        | {key: from_plain(value) for key, value in state.items() if key not in _simple(state)}
+        for name, state in snapshot.states.items()
+    }
+    return {"state": states | from_plain(shared), "param_groups": _numbered(snapshot.groups, named, index)}
+
+
+def name_states(content: Mapping[str, Any], optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> Captured:
+    """The content of a ``state_dict`` by the names of the parameters that an optimizer of the same kind has.
+
+    Raises
+    ------
+    StateMismatch
+        The optimizer has other groups, or parameters of other shapes.
+    """
+    groups = [[(names[id(each)], each) for each in group[_PARAMETERS]] for group in optimizer.param_groups]
+    sizes = [len(group) for group in groups], [len(group[_PARAMETERS]) for group in content["param_groups"]]
+    if sizes[0] != sizes[1]:
+        raise StateMismatch(
+            f"the optimizer has groups of {sizes[0]} parameters and the stored one of {sizes[1]}; make it as it was, "
+            "over the same model with the same parameters frozen"
+        )
+    numbers = [number for group in content["param_groups"] for number in group[_PARAMETERS]]
+    parameters = dict(zip(numbers, (each for group in groups for each in group), strict=True))
+    states, shared = {}, {}
+    for number, state in content["state"].items():
+        if number in parameters:
+            name, parameter = parameters[number]
+            states[name] = {key: _checked(value, parameter, f"{name}.{key}") for key, value in state.items()}
+        else:
+            shared[number] = to_plain(state, "optimizer.state")
+    named = [
+        {key: to_plain(value, key) for key, value in group.items() if key != _PARAMETERS}
+        | {_PARAMETERS: [name for name, _ in own]}
+        for group, own in zip(content["param_groups"], groups, strict=True)
+    ]
+    return Captured(OptimizerSnapshot(states, named), shared)
+
+
+def _checked(value: Any, parameter: torch.Tensor, path: str) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return to_plain(value, path)
+    if path.endswith(_LIKE_PARAMETERS) and value.shape != parameter.shape:
+        raise StateMismatch(
+            f"{path} has shape {tuple(value.shape)} and its parameter {tuple(parameter.shape)}: the optimizer numbers "
+            "its parameters in another order; make it as the one that was saved"
+        )
+    return to_numpy(value, path)
 
 
 def _simple(state: Mapping[str, Any]) -> dict[str, Any]:

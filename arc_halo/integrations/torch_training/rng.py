@@ -60,3 +60,47 @@ def restore_rng(state: Mapping[str, Any], generators: Mapping[str, torch.Generat
             torch.cuda.set_rng_state(own_tensor(each), index)
     for name, generator in (generators or {}).items():
         generator.set_state(own_tensor(stored[name]))
+
+
+def to_legacy(state: Mapping[str, Any], *, is_distributed: bool = False) -> dict[str, Any]:
+    """The same state as transformers' Trainer keeps it: tuples of Python and numpy, and tensors.
+
+    Parameters
+    ----------
+    is_distributed
+        Of several processes: then all GPUs have a state there, and else the one in use.
+    """
+    python, of_numpy = state["python"], state["numpy"]
+    legacy = {
+        "python": (python["version"], tuple(python["words"].tolist()), python["gauss"]),
+        "numpy": (
+            of_numpy["bit_generator"],
+            of_numpy["state"]["key"],
+            of_numpy["state"]["pos"],
+            of_numpy["has_gauss"],
+            of_numpy["gauss"],
+        ),
+        "cpu": own_tensor(state["torch"]),
+    }
+    gpus = [own_tensor(each) for each in state.get("cuda", [])]
+    return legacy | ({"cuda": gpus if is_distributed else gpus[0]} if gpus else {})
+
+
+def from_legacy(legacy: Mapping[str, Any]) -> dict[str, Any]:
+    """A state that the Trainer kept, as `restore_rng` takes it."""
+    version, words, gauss = legacy["python"]
+    name, key, position, has_gauss, gauss_of_numpy = legacy["numpy"]
+    state: dict[str, Any] = {
+        "python": {"version": version, "words": np.array(words, np.uint32), "gauss": gauss},
+        "numpy": {
+            "bit_generator": name,
+            "state": {"key": key, "pos": position},
+            "has_gauss": has_gauss,
+            "gauss": gauss_of_numpy,
+        },
+        "torch": legacy["cpu"].numpy(),
+    }
+    if "cuda" in legacy:
+        gpus = legacy["cuda"] if isinstance(legacy["cuda"], list) else [legacy["cuda"]]
+        state["cuda"] = [each.numpy() for each in gpus]
+    return state

@@ -12,11 +12,11 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from arc_halo.errors import ConfigurationError, StateMismatch
-from arc_halo.integrations.torch_layer_costs import measure_layers, record_calls
-from arc_halo.integrations.torch_live import LiveBytes
-from arc_halo.integrations.torch_memory_plan import Choice, Cost, choose_strategies
-from arc_halo.integrations.torch_rng import capture_rng, restore_rng
-from arc_halo.integrations.torch_strategies import find_layer, strategies_applied
+from arc_halo.integrations.torch_memory.layers import measure_layers, record_calls
+from arc_halo.integrations.torch_memory.live import LiveBytes
+from arc_halo.integrations.torch_memory.planning import Choice, Cost, choose_strategies
+from arc_halo.integrations.torch_memory.strategies import find_layer, strategies_applied
+from arc_halo.integrations.torch_training.rng import capture_rng, restore_rng
 from arc_halo.schema import GradientCheckpoint, TrainingSession, TransformerLayer
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from arc_halo.integrations.torch_strategies import Strategy
+    from arc_halo.integrations.torch_memory.strategies import Strategy
 
 _ROUNDS: Final = 4
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from arc_halo.errors import CheckpointError, StateMismatch
 from arc_halo.integrations.torch import to_numpy
-from arc_halo.integrations.torch_naming import Named, Stored, name_tensors, refuse_difference, some
-from arc_halo.integrations.torch_optimizer import OptimizerPlan, capture_optimizer
-from arc_halo.integrations.torch_rng import capture_rng, restore_rng
+from arc_halo.integrations.torch_training.naming import Named, Stored, name_tensors, refuse_difference, some
+from arc_halo.integrations.torch_training.optimizer import OptimizerPlan, capture_optimizer
+from arc_halo.integrations.torch_training.rng import capture_rng, restore_rng
 from arc_halo.integrations.torch_trees import from_plain, to_plain
 from arc_halo.training.checkpoint import CheckpointState
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
-
-    from arc_halo.training.checkpoint import LoadedCheckpoint
 
 OURS: Final = "torch"
 """The key of a checkpoint's extra state that is written here; the others are the caller's."""
@@ -100,7 +98,7 @@ def capture_state(
 
 
 def restore_state(
-    loaded: CheckpointState | LoadedCheckpoint,
+    loaded: CheckpointState,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: Any = None,
@@ -140,20 +138,12 @@ def restore_state(
     ...     restore_state(loaded, model, optimizer, scheduler)
     """
     _refuse_absent(loaded, optimizer=optimizer, scheduler=scheduler, scaler=scaler, data_loader=data_loader)
-    extra = dict(loaded.extra or {})
-    ours = extra.pop(OURS, {})
     named = name_tensors(model)
-    stored = Stored.of(_whole(loaded.weights), ours.get("aliases"), ours.get("modules", {}), named)
+    stored = _stored(loaded, named)
     if strict:
         refuse_difference(named, stored)
-    plan = None
-    if optimizer is not None and loaded.optimizer is not None:
-        plan = OptimizerPlan(optimizer, loaded.optimizer, ours.get("optimizer", {}), named.parameter_names)
-    named.fill(stored)
-    if "frozen" in ours:
-        named.freeze(ours["frozen"])
-    if loaded.gradients is not None:
-        named.set_gradients(_whole(loaded.gradients))
+    plan = None if optimizer is None else _plan(loaded, optimizer, named)
+    _fill(loaded, named, stored)
     if plan is not None:
         plan.apply()
     for target, state in ((scheduler, loaded.scheduler), (scaler, loaded.scaler), (data_loader, loaded.data_loader)):
@@ -161,7 +151,37 @@ def restore_state(
             target.load_state_dict(from_plain(state))
     if rng and loaded.rng is not None:
         restore_rng(loaded.rng, generators)
-    return {key: from_plain(value) for key, value in extra.items()}
+    return {key: from_plain(value) for key, value in (loaded.extra or {}).items() if key != OURS}
+
+
+def restore_optimizer(
+    loaded: CheckpointState, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any = None
+) -> None:
+    """Put a checkpoint into an optimizer of a model, and into its schedule; parts and errors of `restore_state`."""
+    _refuse_absent(loaded, optimizer=optimizer, scheduler=scheduler)
+    _plan(loaded, optimizer, name_tensors(model)).apply()
+    if scheduler is not None:
+        scheduler.load_state_dict(from_plain(loaded.scheduler))
+
+
+def _stored(loaded: CheckpointState, named: Named) -> Stored:
+    ours = (loaded.extra or {}).get(OURS, {})
+    return Stored.of(_whole(loaded.weights), ours.get("aliases"), ours.get("modules", {}), named)
+
+
+def _plan(loaded: CheckpointState, optimizer: torch.optim.Optimizer, named: Named) -> OptimizerPlan:
+    assert loaded.optimizer is not None
+    shared = (loaded.extra or {}).get(OURS, {}).get("optimizer", {})
+    return OptimizerPlan(optimizer, loaded.optimizer, shared, named.parameter_names)
+
+
+def _fill(loaded: CheckpointState, named: Named, stored: Stored) -> None:
+    named.fill(stored)
+    ours = (loaded.extra or {}).get(OURS, {})
+    if "frozen" in ours:
+        named.freeze(ours["frozen"])
+    if loaded.gradients is not None:
+        named.set_gradients(_whole(loaded.gradients))
 
 
 def _whole(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -189,7 +209,7 @@ def _gradients(named: Named) -> dict[str, np.ndarray]:
     }
 
 
-def _refuse_absent(loaded: CheckpointState | LoadedCheckpoint, **wanted: Any) -> None:
+def _refuse_absent(loaded: CheckpointState, **wanted: Any) -> None:
     absent = [name for name, target in wanted.items() if target is not None and getattr(loaded, name) is None]
     if absent:
         raise StateMismatch(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from arc_halo.errors import StateMismatch
-from arc_halo.integrations.torch_rng import capture_rng, restore_rng
+from arc_halo.integrations.torch_training.rng import capture_rng, restore_rng
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
