@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from arc_halo.training.parts import Held
 
 RANK_PARTS: Final = 1 << 16
-"""Parts of one tensor that a rank may hold; they are numbered from its rank times this."""
+"""One more than the parts of one tensor that a rank may hold; they are numbered from its rank times this, and one."""
 MAX_RANKS: Final = 1 << 15
 _MAX_NAME_NBYTES: Final = 1000  # two of them and a key fit into a row of an index
 _LEFT_OUT: Final[Mapping[str, tuple[str, ...]]] = {
@@ -69,7 +69,7 @@ class Contents:
     group_of, hyperparameters
         Of parameters that the optimizer knows the index of their group; of groups what SQL may ask.
     own, shared
-        JSON by the column it belongs to, of this rank and of all.
+        JSON by the column it belongs to: what each rank has for itself, and what one tells for all.
     """
 
     blocks: list[Block] = field(default_factory=list)
@@ -115,7 +115,7 @@ def take_apart(state: CheckpointState, checkpoint_type: CheckpointType = "full",
         if attribute not in left_out and (tree := getattr(state, attribute)) is not None:
             component = "rng" if attribute == "rng" else "other"
             apart.contents.own[column] = apart.encode(tree, component, f"{attribute}/{rank}")
-    for attribute, column in SHARED_TREES.items():
+    for attribute, column in SHARED_TREES.items() if rank == 0 else ():
         if attribute not in (*left_out, "optimizer") and (tree := getattr(state, attribute)) is not None:
             apart.contents.shared[column] = apart.encode(tree, "other", attribute)
     return apart.contents
@@ -126,16 +126,16 @@ class _Apart:
 
     def __init__(self, rank: int) -> None:
         self.contents = Contents()
-        self._first_part = rank * RANK_PARTS
+        self._rank = rank
 
     def add(self, key: Key, held: Held) -> None:
         for name in key[1:] if key.state else key[1:2]:
             _check_name(key, name)
         found = parts_of(str(key), held)
-        if len(found) > RANK_PARTS:
-            raise CheckpointError(f"{key} is held in {len(found):,} parts; a rank may hold {RANK_PARTS:,}")
-        for index, (array, offsets, full_shape) in enumerate(found):
-            shard_index = 0 if offsets is None else self._first_part + index
+        if len(found) >= RANK_PARTS:
+            raise CheckpointError(f"{key} is held in {len(found):,} parts; a rank may hold {RANK_PARTS - 1:,}")
+        for index, (array, offsets, full_shape) in enumerate(found, 1):
+            shard_index = 0 if offsets is None else self._rank * RANK_PARTS + index
             name = str(key) if offsets is None else f"{key} part {shard_index}"
             try:
                 source = ArraySource(name, array)
@@ -153,7 +153,8 @@ class _Apart:
         self.contents.numbers = remembered.numbers
         self.contents.group_of = remembered.group_of
         self.contents.hyperparameters = [hyperparameters(group) for group in remembered.groups]
-        self.contents.shared["optimizer_groups"] = self.encode(remembered.groups, "other", "optimizer")
+        name = f"optimizer/{self._rank}" if self._rank else "optimizer"
+        self.contents.shared["optimizer_groups"] = self.encode(remembered.groups, "other", name)
 
     def encode(self, tree: Tree, component: str, name: str) -> Any:
         encoded, arrays = encode_tree(tree, name)

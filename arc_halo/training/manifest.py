@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from blake3 import blake3
 
 from arc_halo.codecs.digest import merkle_root
+from arc_halo.errors import CheckpointError
 from arc_halo.store.bulk import BulkTable, Column
 from arc_halo.store.connections import Reading
 from arc_halo.training.contents import OWN_TREES, SHARED_TREES, Key
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterable, Mapping, Sequence
 
+    import psycopg
     from sqlalchemy.orm import Session
 
     from arc_halo.schema import ModelCheckpoint
@@ -73,6 +75,34 @@ SELECT 'optimizer', o.parameter_name, o.state_name, o.shard_index, o.shard_offse
  WHERE o.checkpoint_id = %(checkpoint)s
  ORDER BY 1, 7, 2, 3, 4
 """
+# Rows that are there with another content than they were to get.
+_OTHER_TENSORS: Final = """
+SELECT u.component, u.name
+  FROM unnest(%b::text[], %b::text[], %b::integer[], %b::uuid[]) AS u (component, name, shard_index, tensor_id)
+  JOIN arc_halo.checkpoint_tensors AS c
+       ON c.component = u.component AND c.name = u.name AND c.shard_index = u.shard_index
+ WHERE c.checkpoint_id = %s AND c.tensor_id <> u.tensor_id LIMIT 1
+"""
+_OTHER_STATES: Final = """
+SELECT 'optimizer', u.name, u.state
+  FROM unnest(%b::text[], %b::text[], %b::integer[], %b::uuid[], %b::double precision[], %b::text[])
+       AS u (name, state, shard_index, tensor_id, value, dtype)
+  JOIN arc_halo.optimizer_state AS o
+       ON o.parameter_name = u.name AND o.state_name = u.state AND o.shard_index = u.shard_index
+ WHERE o.checkpoint_id = %s
+   AND (o.tensor_id, o.scalar_value, o.scalar_dtype) IS DISTINCT FROM (u.tensor_id, u.value, u.dtype) LIMIT 1
+"""
+_DELETE_TENSORS: Final = """
+DELETE FROM arc_halo.checkpoint_tensors AS c
+ USING unnest(%b::text[], %b::text[], %b::text[], %b::integer[]) AS u (component, name, state, shard_index)
+ WHERE c.checkpoint_id = %s AND c.component = u.component AND c.name = u.name AND c.shard_index = u.shard_index
+"""
+_DELETE_STATES: Final = """
+DELETE FROM arc_halo.optimizer_state AS o
+ USING unnest(%b::text[], %b::text[], %b::text[], %b::integer[]) AS u (component, name, state, shard_index)
+ WHERE o.checkpoint_id = %s AND u.component = 'optimizer'
+   AND o.parameter_name = u.name AND o.state_name = u.state AND o.shard_index = u.shard_index
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +138,6 @@ def insert_contents(
     contents: Contents,
     tensor_ids: Sequence[uuid.UUID],
     weight_ids: Mapping[str, uuid.UUID],
-    *,
-    is_shared: bool = False,
 ) -> None:
     """Insert the rows of a state, in one statement for each table.
 
@@ -119,42 +147,81 @@ def insert_contents(
         Of the blocks, in their order.
     weight_ids
         The model's weights by name.
-    is_shared
-        Other ranks bring the same checkpoint: what is there already stays.
     """
-    tensors, states = [], _number_rows(checkpoint_id, contents)
+    with Reading(session)() as connection:
+        TENSORS.insert(connection, _tensor_rows(checkpoint_id, contents, tensor_ids, weight_ids), by_copy=False)
+        STATES.insert(connection, _state_rows(checkpoint_id, contents, tensor_ids), by_copy=False)
+
+
+def insert_shared_contents(
+    session: Session,
+    checkpoint_id: uuid.UUID,
+    contents: Contents,
+    tensor_ids: Sequence[uuid.UUID],
+    weight_ids: Mapping[str, uuid.UUID],
+) -> None:
+    """As `insert_contents`, beside other ranks: what one of them has brought, too, must be equal.
+
+    Raises
+    ------
+    CheckpointError
+        Another rank has brought something else under the same name.
+    """
+    tensors = _tensor_rows(checkpoint_id, contents, tensor_ids, weight_ids)
+    states = _state_rows(checkpoint_id, contents, tensor_ids)
+    with Reading(session)() as connection:
+        conflict = ["checkpoint_id", "component", "name", "shard_index"]
+        inserted = len(TENSORS.insert_new(connection, tensors, conflict=conflict))
+        if inserted < len(tensors):
+            columns = [[row[at] for row in tensors] for at in (2, 0, 3, 7)]
+            _refuse_others(connection, _OTHER_TENSORS, checkpoint_id, columns)
+        conflict = ["checkpoint_id", "parameter_name", "state_name", "shard_index"]
+        inserted = len(STATES.insert_new(connection, states, conflict=conflict))
+        if inserted < len(states):
+            columns = [[row[at] for row in states] for at in (0, 2, 3, 6, 7, 8)]
+            _refuse_others(connection, _OTHER_STATES, checkpoint_id, columns)
+
+
+def _refuse_others(
+    connection: psycopg.Connection[Any], statement: str, checkpoint_id: uuid.UUID, columns: Sequence[Sequence[Any]]
+) -> None:
+    found = connection.execute(statement, [*columns, checkpoint_id]).fetchone()
+    if found is not None:
+        raise CheckpointError(
+            f"{Key(*found)}: another rank has brought other values of it; give what is not the same on all ranks in "
+            "parts, or by one of them"
+        )
+
+
+def _tensor_rows(
+    checkpoint_id: uuid.UUID,
+    contents: Contents,
+    tensor_ids: Sequence[uuid.UUID],
+    weight_ids: Mapping[str, uuid.UUID],
+) -> list[tuple[Any, ...]]:
+    rows = []
     for position, (block, tensor_id) in enumerate(zip(contents.blocks, tensor_ids, strict=True)):
         key = block.key
-        shard = (block.shard_index, block.offsets, block.full_shape)
         if key.component == "optimizer":
-            states.append((key.name, checkpoint_id, key.state, *shard, tensor_id, None, None))
-        else:
-            weight_id = weight_ids.get(key.name) if key.component in ("weights", "gradients") else None
-            tensors.append((key.name, checkpoint_id, key.component, *shard, position, tensor_id, weight_id))
-    rows = [(*row, *_of_parameter(contents, row[0])) for row in states]
+            continue
+        shard = (block.shard_index, block.offsets, block.full_shape)
+        weight_id = weight_ids.get(key.name) if key.component in ("weights", "gradients") else None
+        rows.append((key.name, checkpoint_id, key.component, *shard, position, tensor_id, weight_id))
     # Ranks that insert the same rows wait for each other in the same order.
-    tensors.sort(key=lambda row: row[2:4] + row[:1])
-    rows.sort(key=lambda row: row[:1] + row[2:4])
-    rows = _with_hyperparameters(contents, rows)
-    with Reading(session)() as connection:
-        if is_shared:
-            TENSORS.insert_new(connection, tensors, conflict=("checkpoint_id", "component", "name", "shard_index"))
-            key_columns = ("checkpoint_id", "parameter_name", "state_name", "shard_index")
-            STATES.insert_new(connection, rows, conflict=key_columns)
-        else:
-            TENSORS.insert(connection, tensors, by_copy=False)
-            STATES.insert(connection, rows, by_copy=False)
+    return sorted(rows, key=lambda row: (row[2], row[0], row[3]))
 
 
-def _number_rows(checkpoint_id: uuid.UUID, contents: Contents) -> list[tuple[Any, ...]]:
-    return [
+def _state_rows(checkpoint_id: uuid.UUID, contents: Contents, tensor_ids: Sequence[uuid.UUID]) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = [
         (name, checkpoint_id, state, 0, None, None, None, number.value, number.dtype)
         for (name, state), number in contents.numbers.items()
     ]
-
-
-def _of_parameter(contents: Contents, name: str) -> tuple[int | None, int]:
-    return contents.step_count(name), contents.group_of[name]
+    for block, tensor_id in zip(contents.blocks, tensor_ids, strict=True):
+        if block.key.component == "optimizer":
+            shard = (block.shard_index, block.offsets, block.full_shape)
+            rows.append((block.key.name, checkpoint_id, block.key.state, *shard, tensor_id, None, None))
+    rows = [(*row, contents.step_count(row[0]), contents.group_of[row[0]]) for row in rows]
+    return _with_hyperparameters(contents, sorted(rows, key=lambda row: (row[0], row[2], row[3])))
 
 
 def _with_hyperparameters(contents: Contents, rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -173,6 +240,15 @@ def read_entries(session: Session, checkpoint_id: uuid.UUID) -> list[Entry]:
     with Reading(session)() as connection, connection.cursor(binary=True) as cursor:
         cursor.execute(_ENTRIES, {"checkpoint": checkpoint_id})
         return [_entry(row) for row in cursor]
+
+
+def delete_entries(session: Session, checkpoint_id: uuid.UUID, entries: Iterable[Entry]) -> None:
+    """Delete the rows of what is there more than once."""
+    columns = [list(column) for column in zip(*((*entry.key, entry.shard_index) for entry in entries), strict=True)]
+    if columns:
+        with Reading(session)() as connection:
+            connection.execute(_DELETE_TENSORS, [*columns, checkpoint_id])
+            connection.execute(_DELETE_STATES, [*columns, checkpoint_id])
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

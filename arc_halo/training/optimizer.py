@@ -94,7 +94,8 @@ class Remembered:
     group_of
         Index of each parameter's group.
     groups
-        The tree that is left: hyperparameters, names, and states that are neither arrays nor numbers.
+        The tree that is left: hyperparameters and names, and behind the groups, in an entry of its own, states that are
+        neither arrays nor numbers.
     """
 
     arrays: dict[tuple[str, str], Held] = field(default_factory=dict)
@@ -111,25 +112,29 @@ def take_optimizer_apart(snapshot: OptimizerSnapshot) -> Remembered:
     CheckpointError
         A parameter stands in two groups, or in none and has states.
     """
-    done = Remembered(groups=[dict(group) for group in snapshot.groups])
+    done = Remembered()
     for index, group in enumerate(snapshot.groups):
-        for name in group.get("params", ()):
+        for name in _names_of(index, group):
             if name in done.group_of:
                 raise CheckpointError(f"parameter {name!r} stands twice in the optimizer's groups; name each once")
             done.group_of[name] = index
+        done.groups.append(dict(group) | {"params": list(group["params"])})
+    others: dict[str, dict[str, Any]] = {}
     for name, states in snapshot.states.items():
         if name not in done.group_of:
             raise CheckpointError(f"parameter {name!r} has states, but no group of the optimizer names it in 'params'")
-        others: dict[str, Any] = {}
+        other: dict[str, Any] = {}
         for state, value in states.items():
             if (number := Number.of(value)) is not None:
                 done.numbers[name, state] = number
             elif is_held(value):
                 done.arrays[name, state] = value
             else:
-                others[state] = value
-        if others or not states:
-            done.groups[done.group_of[name]].setdefault(_OTHER, {})[name] = others
+                other[state] = value
+        if other or not states:
+            others[name] = other
+    if others:
+        done.groups.append({_OTHER: others})
     return done
 
 
@@ -137,18 +142,47 @@ def put_optimizer_together(
     groups: Sequence[Mapping[str, Any]], values: Iterable[tuple[str, str, np.ndarray | Number]]
 ) -> OptimizerSnapshot:
     """The snapshot of groups as `take_optimizer_apart` left them, and parameter, state and value of each row."""
-    kept = [dict(group) for group in groups]
     states: dict[str, dict[str, Any]] = {}
     for name, state, value in values:
         states.setdefault(name, {})[state] = value.restore() if isinstance(value, Number) else value
-    for group in kept:
-        for name, others in group.pop(_OTHER, {}).items():
+    for group in groups:
+        for name, others in group.get(_OTHER, {}).items():
             states.setdefault(name, {}).update(others)
-    return OptimizerSnapshot(states, kept)
+    return OptimizerSnapshot(states, [dict(group) for group in groups if _OTHER not in group])
+
+
+def merge_groups(of_ranks: Iterable[Sequence[Any]]) -> list[Any]:
+    """Encoded groups of several ranks as one: of each rank's n-th group the names, of the first its hyperparameters."""
+    merged: list[Any] = []
+    others = []
+    for groups in of_ranks:
+        own = [group for group in groups if _OTHER not in group]
+        others += [group for group in groups if _OTHER in group]
+        for group, known in zip(own, merged, strict=False):
+            known_names = set(known["params"])
+            known["params"] += [name for name in group["params"] if name not in known_names]
+        merged += [dict(group) | {"params": list(group["params"])} for group in own[len(merged) :]]
+    return merged + others
 
 
 def hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
     """What SQL may ask of a group: what JSON has, too; tuples are lists there."""
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
-    encoded = {key: encode_tree(value, key)[0] for key, value in values.items() if key not in ("params", _OTHER)}
+    encoded = {key: encode_tree(value, key)[0] for key, value in values.items() if key != "params"}
     return {key: value for key, value in encoded.items() if value == values[key] and "\0" not in key}
+
+
+def _names_of(index: int, group: Mapping[str, Any]) -> Sequence[str]:
+    names = group.get("params")
+    if not isinstance(names, list | tuple) or not all(_is_key(key) for key in group):
+        raise CheckpointError(
+            f"group {index} of the optimizer is none; give hyperparameters by name, and 'params', a list of names"
+        )
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable():
+            raise CheckpointError(f"group {index} of the optimizer: {name!r:.80} is no name of a parameter")
+    return names
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) and key.isprintable() and not key.startswith("$") and key != _OTHER

@@ -68,10 +68,14 @@ def parts_of(name: str, held: Held) -> list[tuple[np.ndarray, Shape | None, Shap
             start >= 0 and start + size <= full for start, size, full in zip(offsets, shape, full_shape, strict=True)
         ):
             raise CheckpointError(f"{name}: a part of shape {shape} at {offsets} does not lie within {full_shape}")
-        if shape == full_shape:
-            found.append((part.array, None, None))
+        if shape == full_shape or not prod(full_shape):  # all of nothing, however it is cut
+            found.append((np.empty(full_shape, part.array.dtype) if shape != full_shape else part.array, None, None))
         elif part.array.size:
             found.append((part.array, offsets, full_shape))
+    if len(found) > 1 and any(offsets is None for _, offsets, _ in found):
+        if found[0][0].size:
+            raise CheckpointError(f"{name}: its parts overlap, one of them is the whole")
+        return found[:1]
     return found
 
 

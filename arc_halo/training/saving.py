@@ -144,9 +144,14 @@ def describe_checkpoint(
         "step": step,
         "epoch": None if epoch is None else float(epoch),
         "checkpoint_type": checkpoint_type,
-        "metrics": {name: _metric(name, value) for name, value in (metrics or {}).items()},
+        "metrics": describe_metrics(metrics),
         "compression": compression,
     }
+
+
+def describe_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float | str]:
+    """Numbers as a checkpoint's row keeps them; what JSON has no number for as text that PostgreSQL reads as one."""
+    return {name: _metric(name, value) for name, value in (metrics or {}).items()}
 
 
 def _metric(name: str, value: Any) -> float | str:
