@@ -27,7 +27,8 @@
     │   ├── SafetensorsError
     │   ├── GGUFError
     │   ├── ModelFolderError                    a model folder's parts do not fit together
-    │   └── PickleRefused                       a format that runs code when read
+    │   ├── PickleRefused                       a format that runs code when read
+    │   └── SpoolError                          a file of points on this machine's disk that makes no sense
     ├── InvalidName (ValueError)                a name that could not be referred to
     ├── CodecError (ValueError)                 bytes that a codec cannot take or give
     ├── CorruptionError                         stored bytes are not the bytes once written
@@ -189,6 +190,10 @@ class ModelFolderError(FormatError):
 
 class PickleRefused(FormatError):
     """The file is a pickle, which runs code when it is read."""
+
+
+class SpoolError(FormatError):
+    """A file of points that waited for the database is not one, or was written by a newer version."""
 
 
 class InvalidName(ArcHaloError, ValueError):

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     cache_folder: Path = Field(default_factory=lambda: user_cache_path("arc-halo", appauthor=False))
     cache_nbytes: int = Field(default=20_000_000_000, ge=0)  # 0: none
     home: Path = Field(default_factory=lambda: user_data_path("arc-halo", appauthor=False))
+    spool_folder: Path | None = None  # None: in home
     pool_size: PositiveInt = 5
     max_overflow: int = Field(default=5, ge=0)
     pool_timeout_seconds: PositiveFloat = 30.0

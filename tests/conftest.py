@@ -11,4 +11,5 @@ pytest_plugins = [
     "tests.fixtures.long",
     "tests.fixtures.migrations",
     "tests.fixtures.proxy",
+    "tests.training.trained",
 ]

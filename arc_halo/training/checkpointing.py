@@ -1,0 +1,204 @@
+"""Checkpoints of a run that goes on: published with the points that were logged before, now or beside training."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Text, cast, func, select, update
+
+from arc_halo.errors import ArcHaloError
+from arc_halo.schema import ModelCheckpoint
+from arc_halo.training.background import BackgroundSaver
+from arc_halo.training.copying import StateCopier
+from arc_halo.training.saving import save_checkpoint
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Mapping
+    from concurrent.futures import Future
+
+    from sqlalchemy.orm import Session
+
+    from arc_halo.codecs.policy import PolicyName
+    from arc_halo.database import Database
+    from arc_halo.training.checkpoint import CheckpointState, CheckpointType
+    from arc_halo.training.keys import Goal
+    from arc_halo.training.recorder import Recorder
+    from arc_halo.training.saving import CheckpointBase
+
+_MAX_METRICS: Final = 1000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedCheckpoint:
+    """A checkpoint that is published.
+
+    Attributes
+    ----------
+    nbytes
+        Of all its tensors, before they are shared and compressed.
+    metrics
+        Last values at its step.
+    lsn
+        WAL position after its commit: a branch that starts there has it. None where the server did not tell.
+    seconds
+        From the call to the commit.
+    """
+
+    id: uuid.UUID
+    training_session_id: uuid.UUID
+    attempt_id: uuid.UUID
+    step: int
+    epoch: float | None
+    checkpoint_type: str
+    manifest_digest: bytes
+    nbytes: int
+    is_best: bool
+    metrics: Mapping[str, Any]
+    lsn: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What was asked of a checkpoint besides its state."""
+
+    step: int
+    epoch: float | None
+    checkpoint_type: CheckpointType
+    is_best: bool | None
+    compression: PolicyName
+    base: CheckpointBase
+
+
+class Checkpointer:
+    """Saves the states of one attempt, one at a time.
+
+    Parameters
+    ----------
+    goals
+        Which values of a metric are better: the first that has been logged says which checkpoint is the best.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        training_session_id: uuid.UUID,
+        attempt_id: uuid.UUID,
+        recorder: Recorder,
+        goals: Mapping[str, Goal],
+    ) -> None:
+        self._database = database
+        self._run_id, self._attempt_id = training_session_id, attempt_id
+        self._recorder = recorder
+        self._goals = goals
+        self._saver: BackgroundSaver[SavedCheckpoint] = BackgroundSaver()
+        self._copier = StateCopier()
+
+    def save(self, state: CheckpointState, wanted: Wanted) -> SavedCheckpoint:
+        """Save a state and wait until it is stored, or raise what the one before failed of."""
+        began = time.monotonic()
+        self._saver.wait()
+        self._recorder.check()
+        return self._publish(state, wanted, began)
+
+    def start(self, state: CheckpointState, wanted: Wanted) -> Future[SavedCheckpoint]:
+        """Copy a state and save the copy beside training; waits for the one before, whose error it raises."""
+        began = time.monotonic()
+        self._saver.wait()
+        self._recorder.check()
+        copy = self._copier.copy(state)
+        metrics = self._metrics(wanted.step)
+        return self._saver.start(lambda: self._publish(copy, wanted, began, metrics))
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for what is being saved, and raise what it failed of; once."""
+        self._saver.wait(timeout)
+
+    def _publish(
+        self, state: CheckpointState, wanted: Wanted, began: float, metrics: dict[str, float] | None = None
+    ) -> SavedCheckpoint:
+        values = self._metrics(wanted.step) if metrics is None else metrics
+        with self._recorder.draining() as drain:
+
+            def unit(session: Session) -> ModelCheckpoint:
+                checkpoint = save_checkpoint(
+                    session,
+                    self._attempt_id,
+                    state,
+                    wanted.step,
+                    epoch=wanted.epoch,
+                    checkpoint_type=wanted.checkpoint_type,
+                    metrics=values,
+                    is_best=self._is_best(session, wanted, values) if wanted.is_best is None else wanted.is_best,
+                    compression=wanted.compression,
+                    base=wanted.base,
+                )
+                drain(session)
+                return checkpoint
+
+            checkpoint = self._database.transaction(unit)
+        saved = _described(checkpoint, time.monotonic() - began)
+        return replace(saved, lsn=self._note_position(checkpoint.id))
+
+    def _metrics(self, step: int) -> dict[str, float]:
+        """Last values of what has no context, those with a goal first; of other scopes than train as scope/name."""
+        latest = self._recorder.buffer.latest.copy()
+        known = [(self._recorder.buffer.key(index), *point) for index, point in latest.items()]
+        usable = [each for each in known if each[0].context == "{}" and each[1] <= step]
+        usable.sort(key=lambda each: each[0].name not in self._goals)
+        return {
+            key.name if key.scope == "train" else f"{key.scope}/{key.name}": value
+            for key, _, value in usable[:_MAX_METRICS]
+        }
+
+    def _is_best(self, session: Session, wanted: Wanted, metrics: Mapping[str, float]) -> bool:
+        """Whether a metric with a goal is better than at the best so far; on validation data, where that is known."""
+        scopes = ("validation/", "", "test/")
+        named = ((f"{scope}{name}", goal) for name, goal in self._goals.items() for scope in scopes)
+        name, goal = next(((name, goal) for name, goal in named if name in metrics), (None, None))
+        if name is None or math.isnan(metrics[name]):
+            return False
+        best = session.scalar(
+            select(ModelCheckpoint.metrics[name].astext).where(
+                ModelCheckpoint.training_session_id == self._run_id,
+                ModelCheckpoint.checkpoint_type == wanted.checkpoint_type,
+                ModelCheckpoint.is_best,
+            )
+        )
+        if best is None:
+            return True
+        return metrics[name] < float(best) if goal == "minimize" else metrics[name] > float(best)
+
+    def _note_position(self, checkpoint_id: uuid.UUID) -> str | None:
+        """Write where in the log the commit is behind us; only afterwards can that be known."""
+        position = cast(func.pg_catalog.pg_current_wal_insert_lsn(), Text)
+        noted = update(ModelCheckpoint).where(ModelCheckpoint.id == checkpoint_id).values(lsn=position)
+        try:
+            return self._database.transaction(lambda session: session.scalar(noted.returning(ModelCheckpoint.lsn)))
+        except ArcHaloError as error:
+            _log.warning("checkpoint %s is stored, but not its position in the log: %s", checkpoint_id, error)
+            return None
+
+
+def _described(checkpoint: ModelCheckpoint, seconds: float) -> SavedCheckpoint:
+    assert checkpoint.manifest_digest is not None
+    return SavedCheckpoint(
+        id=checkpoint.id,
+        training_session_id=checkpoint.training_session_id,
+        attempt_id=checkpoint.attempt_id,
+        step=checkpoint.step,
+        epoch=checkpoint.epoch,
+        checkpoint_type=checkpoint.checkpoint_type,
+        manifest_digest=checkpoint.manifest_digest,
+        nbytes=checkpoint.nbytes or 0,
+        is_best=checkpoint.is_best,
+        metrics=checkpoint.metrics,
+        lsn=None,
+        seconds=seconds,
+    )
