@@ -49,7 +49,7 @@ class Series:
             )
 
     def files(self, number: int) -> list[Path]:
-        """What trainers write for a checkpoint, no frozen weight twice; the model it starts from counts with the first."""
+        """What trainers write for a checkpoint, none twice; the first counts the model it starts from."""
         return [*([] if number else [self.start]), self.weights[number], self.adam[number]]
 
 
