@@ -10,10 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 from models import tiny_model
 from safetensors.numpy import load_file, save_file
 
+from arc_halo.formats.safetensors import SafetensorsFile
 from arc_halo.training.checkpoint import CheckpointState
 from arc_halo.training.optimizer import OptimizerSnapshot
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 STATES = ("exp_avg", "exp_avg_sq")
+BF16 = "full fine-tune, weights in bf16 alone"
 GROUP = {"lr": 3e-5, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 STEPS = 20
 _TINY_CHECKPOINTS = 3
@@ -50,7 +53,18 @@ class Series:
 
     def files(self, number: int) -> list[Path]:
         """What trainers write for a checkpoint, none twice; the first counts the model it starts from."""
-        return [*([] if number else [self.start]), self.weights[number], self.adam[number]]
+        return [*([] if number else [self.start]), self.weights[number], *self.adam[number : number + 1]]
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file; numpy's own loader does not know bfloat16."""
+    with SafetensorsFile(path) as file:
+        arrays = {}
+        for name, entry in file.tensors.items():
+            raw = np.empty(entry.nbytes, np.uint8)
+            file.read_into(entry, 0, raw.data)
+            arrays[name] = entry.dtype.as_array(raw, entry.shape)
+    return arrays
 
 
 def _optimizer(tensors: Mapping[str, np.ndarray], step: int) -> OptimizerSnapshot:
@@ -75,8 +89,10 @@ def open_series(folder: Path | None, scratch: Path, *, tiny: bool) -> list[Serie
     config = json.loads((start / "config.json").read_text())
     adam = _numbered(folder / "adam")
     full = [folder / "F32" / each.stem / "model.safetensors" for each in adam]
+    halves = [folder / "BF16" / each.stem / "model.safetensors" for each in adam]
     return [
         Series("full fine-tune", config, start / "model.safetensors", full, adam),
+        Series(BF16, config, folder / "BF16" / "0" / "model.safetensors", halves, []),
         Series(
             "LoRA fine-tune",
             config,
@@ -110,4 +126,7 @@ def _synthetic(folder: Path) -> list[Series]:
             save_file(changed, weights[-1])
             save_file({f"{s}.{n}": a * np.float32(1e-3) for n, a in changed.items() for s in STATES}, adam[-1])
         made.append(Series(name, config, start, weights, adam))
-    return made
+    halves = [folder / f"half-{number}.safetensors" for number in range(_TINY_CHECKPOINTS + 1)]
+    for half, whole in zip(halves, [start, *made[0].weights], strict=True):
+        save_file({n: a.astype(ml_dtypes.bfloat16) for n, a in load_file(whole).items()}, half)
+    return [*made, Series(BF16, config, halves[0], halves[1:], [])]

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import zstandard
+from arc_halo.training.run import training_run
 from checkpoint_report import BEGIN, END, Results, Saved, Stall, goals, to_markdown
-from checkpoint_series import Series, open_series
+from checkpoint_series import Series, load_arrays, open_series
 from family import Checkpoint
 from family_peers import bitx
 from machine import describe_machine
 from report import replace_section
-from safetensors.numpy import load_file
 from server import Server
 from sqlalchemy import text
 
 import arc_halo
-from arc_halo.training import load_checkpoint, training_run
 from arc_halo.training.checkpoint import CheckpointState
+from arc_halo.training.loading import load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,10 +56,10 @@ def run(every: list[Series], size: str, folder: Path, resources: ExitStack) -> R
     """Measure everything on a new server."""
     server = Server(folder / "home", resources)
     saved = []
-    for series in every:
+    for number, series in enumerate(every):
         saved += [_files(series, way, measure) for way, measure in PEERS.items()]
         for policy in POLICIES:
-            url = server.create(f"{policy}_{series.name.split(maxsplit=1)[0].lower()}")
+            url = server.create(f"{policy}_{number}")
             with closing(arc_halo.connect(url)) as database:
                 saved.append(_ours(database, server, series, policy))
     with closing(arc_halo.connect(server.create("stall"))) as database:
@@ -108,7 +108,7 @@ def _files(series: Series, way: str, measure: Callable[[list[list[Path]]], list[
 
 def _ours(database: Database, server: Server, series: Series, policy: PolicyName) -> Saved:
     before = _size(database)
-    arrays = load_file(series.start)
+    arrays = load_arrays(series.start)
     database.transaction(partial(_create, config=dict(series.config), arrays=arrays, policy=policy))
     sizes, seconds = [], []
     with training_run(database, model="model", name=policy, capture=False) as training:
@@ -146,18 +146,22 @@ def _stall(database: Database, nbytes: int, repeats: int) -> Stall:
     weights = {f"w{n}": random.standard_normal(nbytes // _ARRAYS // 4, np.float32) for n in range(_ARRAYS)}
     database.transaction(lambda session: arc_halo.create_model(session, "model", {}, {"w": np.zeros(1, np.float32)}))
     copies, stalls = [], []
+    spare = {name: np.empty_like(array) for name, array in weights.items()}
     with training_run(database, model="model", name="stall", capture=False) as training:
         for step in range(1, repeats + 1):
             began = time.perf_counter()
-            copied = {name: array.copy() for name, array in weights.items()}
+            for name, array in weights.items():
+                np.copyto(spare[name], array)
             copies.append(time.perf_counter() - began)
-            del copied
             state = CheckpointState(weights=weights)
             began = time.perf_counter()
             saving = training.save_checkpoint(state, step, compression="fast", wait=False)
             stalls.append(time.perf_counter() - began)
+            kept = weights["w0"].copy()
+            weights["w0"] += np.float32(1)  # as training does while the copy is stored
             saving.result()
-            weights["w0"] += np.float32(1)
+    with database.session() as session:
+        assert np.array_equal(load_checkpoint(session, "model", names=["w0"]).weights["w0"], kept)
     return Stall(nbytes, copies, stalls)
 
 
