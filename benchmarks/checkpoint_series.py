@@ -42,14 +42,11 @@ class Series:
 
     def states(self) -> Iterator[tuple[int, CheckpointState]]:
         """Step and state of each checkpoint; of frozen weights all share the arrays."""
-        frozen = load_file(self.start)
-        for number, (weights, adam) in enumerate(zip(self.weights, self.adam, strict=True), 1):
-            yield (
-                number * STEPS,
-                CheckpointState(
-                    weights=frozen | load_file(weights), optimizer=_optimizer(load_file(adam), number * STEPS)
-                ),
-            )
+        frozen = load_arrays(self.start)
+        for number, weights in enumerate(self.weights):
+            step = (number + 1) * STEPS
+            optimizer = _optimizer(load_file(self.adam[number]), step) if self.adam else None
+            yield step, CheckpointState(weights=frozen | load_arrays(weights), optimizer=optimizer)
 
     def files(self, number: int) -> list[Path]:
         """What trainers write for a checkpoint, none twice; the first counts the model it starts from."""
