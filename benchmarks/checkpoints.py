@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import zstandard
-from arc_halo.training.run import training_run
 from checkpoint_report import BEGIN, END, Results, Saved, Stall, goals, to_markdown
 from checkpoint_series import Series, load_arrays, open_series
 from family import Checkpoint
@@ -30,8 +29,8 @@ from server import Server
 from sqlalchemy import text
 
 import arc_halo
+from arc_halo.training import load_checkpoint, training_run
 from arc_halo.training.checkpoint import CheckpointState
-from arc_halo.training.loading import load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,3 +21,51 @@ Checkpoint
 Rank
     One process of an attempt that trains in several.
 """
+
+from arc_halo.training.checkpoint import CheckpointState, LoadedCheckpoint
+from arc_halo.training.checkpointing import SavedCheckpoint
+from arc_halo.training.comparing import align_curves, compare_runs
+from arc_halo.training.curves import chart, charts
+from arc_halo.training.finding import find_checkpoint, latest_checkpoint
+from arc_halo.training.history import best, history, latest
+from arc_halo.training.loading import load_checkpoint
+from arc_halo.training.naming import find_run
+from arc_halo.training.optimizer import OptimizerSnapshot
+from arc_halo.training.parts import Part
+from arc_halo.training.points import record_points, write_points
+from arc_halo.training.ranks import begin_checkpoint, publish_checkpoint, write_rank
+from arc_halo.training.run import TrainingRun, training_run
+from arc_halo.training.saving import save_checkpoint
+from arc_halo.training.searching import find_runs, find_similar_runs, index_curves
+from arc_halo.training.summaries import summarize_runs
+
+__all__ = [
+    "CheckpointState",
+    "LoadedCheckpoint",
+    "OptimizerSnapshot",
+    "Part",
+    "SavedCheckpoint",
+    "TrainingRun",
+    "align_curves",
+    "begin_checkpoint",
+    "best",
+    "chart",
+    "charts",
+    "compare_runs",
+    "find_checkpoint",
+    "find_run",
+    "find_runs",
+    "find_similar_runs",
+    "history",
+    "index_curves",
+    "latest",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "publish_checkpoint",
+    "record_points",
+    "save_checkpoint",
+    "summarize_runs",
+    "training_run",
+    "write_points",
+    "write_rank",
+]
