@@ -128,7 +128,7 @@ def derive_model(
                     status=origin.status,
                     architecture=architecture,
                     tensor_ids=_tensor_ids(weights, derivation, stored),
-                    files=_files(session, origin, derivation.config),
+                    files=inherited_files(session, origin, derivation.config),
                 )
                 add_lineage(session, model, origin, derivation.kind, derivation.recipe)
                 return model
@@ -230,7 +230,7 @@ def head_slice(head: AttentionHead, projection: str, names: Mapping[uuid.UUID, s
     return None if name is None else HeadSlice(name, *parts)
 
 
-def _files(session: Session, origin: Model, config: Mapping[str, Any] | None) -> Iterator[StoredFile]:
+def inherited_files(session: Session, origin: Model, config: Mapping[str, Any] | None) -> Iterator[StoredFile]:
     """The origin's files, one in memory at a time.
 
     Where types or shapes of tensors change the headers of weights files are left out: an export lays them out anew.

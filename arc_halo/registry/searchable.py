@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import select, text
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from arc_halo.dtypes import DType
     from arc_halo.schema import Model
-    from arc_halo.store import Progress, TensorSource
+    from arc_halo.store import Progress
 
 EMBEDDINGS_NBYTES = 256 << 20
 """Up to this size, as float32, rows of the embedding matrices of one model are made searchable."""
@@ -42,16 +43,36 @@ SELECT DISTINCT ON (w.name) w.name, e.kind, w.tensor_id
 """)
 
 
+class Described(Protocol):
+    """A tensor that is stored, or about to be: what is known of it without its elements."""
+
+    @property
+    def name(self) -> str:
+        """Of its weight."""
+
+    @property
+    def dtype(self) -> DType:
+        """Of its elements."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of its elements."""
+
+
 @dataclass(frozen=True, slots=True)
 class Searchable:
     """A matrix whose rows are to be found: of which kind they are, and the texts of the rows that have one."""
 
-    source: TensorSource
+    source: Described
     kind: str
     labels: Callable[[], Mapping[int, str]]
 
 
-def inherit_searchable(session: Session, origin: Model, sources: Mapping[str, TensorSource]) -> list[Searchable]:
+def inherit_searchable(session: Session, origin: Model, sources: Mapping[str, Described]) -> list[Searchable]:
     """Those of new tensors, by their weights' names, whose rows are searchable in the model they are made from.
 
     Where that has codes in their place, in the model that it was made from, and so on.
@@ -101,6 +122,6 @@ def put_searchable(
         )
 
 
-def _is_searchable(source: TensorSource) -> bool:
+def _is_searchable(source: Described) -> bool:
     numeric = is_numeric(source.dtype) and source.dtype.is_float
     return numeric and len(source.shape) == 2 and source.shape[0] > 0 and 0 < source.shape[1] <= MAX_DIMENSION  # noqa: PLR2004  # a matrix

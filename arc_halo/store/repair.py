@@ -33,7 +33,11 @@ _PLACES: Final = text("""
 SELECT DISTINCT ON (c.digest, w.name) c.digest, w.name, c.raw_offset, c.raw_nbytes, t.dtype, t.compression
   FROM arc_halo.tensor_chunks AS c
   JOIN arc_halo.tensor_metadata AS t ON t.id = c.tensor_id
-  LEFT JOIN arc_halo.model_weights AS w ON w.tensor_id = c.tensor_id
+  LEFT JOIN LATERAL (
+    SELECT m.name FROM arc_halo.model_weights AS m WHERE m.tensor_id = c.tensor_id
+     UNION ALL
+    SELECT p.name FROM arc_halo.checkpoint_tensors AS p
+     WHERE p.tensor_id = c.tensor_id AND p.component = 'weights' AND p.shard_offsets IS NULL) AS w ON true
  WHERE c.tenant_id = :tenant AND c.digest = ANY(CAST(:digests AS bytea[]))
 """)
 _DEPTHS: Final = text("""

@@ -51,9 +51,14 @@ SELECT DISTINCT c.digest FROM arc_halo.tensor_chunks AS c
     SELECT FROM arc_halo.tensor_data AS d WHERE d.tenant_id = c.tenant_id AND d.digest = c.digest) ORDER BY c.digest
 """)
 _TENSORS: Final = text("""
-SELECT t.id, t.nbytes, coalesce((SELECT m.name || '@' || m.version || ' ' || w.name FROM arc_halo.model_weights AS w
-                                   JOIN arc_halo.models AS m ON m.id = w.model_id
-                                  WHERE w.tensor_id = t.id ORDER BY m.id LIMIT 1), encode(t.digest, 'hex'))
+SELECT t.id, t.nbytes, coalesce(
+    (SELECT m.name || '@' || m.version || ' ' || w.name FROM arc_halo.model_weights AS w
+       JOIN arc_halo.models AS m ON m.id = w.model_id WHERE w.tensor_id = t.id ORDER BY m.id LIMIT 1),
+    (SELECT 'checkpoint ' || c.checkpoint_id || ' ' || c.component || ' ' || c.name
+       FROM arc_halo.checkpoint_tensors AS c WHERE c.tensor_id = t.id ORDER BY c.checkpoint_id LIMIT 1),
+    (SELECT 'checkpoint ' || o.checkpoint_id || ' optimizer ' || o.parameter_name || ' ' || o.state_name
+       FROM arc_halo.optimizer_state AS o WHERE o.tensor_id = t.id ORDER BY o.checkpoint_id LIMIT 1),
+    encode(t.digest, 'hex'))
   FROM arc_halo.tensor_metadata AS t WHERE t.tenant_id = :tenant AND t.id > :after ORDER BY t.id LIMIT :rows
 """)
 

@@ -19,22 +19,14 @@ if TYPE_CHECKING:
 CheckpointReference: TypeAlias = ModelCheckpoint | TrainingSession | Model | uuid.UUID | str
 """A checkpoint or its id; a run, for the newest of its line; a model or its reference, for the newest of its runs."""
 
-# An attempt, and of each ancestor what is before the fork.
 _ON_LINE: Final = """
-WITH RECURSIVE line (attempt_id, training_session_id, attempt_number, parent_number, through_step, fork_step) AS (
-    SELECT a.id, a.training_session_id, a.attempt_number, a.parent_number, CAST(:step AS bigint), a.fork_step
-      FROM arc_halo.training_attempts AS a WHERE a.id = :attempt
-     UNION ALL
-    SELECT p.id, p.training_session_id, p.attempt_number, p.parent_number, least(l.through_step, l.fork_step),
-           p.fork_step
-      FROM line AS l
-      JOIN arc_halo.training_attempts AS p
-        ON p.training_session_id = l.training_session_id AND p.attempt_number = l.parent_number)
-SELECT c.* FROM line AS l
-  JOIN arc_halo.model_checkpoints AS c ON c.attempt_id = l.attempt_id
- WHERE c.status = 'published' AND (l.through_step IS NULL OR c.step <= l.through_step)
+SELECT c.* FROM arc_halo.training_attempts AS a
+ CROSS JOIN LATERAL arc_halo.attempt_line(a.training_session_id, a.attempt_number) AS l
+  JOIN arc_halo.model_checkpoints AS c
+    ON c.attempt_id = l.attempt_id AND c.step > l.after_step AND c.step <= l.through_step
+ WHERE a.id = :attempt AND c.status = 'published' AND c.step <= COALESCE(CAST(:step AS bigint), c.step)
    AND c.checkpoint_type = ANY(CAST(:types AS text[]))
- ORDER BY l.attempt_number DESC, c.step DESC, c.published_at DESC LIMIT 1
+ ORDER BY c.step DESC, c.published_at DESC LIMIT 1
 """
 _ALL_TYPES: Final = ("full", "weights", "optimizer")
 

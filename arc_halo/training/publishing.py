@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from arc_halo.errors import AttemptLost
 from arc_halo.schema import ModelCheckpoint, TrainingAttempt, TrainingSession
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+# In one order, so that runs of one model do not wait for each other.
+_NOTE_GRADIENTS: Final = text("""
+WITH brought AS MATERIALIZED (
+    SELECT w.id, c.tensor_id
+      FROM arc_halo.checkpoint_tensors AS c
+      JOIN arc_halo.model_weights AS w ON w.id = c.weight_id
+     WHERE c.checkpoint_id = :checkpoint AND c.component = 'gradients' AND c.shard_offsets IS NULL
+       AND w.gradient_tensor_id IS DISTINCT FROM c.tensor_id
+     ORDER BY w.id FOR NO KEY UPDATE OF w)
+UPDATE arc_halo.model_weights AS w SET gradient_tensor_id = b.tensor_id FROM brought AS b WHERE w.id = b.id
+""")
 
 
 def hold_attempt(session: Session, attempt: TrainingAttempt, *, for_best: bool = False) -> None:
@@ -60,3 +72,8 @@ def mark_best(session: Session, checkpoint: ModelCheckpoint) -> None:
     clear_best(session, checkpoint)
     checkpoint.is_best = True
     session.flush()
+
+
+def note_gradients(session: Session, checkpoint: ModelCheckpoint) -> None:
+    """Let weights of the run's model refer to the gradients of a checkpoint, where names agree and none is in parts."""
+    session.execute(_NOTE_GRADIENTS, {"checkpoint": checkpoint.id})

@@ -17,7 +17,7 @@ from arc_halo.store import put_tensors
 from arc_halo.training.contents import Key, take_apart
 from arc_halo.training.finding import checkpoint_on_line, find_attempt, find_checkpoint
 from arc_halo.training.manifest import insert_contents, json_columns, manifest_digest, read_entries
-from arc_halo.training.publishing import clear_best, hold_attempt, lost
+from arc_halo.training.publishing import clear_best, hold_attempt, lost, note_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -233,7 +233,10 @@ def finish(session: Session, checkpoint_id: uuid.UUID, *, is_best: bool) -> Mode
     checkpoint = session.get_one(ModelCheckpoint, checkpoint_id, populate_existing=True)
     if is_best:
         clear_best(session, checkpoint)
-    digest = manifest_digest(read_entries(session, checkpoint_id), json_columns(checkpoint))
+    entries = read_entries(session, checkpoint_id)
+    if any(entry.key.component == "gradients" for entry in entries):
+        note_gradients(session, checkpoint)
+    digest = manifest_digest(entries, json_columns(checkpoint))
     # Not now(), which is when the transaction began: of two, the one published last is the latest.
     values = {"status": "published", "published_at": func.clock_timestamp(), "manifest_digest": digest}
     statement = update(ModelCheckpoint).where(ModelCheckpoint.id == checkpoint_id)
