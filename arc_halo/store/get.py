@@ -27,7 +27,7 @@ from arc_halo.store.payloads import Payloads, fetch
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -268,17 +268,27 @@ def _whole(connect: Connect, wanted: Iterable[Wanted]) -> Iterator[Part]:
             yield Part(manifest, range(len(manifest.layout)))
 
 
-def get_arrays(session: Session, wanted: Iterable[Wanted]) -> Iterator[np.ndarray]:
+def get_arrays(
+    session: Session, wanted: Iterable[Wanted], *, buffers: Mapping[str, memoryview] | None = None
+) -> Iterator[np.ndarray]:
     """Arrays of whole tensors, in the order asked.
 
     Tensors of packed types (F4, F6) come as one-dimensional arrays of bytes, those in blocks as the bytes of each row.
+
+    Parameters
+    ----------
+    buffers
+        Memory for tensors of some names, of their sizes in bytes; of the others each gets some of its own.
     """
     connect = Reading(session)
     waiting: deque[tuple[Manifest, np.ndarray]] = deque()  # asked for, not handed on yet
 
     def parts() -> Iterator[Part]:
         for part in _whole(connect, wanted):
-            buffer = np.empty(part.manifest.layout.nbytes, np.uint8)
+            given = None if buffers is None else buffers.get(part.manifest.name)
+            buffer = (
+                np.empty(part.manifest.layout.nbytes, np.uint8) if given is None else np.frombuffer(given, np.uint8)
+            )
             waiting.append((part.manifest, buffer))
             yield replace(part, into=buffer.data)
 

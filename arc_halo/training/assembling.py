@@ -21,24 +21,29 @@ if TYPE_CHECKING:
 
 
 def assemble(session: Session, entries: Sequence[Entry], progress: Progress | None = None) -> dict[Key, np.ndarray]:
-    """Whole arrays by key: what was stored whole is read where it stays, parts are copied to their places."""
+    """Whole arrays by key, read where they stay; only parts that are scattered over their whole are copied there."""
     meter = Meter(progress, "load", sum(entry.nbytes for entry in entries))
     wanted = []
     for entry in entries:
         assert entry.tensor_id is not None
         wanted.append(Wanted(entry.where, entry.tensor_id, entry.nbytes))
-    arrays: dict[Key, np.ndarray] = {}
-    for entry, array in zip(entries, get_arrays(session, wanted), strict=True):
-        if entry.offsets is None or entry.full_shape is None:
+    cut = {entry.key: entry for entry in entries if entry.full_shape is not None}
+    arrays = {key: np.empty(entry.full_shape or (), by_name(entry.dtype or "").numpy) for key, entry in cut.items()}
+    blocks = {entry.where: arrays[entry.key][_place(entry)] for entry in entries if entry.full_shape is not None}
+    buffers = {
+        name: block.reshape(-1).view(np.uint8).data for name, block in blocks.items() if block.flags.c_contiguous
+    }
+    for entry, array in zip(entries, get_arrays(session, wanted, buffers=buffers), strict=True):
+        if entry.full_shape is None:
             arrays[entry.key] = array
-        else:
-            if entry.key not in arrays:
-                assert entry.dtype is not None
-                arrays[entry.key] = np.empty(entry.full_shape, by_name(entry.dtype).numpy)
-            block = tuple(slice(at, at + size) for at, size in zip(entry.offsets, entry.shape, strict=True))
-            arrays[entry.key][block] = array
+        elif entry.where not in buffers:
+            blocks[entry.where][...] = array
         meter.add(entry.nbytes)
     return arrays
+
+
+def _place(entry: Entry) -> tuple[slice, ...]:
+    return tuple(slice(at, at + size) for at, size in zip(entry.offsets or (), entry.shape, strict=True))
 
 
 def find_redundant(entries: Iterable[Entry]) -> list[Entry]:

@@ -34,6 +34,9 @@ CheckpointBase: TypeAlias = ModelCheckpoint | uuid.UUID | str | None
 """A checkpoint or its id, ``"auto"``, or None."""
 AUTO: Final = "auto"
 ATTEMPTS: Final = 3
+# Means over some ten steps, like gradients, have forgotten what they were: as differences they are no smaller (0.86 of
+# their bytes both ways, where exp_avg_sq becomes 0.65 of 0.86), and each base would be read for nothing.
+_FORGETFUL: Final = ("exp_avg", "momentum_buffer")
 _MAX_STEP: Final = (1 << 63) - 1
 ONE_PER_STEP: Final = ("ix_model_checkpoints_pending", "ix_model_checkpoints_published")
 _TYPES: Final = ("full", "weights", "optimizer")
@@ -214,10 +217,15 @@ def base_chooser(
         known = dict(weights.tensors) if base == AUTO else {}
         if before is not None:
             entries = read_entries(session, before.id)
-            known |= {entry.where: entry.tensor_id for entry in entries if entry.tensor_id is not None}
+            known |= {entry.where: entry.tensor_id for entry in entries if entry.tensor_id and _is_steady(entry.key)}
         return {source.name: known[source.name] for source in sources if source.name in known}
 
     return choose
+
+
+def _is_steady(key: Key) -> bool:
+    """Whether an array is near to what it was a while ago."""
+    return key.component == "weights" or (key.component == "optimizer" and key.state not in _FORGETFUL)
 
 
 def _insert(session: Session, attempt: TrainingAttempt, row: Mapping[str, Any]) -> uuid.UUID:

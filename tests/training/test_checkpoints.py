@@ -24,7 +24,7 @@ from arc_halo.training.loading import load_checkpoint
 from arc_halo.training.optimizer import OptimizerSnapshot
 from arc_halo.training.publishing import mark_best
 from arc_halo.training.saving import save_checkpoint
-from tests.fixtures.tensors import count, weights
+from tests.fixtures.tensors import count, trained, weights
 from tests.schema.rows import add_attempt, add_checkpoint, add_run
 from tests.training.states import adam, begin, driver_statements, spelt, state
 
@@ -357,3 +357,25 @@ def test_rows_are_written_and_read_in_a_few_statements(session, attempt):
     assert len(reading) < 10
     tensors = select(func.count()).select_from(CheckpointTensor)
     assert session.scalar(tensors.where(CheckpointTensor.checkpoint_id == checkpoint.id)) > 120
+
+
+def test_what_stays_near_to_what_it_was_leans_on_it(session, attempt):
+    parameters = {"w": weights((200, 200))}
+    for step in (1, 2):
+        optimizer = adam(parameters, step)
+        states = {name: trained(array, step) for name, array in optimizer.states["w"].items() if array.ndim}
+        whole = CheckpointState(
+            weights={"w": trained(parameters["w"], step)},
+            optimizer=OptimizerSnapshot({"w": states}, [{"params": ["w"]}]),
+            gradients={"w": trained(parameters["w"], step, seed=9)},
+        )
+        save_checkpoint(session, attempt, whole, step)
+    leaning = session.scalars(
+        text("""
+SELECT DISTINCT n.name FROM arc_halo.tensor_data AS d
+  JOIN arc_halo.tensor_chunks AS c USING (digest)
+  JOIN (SELECT tensor_id, component AS name FROM arc_halo.checkpoint_tensors
+         UNION ALL SELECT tensor_id, state_name FROM arc_halo.optimizer_state) AS n USING (tensor_id)
+ WHERE d.base_digest IS NOT NULL ORDER BY 1""")
+    )
+    assert leaning.all() == ["exp_avg_sq", "weights"]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tracemalloc
 import uuid
 from itertools import pairwise
 
@@ -326,3 +327,17 @@ def test_a_rank_learns_that_its_attempt_was_lost(database):
         pass
     with pytest.raises(AttemptLost), join_attempt(database, uuid.uuid4(), 0, 1):
         pass
+
+
+@pytest.mark.parametrize("of", [1, 4])
+def test_loading_needs_the_arrays_and_little_more(session, attempt, of):
+    array = weights((6000, 1024))
+    states = [CheckpointState(weights={"w": halves(array, rank, of)}) for rank in range(of)]
+    checkpoint = save_by_ranks(session, attempt, states)
+    load_checkpoint(session, checkpoint)
+    tracemalloc.start()
+    loaded = load_checkpoint(session, checkpoint)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert same(loaded.weights["w"], array)
+    assert peak < array.nbytes + (20 << 20)
