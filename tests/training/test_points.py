@@ -104,6 +104,13 @@ def test_a_replay_changes_nothing(session, series, count):
     assert session.scalar(versions) == before
 
 
+def test_a_minimum_that_is_replaced_leaves_the_place_to_its_equal(session, series):
+    write_points(session, points_of(series, [3, 5, 7], [1.0, 2.0, 1.5]))
+    write_points(session, points_of(series, [3, 5], [4.0, 1.0]))
+    summary = summary_of(session, series)
+    assert (summary.min_value, summary.min_at_step, summary.max_at_step) == (1.0, 5, 3)
+
+
 def test_a_zero_replaces_a_zero_of_the_other_sign(session, series):
     write_points(session, points_of(series, [1], [0.0]))
     write_points(session, points_of(series, [1], [-0.0]))
