@@ -30,23 +30,30 @@ def verify(
 
     Example: arc-halo verify --percent 5
     """
+    from dataclasses import asdict
+
     from arc_halo.store.verify import verify_database
+    from arc_halo.training.checking import check_checkpoints
 
     with context.obj.connect() as database, progress_bars(silent=json) as progress:
         found = verify_database(database, percent=percent, resume=not restart, progress=progress)
+        with database.session() as session:
+            checkpoint_count, changed = check_checkpoints(session)
+    faults = [*found.faults, *changed]
     if json:
-        print_json(found)
+        print_json(asdict(found) | {"checkpoint_count": checkpoint_count, "faults": faults})
     else:
-        say_first([Text(shown(fault["message"]), "red") for fault in found.faults])
-    if found.faults:
+        say_first([Text(shown(fault["message"]), "red") for fault in faults])
+    if faults:
         raise CorruptionError(
-            f"the database is damaged: {count(len(found.faults), 'fault')}; arc-halo repair --from COPY puts right "
+            f"the database is damaged: {count(len(faults), 'fault')}; arc-halo repair --from COPY puts right "
             "what a copy has"
         )
     if not json:
         say(
             f"sound: {count(found.chunk_count, 'chunk')} ({size(found.nbytes)}), "
-            f"{count(found.tensor_count, 'tensor')}, {count(found.model_count, 'model')}"
+            f"{count(found.tensor_count, 'tensor')}, {count(found.model_count, 'model')}, "
+            f"{count(checkpoint_count, 'checkpoint')}"
         )
 
 

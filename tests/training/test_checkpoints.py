@@ -18,6 +18,7 @@ from arc_halo.errors import (
 )
 from arc_halo.registry import create_model
 from arc_halo.schema import CheckpointTensor, OptimizerState, TrainingAttempt
+from arc_halo.training.checking import check_checkpoints
 from arc_halo.training.checkpoint import CheckpointState
 from arc_halo.training.finding import latest_checkpoint
 from arc_halo.training.loading import load_checkpoint
@@ -161,6 +162,8 @@ def test_rows_that_were_changed_are_noticed(session, attempt, change):
     session.execute(text(change))
     with pytest.raises(DigestMismatch, match="rows are not those"):
         load_checkpoint(session, checkpoint)
+    number, (fault,) = check_checkpoints(session)
+    assert (number, fault["checkpoint"]) == (1, str(checkpoint.id))
 
 
 @pytest.mark.parametrize("step", [-1, 2**63, True, 1.0, None])
