@@ -19,6 +19,7 @@ from arc_halo.database.transaction import run_transaction
 from arc_halo.errors import ModelExists
 from arc_halo.schema import Model, Operation
 from arc_halo.store import put as store_put
+from tests.faults.cutting import cut_around_commit
 from tests.fixtures.long import how_many
 
 cuts = how_many("--cuts", short=16)
@@ -35,29 +36,6 @@ def cuttable(proxy, impatient):
     engine = application_engine(proxy.url, impatient.model_copy(update={"statement_timeout_seconds": 30}))
     yield engine
     engine.dispose()
-
-
-COMMIT_NBYTES = len(b"Q....COMMIT.")
-ANSWER_NBYTES = len(b"C....COMMIT.Z.....")
-
-
-def cut_around_commit(proxy, choose):
-    """Before COMMIT, after it, soon after it, at any byte of it or its answer, or unseen by the server."""
-    kinds = {
-        "cut_before": b"COMMIT",
-        "cut_after": b"COMMIT",
-        "cut_soon_after": (b"COMMIT", choose.uniform(0, 0.004)),
-        "cut_within": choose.choice(
-            [
-                (b"COMMIT", choose.randrange(COMMIT_NBYTES), 0),
-                (b"COMMIT", COMMIT_NBYTES, choose.randrange(ANSWER_NBYTES)),
-            ]
-        ),
-        "abandon_before": b"COMMIT",
-    }
-    kind = choose.choice(list(kinds))
-    setattr(proxy, kind, kinds[kind])
-    return kind
 
 
 @pytest.mark.long
