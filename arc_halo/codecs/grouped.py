@@ -15,14 +15,10 @@ from arc_halo.codecs.pco import Pco
 from arc_halo.errors import CodecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from arc_halo.codecs.abc import BytesLike
 
 _EXPONENT_SHIFT: Final = MappingProxyType({"BF16": 7, "F16": 10, "F32": 23, "F64": 52})
 _MIN_GROUP: Final = 4096
-_BLOCK: Final = 1 << 16  # numbers, of which each place fits into 16 bits
-_KEYS: Final = np.arange(256, dtype=np.uint8)
 _MAX_GROUPS: Final = 255  # their number is one byte
 _GROUP: Final = struct.Struct("<II")
 
@@ -50,9 +46,8 @@ class GroupedDelta(Delta):
         if keys is None:
             sizes = [difference.size]
         else:
-            order = Order(keys)
-            sizes = _group_sizes(order.counts())
-            difference = order.sort(difference)
+            difference = difference[np.argsort(keys, kind="stable")]
+            sizes = _group_sizes(np.bincount(keys, minlength=256))
         places = np.cumsum([0, *sizes]).tolist()
         payloads = [self._codec.encode_ordered(difference[start:stop]) for start, stop in pairwise(places)]
         head = b"".join(_GROUP.pack(size, len(payload)) for size, payload in zip(sizes, payloads, strict=True))
@@ -67,7 +62,10 @@ class GroupedDelta(Delta):
             start += size
         keys = _keys(predicted)
         if keys is not None:
-            ordered = Order(keys).restore(ordered)
+            places = np.argsort(keys, kind="stable")
+            difference = np.empty_like(ordered)
+            difference[places] = ordered
+            ordered = difference
         ordered += predicted.ordered
         return Numbers(predicted.dtype, ordered=ordered)
 
@@ -82,55 +80,6 @@ def _keys(predicted: Numbers) -> np.ndarray | None:
     if predicted.dtype.name == "F16":
         exponents &= 0x1F  # without the sign
     return exponents
-
-
-class Order:
-    """A stable sort by keys, block by block: of a whole chunk at once it takes sixteen bytes for each number."""
-
-    def __init__(self, keys: np.ndarray) -> None:
-        self._blocks = [slice(start, start + _BLOCK) for start in range(0, keys.size, _BLOCK)]
-        self._places: list[np.ndarray] = []  # in the block, from the least key to the greatest
-        counts = []
-        for block in self._blocks:
-            part = keys[block]
-            places = np.argsort(part, kind="stable")
-            counts.append(np.diff(np.searchsorted(part, _KEYS, side="right", sorter=places), prepend=0))
-            self._places.append(places.astype(np.uint16))
-        self._counts = np.array(counts)
-
-    def counts(self) -> np.ndarray:
-        """How often each key stands in the chunk."""
-        total: np.ndarray = self._counts.sum(axis=0)
-        return total
-
-    def sort(self, numbers: np.ndarray) -> np.ndarray:
-        """The numbers of the chunk from the least key to the greatest."""
-        out = np.empty_like(numbers)
-        for block, places, runs in self._runs():
-            part = numbers[block][places]
-            start = 0
-            for run in runs:
-                stop = start + run.stop - run.start
-                out[run] = part[start:stop]
-                start = stop
-        return out
-
-    def restore(self, numbers: np.ndarray) -> np.ndarray:
-        """What `sort` was given."""
-        out = np.empty_like(numbers)
-        for block, places, runs in self._runs():
-            out[block][places] = np.concatenate([numbers[run] for run in runs])
-        return out
-
-    def _runs(self) -> Iterator[tuple[slice, np.ndarray, list[slice]]]:
-        """Of each block its place, the places in it, and where the numbers of each key stand in what is sorted."""
-        totals = self.counts()
-        ends = np.cumsum(totals) - totals + np.cumsum(self._counts, axis=0)
-        for block, places, count, end in zip(self._blocks, self._places, self._counts, ends, strict=True):
-            present = np.flatnonzero(count)
-            stops = end[present]
-            runs = list(map(slice, (stops - count[present]).tolist(), stops.tolist()))
-            yield block, places.astype(np.intp), runs
 
 
 def _group_sizes(counts: np.ndarray) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -149,8 +149,11 @@ class Upload:
 
     def _encode(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
         """Hand chunks that are not there to the encoders, while the batches before are being written."""
+        encoding: deque[list[Future[rows.ChunkRow]]] = deque(maxlen=2)
 
         def start(batch: _Batch) -> _Batch:
+            if self._bases.max_depth and len(encoding) == encoding.maxlen:
+                wait(encoding[0])  # what chunks lean on is in memory until they are encoded: the encoders have enough
             pieces = {piece.digest: piece for piece in batch.pieces if piece.span.nbytes}
             batch.pieces = []
             with self._target.batch() as connection:
@@ -160,6 +163,7 @@ class Upload:
             for digest, piece in new.items():
                 batch.encoded[digest] = self._pool.submit(piece.encode, self._compression, leans.get(digest))
             self._in_flight |= new.keys()
+            encoding.append(list(batch.encoded.values()))
             return batch
 
         yield from _ahead(batches, start)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from arc_halo.codecs import DELTAS, delta
 from arc_halo.codecs.delta import Base, PcoDelta, XorDelta, is_comparable, predict
-from arc_halo.codecs.grouped import GroupedDelta, Order
+from arc_halo.codecs.grouped import GroupedDelta
 from arc_halo.codecs.numbers import Numbers
 from arc_halo.codecs.packed import PackedDelta
 from arc_halo.codecs.policy import encode_chunk
@@ -185,19 +185,6 @@ def test_differences_of_one_exponent_are_smaller_together(dtype):
     payloads = [codec.encode(raw, dtype, Base(base, dtype)) for codec in (PcoDelta(9), GroupedDelta(9))]
     assert len(payloads[1]) < len(payloads[0])
     assert GroupedDelta().decode(payloads[1], dtype, raw.nbytes, base) == raw
-
-
-@given(st.binary(min_size=1, max_size=1000), st.sampled_from([1, 7, 256, 1 << 16]))
-def test_an_order_made_of_blocks_is_the_stable_one(raw, block):
-    keys = np.frombuffer(raw, np.uint8)
-    numbers = np.arange(keys.size, dtype="<i4")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("arc_halo.codecs.grouped._BLOCK", block)
-        order = Order(keys)
-        ordered = order.sort(numbers)
-        assert np.array_equal(ordered, np.argsort(keys, kind="stable"))
-        assert np.array_equal(order.restore(ordered), numbers)
-        assert np.array_equal(order.counts(), np.bincount(keys, minlength=256))
 
 
 def test_groups_that_do_not_add_up_are_refused():
