@@ -166,10 +166,17 @@ def merge_groups(of_ranks: Iterable[Sequence[Any]]) -> list[Any]:
 
 
 def hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What SQL may ask of a group: what JSON has, too; tuples are lists there."""
-    values = {key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
-    encoded = {key: encode_tree(value, key)[0] for key, value in values.items() if key != "params"}
-    return {key: value for key, value in encoded.items() if value == values[key] and "\0" not in key}
+    """What SQL may ask of a group: numbers and texts, and lists of those; tuples are lists there."""
+    told = {}
+    for key, value in group.items():
+        encoded = encode_tree(list(value) if isinstance(value, tuple) else value, key)[0]
+        if key != "params" and not any(isinstance(each, dict | list) for each in _elements(encoded)):
+            told[key] = encoded
+    return told
+
+
+def _elements(encoded: Any) -> Sequence[Any]:
+    return encoded if isinstance(encoded, list) else [encoded]
 
 
 def _names_of(index: int, group: Mapping[str, Any]) -> Sequence[str]:

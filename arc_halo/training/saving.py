@@ -39,7 +39,7 @@ ATTEMPTS: Final = 3
 _FORGETFUL: Final = ("exp_avg", "momentum_buffer")
 _MAX_STEP: Final = (1 << 63) - 1
 ONE_PER_STEP: Final = ("ix_model_checkpoints_pending", "ix_model_checkpoints_published")
-_TYPES: Final = ("full", "weights", "optimizer")
+TYPES: Final[tuple[CheckpointType, ...]] = ("full", "weights", "optimizer")
 
 
 def save_checkpoint(
@@ -141,8 +141,8 @@ def describe_checkpoint(
         raise CheckpointError(f"step {step!r} is no count of updates; give an int from 0 to 2**63 - 1")
     if epoch is not None and not 0 <= epoch < math.inf:
         raise CheckpointError(f"epoch {epoch!r} is none; give a number from 0, or None")
-    if checkpoint_type not in _TYPES:
-        raise CheckpointError(f"no checkpoint type {checkpoint_type!r}; there are {', '.join(_TYPES)}")
+    if checkpoint_type not in TYPES:
+        raise CheckpointError(f"no checkpoint type {checkpoint_type!r}; there are {', '.join(TYPES)}")
     return {
         "step": step,
         "epoch": None if epoch is None else float(epoch),
@@ -213,14 +213,19 @@ def base_chooser(
         named = find_checkpoint(session, base)
 
     def choose(sources: Sequence[TensorSource]) -> Mapping[str, uuid.UUID]:
-        before = named or checkpoint_on_line(session, attempt.id, step)
         known = dict(weights.tensors) if base == AUTO else {}
-        if before is not None:
+        for before in _before(session, attempt, step) if named is None else [named]:
             entries = read_entries(session, before.id)
             known |= {entry.where: entry.tensor_id for entry in entries if entry.tensor_id and _is_steady(entry.key)}
         return {source.name: known[source.name] for source in sources if source.name in known}
 
     return choose
+
+
+def _before(session: Session, attempt: TrainingAttempt, step: int) -> list[ModelCheckpoint]:
+    """The last checkpoint of each type on the line, the newest behind: one of weights has no states to lean on."""
+    found = [checkpoint_on_line(session, attempt.id, step, each) for each in TYPES]
+    return sorted((each for each in found if each is not None), key=lambda each: each.step)
 
 
 def _is_steady(key: Key) -> bool:

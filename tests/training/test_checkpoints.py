@@ -362,23 +362,47 @@ def test_rows_are_written_and_read_in_a_few_statements(session, attempt):
     assert session.scalar(tensors.where(CheckpointTensor.checkpoint_id == checkpoint.id)) > 120
 
 
-def test_what_stays_near_to_what_it_was_leans_on_it(session, attempt):
-    parameters = {"w": weights((200, 200))}
-    for step in (1, 2):
-        optimizer = adam(parameters, step)
-        states = {name: trained(array, step) for name, array in optimizer.states["w"].items() if array.ndim}
-        whole = CheckpointState(
-            weights={"w": trained(parameters["w"], step)},
-            optimizer=OptimizerSnapshot({"w": states}, [{"params": ["w"]}]),
-            gradients={"w": trained(parameters["w"], step, seed=9)},
-        )
-        save_checkpoint(session, attempt, whole, step)
-    leaning = session.scalars(
-        text("""
+LEANING = text("""
 SELECT DISTINCT n.name FROM arc_halo.tensor_data AS d
   JOIN arc_halo.tensor_chunks AS c USING (digest)
   JOIN (SELECT tensor_id, component AS name FROM arc_halo.checkpoint_tensors
          UNION ALL SELECT tensor_id, state_name FROM arc_halo.optimizer_state) AS n USING (tensor_id)
- WHERE d.base_digest IS NOT NULL ORDER BY 1""")
+ WHERE d.base_digest IS NOT NULL ORDER BY 1
+""")
+
+
+def drifting(step):
+    """A state whose arrays are all near to those of the step before."""
+    array = weights((200, 200))
+    states = {name: trained(array, step, seed) for seed, name in enumerate(("exp_avg", "exp_avg_sq"))}
+    return CheckpointState(
+        weights={"w": trained(array, step, 3)},
+        optimizer=OptimizerSnapshot({"w": states}, [{"params": ["w"]}]),
+        gradients={"w": trained(array, step, 4)},
     )
-    assert leaning.all() == ["exp_avg_sq", "weights"]
+
+
+def test_what_stays_near_to_what_it_was_leans_on_it(session, attempt):
+    save_checkpoint(session, attempt, drifting(1), 1)
+    assert session.scalars(LEANING).all() == []
+    save_checkpoint(session, attempt, drifting(2), 2)
+    assert session.scalars(LEANING).all() == ["exp_avg_sq", "weights"]
+
+
+def test_states_lean_on_the_last_checkpoint_that_has_them(session, attempt):
+    save_checkpoint(session, attempt, drifting(1), 1)
+    save_checkpoint(session, attempt, drifting(2), 2, checkpoint_type="weights")
+    assert session.scalars(LEANING).all() == ["weights"]
+    save_checkpoint(session, attempt, drifting(3), 3)
+    assert session.scalars(LEANING).all() == ["exp_avg_sq", "weights"]
+
+
+def test_nothing_leans_where_no_base_is_wanted(session, attempt):
+    first = save_checkpoint(session, attempt, drifting(1), 1)
+    save_checkpoint(session, attempt, drifting(2), 2, base=None)
+    save_checkpoint(session, attempt, drifting(3), 3, compression="none")
+    assert session.scalars(LEANING).all() == []
+    save_checkpoint(session, attempt, drifting(4), 4, base=first)
+    assert session.scalars(LEANING).all() == ["exp_avg_sq", "weights"]
+    with pytest.raises(CheckpointError, match="base 'nearest' is none"):
+        save_checkpoint(session, attempt, drifting(5), 5, base="nearest")
