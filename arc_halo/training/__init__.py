@@ -29,14 +29,18 @@ from arc_halo.training.curves import chart, charts
 from arc_halo.training.finding import find_checkpoint, latest_checkpoint
 from arc_halo.training.history import best, history, latest
 from arc_halo.training.loading import load_checkpoint
+from arc_halo.training.membership import join_attempt
 from arc_halo.training.naming import find_run
 from arc_halo.training.optimizer import OptimizerSnapshot
 from arc_halo.training.parts import Part
 from arc_halo.training.points import record_points, write_points
 from arc_halo.training.ranks import begin_checkpoint, publish_checkpoint, write_rank
+from arc_halo.training.releasing import publish_as_model
+from arc_halo.training.retention import apply_retention, delete_checkpoint
 from arc_halo.training.run import TrainingRun, training_run
 from arc_halo.training.saving import save_checkpoint
 from arc_halo.training.searching import find_runs, find_similar_runs, index_curves
+from arc_halo.training.slabs import load_slab
 from arc_halo.training.summaries import summarize_runs
 
 __all__ = [
@@ -47,20 +51,25 @@ __all__ = [
     "SavedCheckpoint",
     "TrainingRun",
     "align_curves",
+    "apply_retention",
     "begin_checkpoint",
     "best",
     "chart",
     "charts",
     "compare_runs",
+    "delete_checkpoint",
     "find_checkpoint",
     "find_run",
     "find_runs",
     "find_similar_runs",
     "history",
     "index_curves",
+    "join_attempt",
     "latest",
     "latest_checkpoint",
     "load_checkpoint",
+    "load_slab",
+    "publish_as_model",
     "publish_checkpoint",
     "record_points",
     "save_checkpoint",
