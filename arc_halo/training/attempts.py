@@ -14,6 +14,7 @@ from arc_halo.registry.naming import check_name, find_model
 from arc_halo.schema import Model, ModelWeight, TrainingAttempt, TrainingRank, TrainingSession
 from arc_halo.schema.columns import TENANT_ID, uuid7
 from arc_halo.training.processes import ProcessIdentity
+from arc_halo.training.ranks import discard_pending
 from arc_halo.training.resuming import Origin, find_origin
 from arc_halo.training.statuses import MODEL_STATUS, begin_training, end_training
 
@@ -187,6 +188,7 @@ def _take_over(
     newest.ended_at = func.clock_timestamp()
     abandoned = update(TrainingRank).where(TrainingRank.attempt_id == newest.id, TrainingRank.status == "running")
     session.execute(abandoned.values(status="lost", ended_at=func.clock_timestamp()))
+    discard_pending(session, newest)
 
 
 def _is_gone(attempt: TrainingAttempt, starter: Starter) -> bool:
@@ -272,21 +274,6 @@ def beat(session: Session, attempt_id: uuid.UUID, *, step: int | None = None, ep
         raise lost_attempt(session, attempt_id)
 
 
-def beat_rank(session: Session, attempt_id: uuid.UUID, rank: int) -> None:
-    """Say that one rank of an attempt is alive.
-
-    Raises
-    ------
-    AttemptLost
-        The attempt was taken over, has ended or was deleted.
-    """
-    attempt = select(TrainingAttempt.id).where(TrainingAttempt.id == attempt_id, TrainingAttempt.status == "running")
-    if session.scalar(attempt.with_for_update(read=True)) is None:
-        raise lost_attempt(session, attempt_id)
-    mine = update(TrainingRank).where(TrainingRank.attempt_id == attempt_id, TrainingRank.rank == rank)
-    session.execute(mine.values(heartbeat_at=func.clock_timestamp()))
-
-
 def _set_progress(session: Session, attempt_id: uuid.UUID, step: int, epoch: float | None) -> None:
     run_id = select(TrainingAttempt.training_session_id).where(TrainingAttempt.id == attempt_id).scalar_subquery()
     reached: dict[str, Any] = {"current_step": step} | ({} if epoch is None else {"current_epoch": epoch})
@@ -343,24 +330,9 @@ def end_rank(session: Session, attempt_id: uuid.UUID, rank: int, outcome: Outcom
     session.execute(mine.values(status=outcome.status, error=outcome.error, ended_at=now, heartbeat_at=now))
 
 
-def join_rank(
-    session: Session, attempt_id: uuid.UUID, rank: int, world_size: int, process: ProcessIdentity
-) -> OpenAttempt:
-    """Let one more process be a rank of an attempt that runs; one that joins again takes its place.
-
-    Raises
-    ------
-    AttemptLost
-        The attempt does not run.
-    """
-    attempt = session.get(TrainingAttempt, attempt_id, populate_existing=True)
-    if attempt is None or attempt.status != "running":
-        raise lost_attempt(session, attempt_id)
-    row = {"world_size": world_size, "status": "running", "host": process.host, "pid": process.pid, "error": None}
-    now = func.clock_timestamp()
-    added = insert(TrainingRank).values(attempt_id=attempt_id, rank=rank, **row)
-    again = row | {"started_at": now, "heartbeat_at": now, "ended_at": None}
-    session.execute(added.on_conflict_do_update(index_elements=["attempt_id", "rank"], set_=again))
+def joined_attempt(session: Session, attempt_id: uuid.UUID) -> OpenAttempt:
+    """An attempt that another process opened, for a rank that has joined it."""
+    attempt = session.get_one(TrainingAttempt, attempt_id, populate_existing=True)
     return OpenAttempt(
         training_session_id=attempt.training_session_id,
         name=attempt.training_session.name,

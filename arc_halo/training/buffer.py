@@ -19,7 +19,7 @@ from arc_halo.training.points import POINT
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    Spill = Callable[[list[SeriesKey], np.ndarray], None]
+    Spill = Callable[[list[SeriesKey], np.ndarray], bool]
 
 CAPACITY: Final = 1 << 16
 """Points; 36 bytes each."""
@@ -58,14 +58,14 @@ class PointBuffer:
     Parameters
     ----------
     spill
-        Takes keys and points that have no room; called by the thread that logs, which it must not make wait for a
-        network.
+        Takes keys and points that have no room, and says whether it could; called by the thread that logs, which it
+        must not make wait for a network. Points for which there is no room anywhere are dropped, and counted.
     wake
         Called when half of the room is used.
     """
 
     def __init__(self, spill: Spill, wake: Callable[[], None], capacity: int = CAPACITY) -> None:
-        self.logged = 0
+        self.logged = self.dropped = 0
         self.latest: dict[int, tuple[int, float]] = {}
         self.last_step: int | None = None
         self.last_epoch: float | None = None
@@ -139,17 +139,20 @@ class PointBuffer:
     def _make_room(self, count: int, now: int) -> None:
         is_full = self._count + count > self._capacity
         if self._count and (is_full or now - self._since > SPILL_SECONDS * 1e6):
-            self._spill()
+            self._spill(is_full=is_full)
         if not self._count:
             self._since = now
         if count > self._capacity:  # more metrics in one step than there was room for
             self._capacity = 2 * count
             self._data = bytearray(self._capacity * _PACKED.size)
 
-    def _spill(self) -> None:
-        points = self._fetch()
-        if len(points):
-            self._spill_to(self._keys, points)
+    def _spill(self, *, is_full: bool = False) -> None:
+        count = self._count
+        if count and not self._spill_to(self._keys, self._fetch()):
+            if is_full:
+                self.dropped += count
+            else:
+                self._count = count  # they stay where they are
 
     def _fetch(self) -> np.ndarray:
         points = np.frombuffer(memoryview(self._data)[: self._count * _PACKED.size], POINT).copy()

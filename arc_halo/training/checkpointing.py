@@ -14,6 +14,7 @@ from arc_halo.errors import ArcHaloError
 from arc_halo.schema import ModelCheckpoint
 from arc_halo.training.background import BackgroundSaver
 from arc_halo.training.copying import StateCopier
+from arc_halo.training.rank_saving import RankSaver
 from arc_halo.training.saving import save_checkpoint
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Checkpointer:
     ----------
     goals
         Which values of a metric are better: the first that has been logged says which checkpoint is the best.
+    rank, world_size
+        Which of how many processes this is.
     """
 
     def __init__(
@@ -92,11 +95,16 @@ class Checkpointer:
         attempt_id: uuid.UUID,
         recorder: Recorder,
         goals: Mapping[str, Goal],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._database = database
         self._run_id, self._attempt_id = training_session_id, attempt_id
         self._recorder = recorder
         self._goals = goals
+        self._is_first = rank == 0
+        self._ranks = RankSaver(database, attempt_id, recorder, rank, world_size) if world_size > 1 else None
         self._saver: BackgroundSaver[SavedCheckpoint] = BackgroundSaver()
         self._copier = StateCopier()
 
@@ -124,27 +132,36 @@ class Checkpointer:
         self, state: CheckpointState, wanted: Wanted, began: float, metrics: dict[str, float] | None = None
     ) -> SavedCheckpoint:
         values = self._metrics(wanted.step) if metrics is None else metrics
+        checkpoint = (
+            self._save_all(state, wanted, values) if self._ranks is None else self._save_part(state, wanted, values)
+        )
+        saved = _described(checkpoint, time.monotonic() - began)
+        return replace(saved, lsn=self._note_position(checkpoint.id) if self._is_first else checkpoint.lsn)
+
+    def _save_all(self, state: CheckpointState, wanted: Wanted, metrics: Mapping[str, float]) -> ModelCheckpoint:
         with self._recorder.draining() as drain:
 
             def unit(session: Session) -> ModelCheckpoint:
-                checkpoint = save_checkpoint(
+                # Points come before any lock on a row: whoever writes them holds theirs, and waits for rows.
+                return save_checkpoint(
                     session,
                     self._attempt_id,
                     state,
                     wanted.step,
                     epoch=wanted.epoch,
                     checkpoint_type=wanted.checkpoint_type,
-                    metrics=values,
-                    is_best=self._is_best(session, wanted, values) if wanted.is_best is None else wanted.is_best,
+                    metrics=metrics,
+                    is_best=self._is_best(session, wanted, metrics),
                     compression=wanted.compression,
                     base=wanted.base,
+                    before_publish=drain,
                 )
-                drain(session)
-                return checkpoint
 
-            checkpoint = self._database.transaction(unit)
-        saved = _described(checkpoint, time.monotonic() - began)
-        return replace(saved, lsn=self._note_position(checkpoint.id))
+            return self._database.transaction(unit)
+
+    def _save_part(self, state: CheckpointState, wanted: Wanted, metrics: Mapping[str, float]) -> ModelCheckpoint:
+        assert self._ranks is not None
+        return self._ranks.save(state, wanted, metrics, lambda session: self._is_best(session, wanted, metrics))
 
     def _metrics(self, step: int) -> dict[str, float]:
         """Last values of what has no context, those with a goal first; of other scopes than train as scope/name."""
@@ -159,6 +176,8 @@ class Checkpointer:
 
     def _is_best(self, session: Session, wanted: Wanted, metrics: Mapping[str, float]) -> bool:
         """Whether a metric with a goal is better than at the best so far; on validation data, where that is known."""
+        if wanted.is_best is not None:
+            return wanted.is_best
         scopes = ("validation/", "", "test/")
         named = ((f"{scope}{name}", goal) for name, goal in self._goals.items() for scope in scopes)
         name, goal = next(((name, goal) for name, goal in named if name in metrics), (None, None))

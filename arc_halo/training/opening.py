@@ -9,8 +9,9 @@ from arc_halo.errors import MetricError
 from arc_halo.schema.columns import uuid7
 from arc_halo.settings import load_settings
 from arc_halo.store.owners import owner_of
-from arc_halo.training.attempts import Starter, join_rank, open_attempt
+from arc_halo.training.attempts import Starter, joined_attempt, open_attempt
 from arc_halo.training.keys import GOALS
+from arc_halo.training.membership import Membership
 from arc_halo.training.processes import this_process
 from arc_halo.training.replay import replay_spools
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Mapping
     from pathlib import Path
+
+    from sqlalchemy.orm import Session
 
     from arc_halo.database import Database
     from arc_halo.training.attempts import OpenAttempt, RunRequest
@@ -29,7 +32,9 @@ alive: Final[set[uuid.UUID]] = set()
 """Attempts that this process keeps, or is opening."""
 
 
-def begin_attempt(db: Database, request: RunRequest, found: Provenance, folder: Path) -> tuple[OpenAttempt, str]:
+def begin_attempt(
+    db: Database, request: RunRequest, found: Provenance, folder: Path, *, world_size: int = 1
+) -> tuple[OpenAttempt, str]:
     """Open an attempt; returns it, and the identity of the database.
 
     Raises
@@ -47,9 +52,16 @@ def begin_attempt(db: Database, request: RunRequest, found: Provenance, folder: 
         environment_digest=found.environment_digest,
         provenance=found.details,
     )
+
+    def unit(session: Session) -> OpenAttempt:
+        opened = open_attempt(session, request, starter)
+        if world_size > 1:
+            Membership(db, attempt_id, 0, world_size).join(session)
+        return opened
+
     alive.add(attempt_id)
     try:
-        opened = db.transaction(lambda session: open_attempt(session, request, starter))
+        opened = db.transaction(unit)
     except BaseException:
         alive.discard(attempt_id)
         raise
@@ -70,8 +82,13 @@ def join_attempt(db: Database, attempt_id: uuid.UUID | None, rank: int, world_si
     """
     if attempt_id is None:
         raise MetricError(f"rank {rank} joins the attempt of rank 0: give its attempt_id, which rank 0 sends to all")
-    process = this_process()
-    return db.transaction(lambda session: join_rank(session, attempt_id, rank, world_size, process)), _owner(db)
+    membership = Membership(db, attempt_id, rank, world_size)
+
+    def unit(session: Session) -> OpenAttempt:
+        membership.join(session)
+        return joined_attempt(session, attempt_id)
+
+    return db.transaction(unit), _owner(db)
 
 
 def _owner(db: Database) -> str:

@@ -85,8 +85,7 @@ class Recorder:
         self._told_step: int | None = None
         self._last_beat = time.monotonic()
         self._refusal: ArcHaloError | None = None
-        self._dropped: FileNotWritten | None = None
-        self._dropped_count = 0
+        self._unspooled: FileNotWritten | None = None
         self._failures, self._next_try = 0, 0.0
         self._progress = threading.Condition()  # of the four below
         self._stored = self._round = self._failed_round = self._waiting = 0
@@ -145,9 +144,11 @@ class Recorder:
                     self._wait(first, deadline, target)
             finally:
                 self._waiting -= 1
-        if self._dropped is not None:
-            error, self._dropped = self._dropped, None
-            raise FileNotWritten(f"{self._dropped_count} points are lost: {error}", error.errno) from error
+        dropped, self.buffer.dropped = self.buffer.dropped, 0
+        if dropped:
+            raise FileNotWritten(
+                f"{dropped} points are lost: neither the database took them nor a disk; free space there"
+            )
 
     def _wait(self, first: int, deadline: float | None, target: int) -> None:
         if deadline is None:
@@ -207,8 +208,8 @@ class Recorder:
         self._thread.join(FLUSH_SECONDS)
         self._spool.close()
 
-    def leave_behind(self, outcome: Outcome) -> None:
-        """Write everything to disk, and how the attempt ended: the next run on this machine hands it on.
+    def leave_behind(self, outcome: Outcome | None) -> None:
+        """Write everything to disk, and how the attempt ended if that is ours to say: the next run hands it on.
 
         Raises
         ------
@@ -222,7 +223,10 @@ class Recorder:
             if held is not None and len(held.points):
                 self._spool.append(held.keys, held.points, held.number)
             self.buffer.spill()
-            self._spool.append_outcome(outcome)
+            if self._unspooled is not None:
+                raise self._unspooled
+            if outcome is not None:
+                self._spool.append_outcome(outcome)
         finally:
             if is_mine:
                 self._writing.release()
@@ -309,16 +313,17 @@ class Recorder:
         self._store.commit()
         self._told_step, self._last_beat = step, time.monotonic()
 
-    def _spill(self, keys: Sequence[SeriesKey], points: np.ndarray) -> None:
-        """Put points on disk, in the thread that logs; where that fails, too, they are lost, and `flush` says so."""
+    def _spill(self, keys: Sequence[SeriesKey], points: np.ndarray) -> bool:
+        """Put points on disk, in the thread that logs."""
         try:
             self._spool.append(keys, points)
         except FileNotWritten as error:
-            if self._dropped is None:
-                _log.warning("points are lost: the database takes none, and %s", error)
-                self._dropped_count = 0
-            self._dropped = error
-            self._dropped_count += len(points)
+            if self._unspooled is None:
+                _log.warning("points stay in memory, which is bounded: the database takes none, and %s", error)
+            self._unspooled = error
+            return False
+        self._unspooled = None
+        return True
 
     def _fail(self, error: Exception) -> None:
         """Keep what was to be written on disk, and try again later."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -14,11 +14,12 @@ from arc_halo.errors import ArcHaloError
 from arc_halo.schema import TrainingAttempt
 from arc_halo.store.owners import owner_of
 from arc_halo.training.attempts import end_attempt
-from arc_halo.training.spool import read_or_set_aside, segment_files
+from arc_halo.training.spool import read_or_set_aside, segment_files, spool_folders
 from arc_halo.training.storing import PointStore
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    import uuid
+    from collections.abc import Collection
     from pathlib import Path
 
     from sqlalchemy.orm import Session
@@ -41,8 +42,8 @@ def replay_spools(database: Database, folder: Path, *, alive: Collection[uuid.UU
         Attempts that this process keeps.
     """
     count = 0
-    for attempt_folder in _folders(folder):
-        if uuid.UUID(attempt_folder.name) in alive:
+    for attempt_id, attempt_folder in spool_folders(folder):
+        if attempt_id in alive:
             continue
         try:
             count += _replay(database, attempt_folder)
@@ -51,22 +52,18 @@ def replay_spools(database: Database, folder: Path, *, alive: Collection[uuid.UU
     return count
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    """Those of attempts, the oldest first: their ids are in the order of time."""
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            with suppress(ValueError):
-                uuid.UUID(path.name)
-                yield path
-
-
 def _replay(database: Database, folder: Path) -> int:
     count = 0
-    for path in segment_files(folder):
-        segment = read_or_set_aside(path)
+    paths = segment_files(folder)
+    # The last of them says whether the attempt has ended, though its process may live on.
+    last = read_or_set_aside(paths[-1]) if paths else None
+    is_over = last is not None and (last.outcome is not None or last.header.process.is_this())
+    for path in paths:
+        segment = read_or_set_aside(path) if path.exists() else None
         if segment is None:
             continue
-        if not database.transaction(lambda session, segment=segment: _store(session, segment)):  # type: ignore[misc]
+        unit = partial(_store, segment=segment, is_over=is_over or segment.header.process.is_gone())
+        if not database.transaction(unit):
             return count
         count += len(segment.points)
         if segment.torn_nbytes:
@@ -77,17 +74,16 @@ def _replay(database: Database, folder: Path) -> int:
     return count
 
 
-def _store(session: Session, segment: Segment) -> bool:
+def _store(session: Session, segment: Segment, *, is_over: bool) -> bool:
     """Write a segment in the caller's transaction; False if it is not ours to write."""
     header = segment.header
     if header.owner != owner_of(session.connection()):
         return False
-    attempt = select(TrainingAttempt.status).where(TrainingAttempt.id == header.attempt_id)
-    status = session.scalar(attempt)
+    status = session.scalar(select(TrainingAttempt.status).where(TrainingAttempt.id == header.attempt_id))
     if status is None:
         _log.warning("%d points of a run that was deleted are dropped", len(segment.points))
         return True
-    if status == "running" and not header.process.is_gone():
+    if status == "running" and not is_over:
         return False
     store = PointStore(header.attempt_id, header.goals)
     store.store(session, segment.keys, segment.points)

@@ -20,7 +20,7 @@ from arc_halo.training.manifest import insert_contents, json_columns, manifest_d
 from arc_halo.training.publishing import clear_best, hold_attempt, lost, note_gradients
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -55,6 +55,7 @@ def save_checkpoint(
     compression: PolicyName = "balanced",
     base: CheckpointBase = AUTO,
     progress: Progress | None = None,
+    before_publish: Callable[[Session], None] | None = None,
 ) -> ModelCheckpoint:
     """Save a state; the checkpoint exists when the caller commits, all of it or nothing.
 
@@ -80,6 +81,9 @@ def save_checkpoint(
         line, and for weights that it does not have those of the run's model; None for no deltas.
     progress
         Called with a phase, bytes done and bytes in all.
+    before_publish
+        Called when tensors are stored and no lock on the attempt is held yet, again where that is done again: for what
+        shall become visible together with the checkpoint.
 
     Raises
     ------
@@ -106,6 +110,8 @@ def save_checkpoint(
     choose = base_chooser(session, found, step, base, weights)
     for _attempt in range(ATTEMPTS):
         ids = put_tensors(session, contents.sources, compression=compression, choose_bases=choose, progress=progress)
+        if before_publish is not None:
+            before_publish(session)
         try:
             with session.begin_nested():
                 hold_attempt(session, found, for_best=bool(is_best))

@@ -232,11 +232,12 @@ def _open_private(path: str, flags: int) -> int:
 class Spool:
     """What one attempt has on disk: numbered segments, in the order in which their points were logged.
 
-    Nothing is made before the first point has to go there. May be used by several threads.
+    Nothing is made before the first point has to go there. May be used by several threads, but by one process: each
+    rank of an attempt has its own.
     """
 
-    def __init__(self, folder: Path, header: SpoolHeader) -> None:
-        self.folder = folder / str(header.attempt_id)
+    def __init__(self, folder: Path, header: SpoolHeader, rank: int = 0) -> None:
+        self.folder = folder / (f"{header.attempt_id}-{rank}" if rank else str(header.attempt_id))
         self._header = header
         self._lock = threading.Lock()
         self._number = 0
@@ -330,6 +331,13 @@ def _written_to(folder: Path) -> Iterator[None]:
             "or name another folder by ARC_HALO_SPOOL_FOLDER",
             error.errno,
         ) from error
+
+
+def spool_folders(folder: Path) -> Iterator[tuple[uuid.UUID, Path]]:
+    """Attempts that left something here, and where; the oldest first, as their ids are in the order of time."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        with suppress(ValueError):
+            yield uuid.UUID(path.name[:36]), path
 
 
 def segment_files(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from arc_halo.training.buffer import PointBuffer
 class Spilled(list):
     def __call__(self, keys, points):
         self.append((keys[:], points))
+        return True
 
 
 def new_buffer(capacity=100, wake=lambda: None):
@@ -68,6 +69,14 @@ def test_points_that_nobody_fetches_are_spilled(monkeypatch):
     log(buffer, {"a": 3.0}, 3)
     assert [points["step"].tolist() for _, points in spilled] == [[1, 2]]
     assert take(buffer) == [("a", 3, 3.0)]
+
+
+def test_without_room_anywhere_the_oldest_are_dropped_and_counted():
+    buffer = PointBuffer(lambda *_: False, lambda: None, 4)
+    for step in range(10):
+        log(buffer, {"a": 1.0}, step)
+    buffer.spill()
+    assert (buffer.dropped, [step for _, step, _ in take(buffer)]) == (8, [8, 9])
 
 
 def test_half_full_wakes_the_writer_once():

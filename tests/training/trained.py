@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +38,12 @@ def add_model(database: Database, name: str = "m") -> None:
 def begin(database, tmp_path):
     """Begin a run of a model that is there; the database is one of the test's own."""
     add_model(database)
-    return partial(training_run, database, model="m", name="r", spool_folder=tmp_path / "spool", capture=False)
+    usual = {"model": "m", "name": "r", "spool_folder": tmp_path / "spool", "capture": False}
+
+    def begin(db=database, **options):
+        return training_run(db, **(usual | options))
+
+    return begin
 
 
 def attempts(database: Database) -> list[Any]:
