@@ -36,6 +36,7 @@ from arc_halo.training.parts import Part
 from arc_halo.training.points import record_points, write_points
 from arc_halo.training.ranks import begin_checkpoint, publish_checkpoint, write_rank
 from arc_halo.training.releasing import publish_as_model
+from arc_halo.training.reproducibility import Reproduction, verify_reproducibility
 from arc_halo.training.retention import apply_retention, delete_checkpoint
 from arc_halo.training.run import TrainingRun, training_run
 from arc_halo.training.saving import save_checkpoint
@@ -49,6 +50,7 @@ __all__ = [
     "OptimizerSnapshot",
     "Part",
     "SavedCheckpoint",
+    "Reproduction",
     "TrainingRun",
     "align_curves",
     "apply_retention",
@@ -75,6 +77,7 @@ __all__ = [
     "save_checkpoint",
     "summarize_runs",
     "training_run",
+    "verify_reproducibility",
     "write_points",
     "write_rank",
 ]
