@@ -26,6 +26,7 @@ from arc_halo.training.checkpoint import CheckpointState, LoadedCheckpoint
 from arc_halo.training.checkpointing import SavedCheckpoint
 from arc_halo.training.comparing import align_curves, compare_runs
 from arc_halo.training.curves import chart, charts
+from arc_halo.training.deleting import delete_run
 from arc_halo.training.finding import find_checkpoint, latest_checkpoint
 from arc_halo.training.history import best, history, latest
 from arc_halo.training.loading import load_checkpoint
@@ -40,6 +41,7 @@ from arc_halo.training.reproducibility import Reproduction, verify_reproducibili
 from arc_halo.training.retention import apply_retention, delete_checkpoint
 from arc_halo.training.run import TrainingRun, training_run
 from arc_halo.training.saving import save_checkpoint
+from arc_halo.training.sealing import seal_points
 from arc_halo.training.searching import find_runs, find_similar_runs, index_curves
 from arc_halo.training.slabs import load_slab
 from arc_halo.training.summaries import summarize_runs
@@ -49,8 +51,8 @@ __all__ = [
     "LoadedCheckpoint",
     "OptimizerSnapshot",
     "Part",
-    "SavedCheckpoint",
     "Reproduction",
+    "SavedCheckpoint",
     "TrainingRun",
     "align_curves",
     "apply_retention",
@@ -60,6 +62,7 @@ __all__ = [
     "charts",
     "compare_runs",
     "delete_checkpoint",
+    "delete_run",
     "find_checkpoint",
     "find_run",
     "find_runs",
@@ -75,6 +78,7 @@ __all__ = [
     "publish_checkpoint",
     "record_points",
     "save_checkpoint",
+    "seal_points",
     "summarize_runs",
     "training_run",
     "verify_reproducibility",
