@@ -62,6 +62,12 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False, default=_encode) + "\n")
 
 
+def print_json_line(value: object) -> None:
+    """The same on a line of its own, for programs that read one answer after the other."""
+    sys.stdout.write(json.dumps(_plain(value), allow_nan=False, default=_encode) + "\n")
+    sys.stdout.flush()
+
+
 def print_error(message: str) -> None:
     """One line on stderr."""
     line = Text.assemble(("error: ", "bold red"), shown(" ".join(message.split())))

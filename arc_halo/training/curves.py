@@ -23,20 +23,23 @@ if TYPE_CHECKING:
     from arc_halo.training.series import Track
 
 # Segments that count as a whole say it by their blocks of 64 points; of those that a fork cuts, and of what is not
-# sealed, each point is a block. What a fork cuts off goes here, not there: arrays travel as they are stored.
+# sealed, each point is a block; so it is where a series has too few points for blocks of them to fill the buckets.
+# What a fork cuts off goes here, not there: arrays travel as they are stored.
 _BLOCKS: Final = """
 SELECT w.place, true AS is_blocks, g.point_count, g.block_steps AS steps, g.block_values AS point_values
   FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[])
        WITH ORDINALITY AS w (series_id, after_step, through_step, place)
   JOIN arc_halo.metric_segments AS g
     ON g.series_id = w.series_id AND g.first_step > w.after_step AND g.last_step <= w.through_step
+  JOIN arc_halo.metric_summaries AS m ON m.series_id = w.series_id AND m.point_count > %(enough)s
  UNION ALL
 SELECT w.place, false, g.point_count, g.steps, g.point_values
   FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[])
        WITH ORDINALITY AS w (series_id, after_step, through_step, place)
   JOIN arc_halo.metric_segments AS g
     ON g.series_id = w.series_id AND g.last_step > w.after_step AND g.first_step <= w.through_step
-   AND NOT (g.first_step > w.after_step AND g.last_step <= w.through_step)
+  JOIN arc_halo.metric_summaries AS m ON m.series_id = w.series_id
+   AND (m.point_count <= %(enough)s OR g.first_step <= w.after_step OR g.last_step > w.through_step)
  UNION ALL
 SELECT w.place, false, p.point_count, p.steps, p.point_values
   FROM unnest(%(series)s::integer[], %(after)s::bigint[], %(through)s::bigint[])
@@ -74,7 +77,8 @@ def chart(
 ) -> np.ndarray:
     """A metric in at most ``buckets`` buckets of `BUCKET`, with exact minima and maxima: every spike is in it.
 
-    Buckets divide the steps evenly; in what is sealed they end where blocks of 64 points do.
+    Buckets divide the steps evenly; in what is sealed and has more than 64 points a bucket they end where blocks of 64
+    points do.
 
     Parameters
     ----------
@@ -134,7 +138,8 @@ def _fetch_buckets(session: Session, tracks: Sequence[Track], buckets: int) -> l
     stretches = [(number, each) for number, track in enumerate(tracks) for each in track.stretches]
     segments: list[list[Any]] = [[] for _ in tracks]
     points: list[list[np.ndarray]] = [[] for _ in tracks]
-    for place, is_blocks, count, steps, values in fetch_arrays(session, _BLOCKS, asked_stretches(tracks)):
+    asked = asked_stretches(tracks) | {"enough": BLOCK_POINTS * buckets}
+    for place, is_blocks, count, steps, values in fetch_arrays(session, _BLOCKS, asked):
         number, stretch = stretches[place - 1]
         if is_blocks:
             segments[number].append((count, steps, values))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from sqlalchemy import text
+from sqlalchemy import func as sql_function
+from sqlalchemy import select, text
+
+from arc_halo.schema import ModelCheckpoint, TrainingAttempt
 
 if TYPE_CHECKING:
+    import datetime as dt
     import uuid
     from collections.abc import Collection
 
@@ -60,3 +64,50 @@ def find_landmarks(session: Session, run_ids: Collection[uuid.UUID]) -> dict[uui
         )
         for run in run_ids
     }
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSummary:
+    """A checkpoint without its contents; whether it is on the line of the newest attempt."""
+
+    id: uuid.UUID
+    attempt_number: int
+    step: int
+    epoch: float | None
+    checkpoint_type: str
+    status: str
+    is_best: bool
+    is_pinned: bool
+    world_size: int
+    nbytes: int | None
+    compression: str
+    metrics: dict[str, Any]
+    lsn: str | None
+    created_at: dt.datetime
+    published_at: dt.datetime | None
+    is_on_line: bool
+
+
+def list_checkpoints(session: Session, run_id: uuid.UUID) -> list[CheckpointSummary]:
+    """All checkpoints of a run by step, those that wait for ranks and those behind forks included."""
+    line = (
+        sql_function.arc_halo.attempt_line(run_id)
+        .table_valued("attempt_id", "attempt_number", "after_step", "through_step")
+        .alias("line")
+    )
+    checkpoint = ModelCheckpoint
+    columns = (
+        *(checkpoint.id, TrainingAttempt.attempt_number, checkpoint.step, checkpoint.epoch),
+        *(checkpoint.checkpoint_type, checkpoint.status, checkpoint.is_best, checkpoint.is_pinned),
+        *(checkpoint.world_size, checkpoint.nbytes, checkpoint.compression, checkpoint.metrics, checkpoint.lsn),
+        *(checkpoint.created_at, checkpoint.published_at),
+        (line.c.attempt_id.is_not(None)).label("is_on_line"),
+    )
+    statement = (
+        select(*columns)
+        .join(TrainingAttempt, TrainingAttempt.id == checkpoint.attempt_id)
+        .outerjoin(line, (line.c.attempt_id == checkpoint.attempt_id) & (checkpoint.step <= line.c.through_step))
+        .where(checkpoint.training_session_id == run_id)
+        .order_by(checkpoint.step, TrainingAttempt.attempt_number, checkpoint.id)
+    )
+    return [CheckpointSummary(**row) for row in session.execute(statement).mappings()]

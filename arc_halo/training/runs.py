@@ -46,6 +46,7 @@ class RunSummary:
     checkpoint_count: int
     attempt_number: int | None
     attempt_status: str | None
+    fork_step: int | None
     host: str | None
     pid: int | None
     code_digest: bytes | None
@@ -61,6 +62,21 @@ class RunSummary:
     def run(self) -> str:
         """``model@version/name``."""
         return f"{self.model_name}@{self.model_version}/{self.name}"
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Of the newest attempt, from its start to its last heartbeat, as v_training_progress has it."""
+        if self.heartbeat_at is None or self.started_at is None or self.heartbeat_at <= self.started_at:
+            return None
+        return (self.current_step - (self.fork_step or 0)) / (self.heartbeat_at - self.started_at).total_seconds()
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """At that pace; None unless it is running towards a known number of steps."""
+        pace = self.steps_per_second
+        if self.status != "running" or self.total_steps is None or not pace:
+            return None
+        return max(self.total_steps - self.current_step, 0) / pace
 
 
 class Runs(list[RunSummary]):
@@ -135,7 +151,7 @@ def _runs() -> Select[Any]:
             *(run.current_step, run.total_steps, run.current_epoch, run.total_epochs, run.created_at),
             _count(TrainingAttempt).label("attempt_count"),
             _count(ModelCheckpoint, ModelCheckpoint.status == "published").label("checkpoint_count"),
-            *(newest.attempt_number, newest.status.label("attempt_status"), newest.host, newest.pid),
+            *(newest.attempt_number, newest.status.label("attempt_status"), newest.fork_step, newest.host, newest.pid),
             *(newest.code_digest, newest.environment_digest, newest.error, newest.started_at, newest.heartbeat_at),
             age.label("heartbeat_age_seconds"),
             newest.ended_at,

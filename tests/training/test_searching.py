@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from arc_halo.errors import MetricError, MetricNotFound, RunNotFound
-from arc_halo.schema import Embedding, TrainingSession
+from arc_halo.schema import Embedding, TrainingProgress, TrainingSession
 from arc_halo.training.runs import describe_runs
 from arc_halo.training.searching import CURVE_DIMENSION, curve_shape, find_runs, find_similar_runs, index_curves
 from tests.schema.rows import add_attempt, add_checkpoint, add_model, add_run
@@ -102,9 +103,24 @@ def test_what_is_told_of_a_run(session):
     assert (found.run, found.status, found.attempt_count, found.checkpoint_count) == ("tune@1/tune", "running", 3, 1)
     assert (found.attempt_number, found.attempt_status, found.current_step) == (2, "running", 19)
     assert found.heartbeat_age_seconds >= 0
+    assert (found.steps_per_second, found.remaining_seconds) == (None, None)  # started this very moment
     assert found.metrics["loss"].last_value == 119
     assert "<th" in find_runs(session)._repr_html_()
     assert "119" not in find_runs(session)._repr_html_()
+
+
+def test_the_pace_is_that_of_the_view(session):
+    run = add_forked_run(session)
+    attempt = run.attempts[-1]
+    attempt.heartbeat_at = attempt.started_at + dt.timedelta(seconds=5)
+    session.flush()
+    (found,) = find_runs(session)
+    view = session.get(TrainingProgress, run.id)
+    assert (
+        (found.steps_per_second, found.remaining_seconds)
+        == (view.steps_per_second, view.remaining_seconds)
+        == (2, 40.5)
+    )
 
 
 def test_a_run_without_attempts_is_found(session, model):
