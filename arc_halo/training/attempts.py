@@ -318,6 +318,7 @@ def end_attempt(session: Session, attempt_id: uuid.UUID, outcome: Outcome) -> No
         run.current_step = outcome.step
         run.current_epoch = run.current_epoch if outcome.epoch is None else outcome.epoch
     session.flush()
+    discard_pending(session, attempt)  # whoever has not written his part will not any more
     end_training(session, run, attempt)
 
 

@@ -15,6 +15,7 @@ from arc_halo.schema import ModelCheckpoint
 from arc_halo.training.background import BackgroundSaver
 from arc_halo.training.copying import StateCopier
 from arc_halo.training.rank_saving import RankSaver
+from arc_halo.training.ranks import find_pending, publish_checkpoint
 from arc_halo.training.saving import save_checkpoint
 
 if TYPE_CHECKING:
@@ -124,6 +125,23 @@ class Checkpointer:
         metrics = self._metrics(wanted.step)
         return self._saver.start(lambda: self._publish(copy, wanted, began, metrics))
 
+    def publish(self, checkpoint_id: uuid.UUID, *, is_best: bool | None) -> SavedCheckpoint:
+        """Publish what all ranks have written of a checkpoint, with the points that were logged before."""
+        began = time.monotonic()
+        self._saver.wait()
+        self._recorder.check()
+        with self._recorder.draining() as drain:
+
+            def unit(session: Session) -> ModelCheckpoint:
+                drain(session)
+                pending = find_pending(session, checkpoint_id)
+                metrics = self._metrics(pending.step)
+                best = self._is_best(session, is_best, pending.checkpoint_type, metrics)
+                return publish_checkpoint(session, pending, metrics=metrics, is_best=best)
+
+            checkpoint = self._database.transaction(unit)
+        return replace(_described(checkpoint, time.monotonic() - began), lsn=self._note_position(checkpoint.id))
+
     def wait(self, timeout: float | None = None) -> None:
         """Wait for what is being saved, and raise what it failed of; once."""
         self._saver.wait(timeout)
@@ -151,7 +169,7 @@ class Checkpointer:
                     epoch=wanted.epoch,
                     checkpoint_type=wanted.checkpoint_type,
                     metrics=metrics,
-                    is_best=self._is_best(session, wanted, metrics),
+                    is_best=self._is_best(session, wanted.is_best, wanted.checkpoint_type, metrics),
                     compression=wanted.compression,
                     base=wanted.base,
                     before_publish=drain,
@@ -161,7 +179,12 @@ class Checkpointer:
 
     def _save_part(self, state: CheckpointState, wanted: Wanted, metrics: Mapping[str, float]) -> ModelCheckpoint:
         assert self._ranks is not None
-        return self._ranks.save(state, wanted, metrics, lambda session: self._is_best(session, wanted, metrics))
+        return self._ranks.save(
+            state,
+            wanted,
+            metrics,
+            lambda session: self._is_best(session, wanted.is_best, wanted.checkpoint_type, metrics),
+        )
 
     def _metrics(self, step: int) -> dict[str, float]:
         """Last values of what has no context, those with a goal first; of other scopes than train as scope/name."""
@@ -174,10 +197,10 @@ class Checkpointer:
             for key, _, value in usable[:_MAX_METRICS]
         }
 
-    def _is_best(self, session: Session, wanted: Wanted, metrics: Mapping[str, float]) -> bool:
+    def _is_best(self, session: Session, said: bool | None, checkpoint_type: str, metrics: Mapping[str, float]) -> bool:
         """Whether a metric with a goal is better than at the best so far; on validation data, where that is known."""
-        if wanted.is_best is not None:
-            return wanted.is_best
+        if said is not None:
+            return said
         scopes = ("validation/", "", "test/")
         named = ((f"{scope}{name}", goal) for name, goal in self._goals.items() for scope in scopes)
         name, goal = next(((name, goal) for name, goal in named if name in metrics), (None, None))
@@ -186,7 +209,7 @@ class Checkpointer:
         best = session.scalar(
             select(ModelCheckpoint.metrics[name].astext).where(
                 ModelCheckpoint.training_session_id == self._run_id,
-                ModelCheckpoint.checkpoint_type == wanted.checkpoint_type,
+                ModelCheckpoint.checkpoint_type == checkpoint_type,
                 ModelCheckpoint.is_best,
             )
         )

@@ -18,6 +18,7 @@ from arc_halo.training.recorder import Recorder
 from arc_halo.training.spool import Outcome
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Mapping
     from concurrent.futures import Future
 
@@ -194,6 +195,25 @@ class TrainingRun:
             base=base,
         )
         return self._checkpointer.save(state, wanted) if wait else self._checkpointer.start(state, wanted)
+
+    def publish_checkpoint(self, checkpoint_id: uuid.UUID, *, is_best: bool | None = None) -> SavedCheckpoint:
+        """Publish what all ranks have written by `write_rank`, and in the same transaction what rank 0 has logged.
+
+        Parameters
+        ----------
+        is_best
+            As in `save_checkpoint`.
+
+        Raises
+        ------
+        RanksMissing
+            A rank has not written its part: the checkpoint stays pending.
+        CheckpointNotFound, CheckpointExists
+            It was discarded, or is published.
+        AttemptLost
+            Another process has taken the run over.
+        """
+        return self._checkpointer.publish(checkpoint_id, is_best=is_best)
 
     def load_checkpoint(self) -> LoadedCheckpoint | None:
         """The state that this attempt goes on from; None where it begins anew."""

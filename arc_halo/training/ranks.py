@@ -134,7 +134,7 @@ def write_rank(
     TransactionConflict
         Tensors were pruned as fast as they were uploaded.
     """
-    pending = _pending(session, checkpoint)
+    pending = find_pending(session, checkpoint)
     if not 0 <= rank < pending.world_size:
         raise CheckpointError(f"rank {rank} is none of {pending.world_size}; count from 0")
     attempt = find_attempt(session, pending.attempt_id)
@@ -148,7 +148,7 @@ def write_rank(
             with session.begin_nested():
                 hold_attempt(session, attempt)
                 # The weakest lock: ranks do not wait for each other, and publication waits for all of them.
-                _pending(session, pending.id, "with others")
+                find_pending(session, pending.id, "with others")
                 written = _insert_rank(session, pending.id, rank, contents)
                 insert_shared_contents(session, pending.id, contents, ids, weights.ids)
                 return written
@@ -196,9 +196,9 @@ def publish_checkpoint(
         The attempt was taken over, has ended or was deleted.
     """
     described = describe_metrics(metrics)
-    pending = _pending(session, checkpoint)
+    pending = find_pending(session, checkpoint)
     hold_attempt(session, find_attempt(session, pending.attempt_id), for_best=bool(is_best))
-    pending = _pending(session, pending.id, "alone")
+    pending = find_pending(session, pending.id, "alone")
     statement = select(CheckpointRank).where(CheckpointRank.checkpoint_id == pending.id).order_by(CheckpointRank.rank)
     ranks = session.scalars(statement, execution_options={"populate_existing": True}).all()
     if missing := sorted(set(range(pending.world_size)) - {each.rank for each in ranks}):
@@ -227,18 +227,20 @@ def _take_states_over(session: Session, checkpoint: ModelCheckpoint, ranks: Sequ
         session.expire(each)
 
 
-def discard_pending(session: Session, attempt: TrainingAttempt | uuid.UUID) -> int:
-    """Delete what an attempt has not published; returns how many checkpoints that were."""
+def discard_pending(session: Session, attempt: TrainingAttempt | uuid.UUID, *, step: int | None = None) -> int:
+    """Delete what an attempt has not published, at one step or at all; returns how many checkpoints that were."""
     session.flush()
     attempt_id = attempt.id if isinstance(attempt, TrainingAttempt) else attempt
     pending = delete(ModelCheckpoint).where(
         ModelCheckpoint.attempt_id == attempt_id, ModelCheckpoint.status == "pending"
     )
+    if step is not None:
+        pending = pending.where(ModelCheckpoint.step == step)
     deleted = session.execute(pending.returning(ModelCheckpoint.id), execution_options={"synchronize_session": "fetch"})
     return len(deleted.all())
 
 
-def _pending(
+def find_pending(
     session: Session, checkpoint: ModelCheckpoint | uuid.UUID, lock: Literal["with others", "alone"] | None = None
 ) -> ModelCheckpoint:
     """The checkpoint as the database has it now, locked if that is asked for."""

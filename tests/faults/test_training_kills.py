@@ -27,7 +27,7 @@ from tests.fixtures.long import how_many
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60
-client_kills = how_many("--kills", short=4)
+client_kills = how_many("--kills", short=3)
 server_kills = how_many("--kills", short=2)
 
 
@@ -66,10 +66,10 @@ class Trainer:
                 return condition(self)
         return True
 
-    def wait_until_ready(self):
-        assert self.wait_until(lambda trainer: "ready" in trainer.words), self.errors.read_text()
+    def __enter__(self):
+        return self
 
-    def end(self):
+    def __exit__(self, *_error):
         self.process.kill()
         self.process.wait()
         self.read()
@@ -128,9 +128,8 @@ class Witness:
     def finish(self, folder):
         """Let the run complete, and look at all of it."""
         steps = self.latest + 30
-        trainer = Trainer(self.url, folder, "--steps", str(steps))
-        assert trainer.wait_until(lambda trainer: "completed" in trainer.words), trainer.errors.read_text()
-        trainer.end()
+        with Trainer(self.url, folder, "--steps", str(steps)) as trainer:
+            assert trainer.wait_until(lambda trainer: "completed" in trainer.words), trainer.errors.read_text()
         self.look(trainer)
         self.foretell(steps - 1)
         with connect(self.url) as database, database.session() as session:
@@ -153,12 +152,11 @@ def kill_trainers(url, folder, kills):
     add_model(url)
     witness = Witness(url)
     for number in range(kills):
-        trainer = Trainer(url, folder)
-        trainer.wait_until_ready()
-        if number % 4:  # else while it opens or resumes the run
-            assert trainer.wait_until(lambda trainer: trainer.acknowledged > witness.latest)
-        time.sleep(choose.uniform(0, 0.4))
-        trainer.end()
+        with Trainer(url, folder) as trainer:
+            assert trainer.wait_until(lambda trainer: "ready" in trainer.words), trainer.errors.read_text()
+            if number % 4:  # else while it opens or resumes the run
+                assert trainer.wait_until(lambda trainer: trainer.acknowledged > witness.latest)
+            time.sleep(choose.uniform(0, 0.4))
         witness.look(trainer)
     assert witness.latest > 0
     witness.finish(folder)
@@ -182,27 +180,23 @@ def kill_servers(home, folder, kills):
         connect(server.acquire(), migrate=True).close()
         add_model(server.url())
         witness = Witness(server.url())
-        trainer = Trainer(server.url(), folder)
         for _ in range(kills):
-            trainer.wait_until(lambda trainer: trainer.acknowledged > witness.latest)
-            time.sleep(choose.uniform(0, 0.4))
-            kill(server)
-            server.acquire()
-            if not trainer.wait_until(lambda trainer: trainer.acknowledged > witness.acknowledged):
-                trainer = replaced(trainer, server.url(), folder)
-            witness.look(trainer)
-        trainer.end()
-        witness.look(trainer)
+            with Trainer(server.url(), folder) as trainer:
+                kill_server_below(server, trainer, witness, choose)
         witness.finish(folder)
     finally:
         server.close()
 
 
-def replaced(trainer, url, folder):
-    """Another one, where the first did not outlive the server: it must have said why."""
-    assert "\narc_halo.errors." in trainer.errors.read_text()
-    trainer.end()
-    return Trainer(url, folder)
+def kill_server_below(server, trainer, witness, choose):
+    """The trainer outlives it, or says why not."""
+    assert trainer.wait_until(lambda trainer: trainer.acknowledged > witness.latest), trainer.errors.read_text()
+    time.sleep(choose.uniform(0, 0.4))
+    kill(server)
+    server.acquire()
+    if not trainer.wait_until(lambda trainer: trainer.acknowledged > witness.acknowledged):
+        assert "\narc_halo.errors." in trainer.errors.read_text()
+    witness.look(trainer)
 
 
 def test_killed_servers(home, tmp_path, server_kills):
