@@ -8,6 +8,7 @@ import operator
 import struct
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from arc_halo.training.keys import SeriesKey, series_key
 from arc_halo.training.points import POINT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     Spill = Callable[[list[SeriesKey], np.ndarray], bool]
 
@@ -161,7 +162,7 @@ class PointBuffer:
 
     def _indexes_of(self, scope: str, context: Mapping[str, Any] | None) -> dict[str, int]:
         """Indexes by name; contexts that are equal but for their order share them once `series_key` has seen them."""
-        text = "{}" if not context else json.dumps(context, default=repr)
+        text = "{}" if context is None else _text_of(context)
         try:
             return self._indexes[scope, text]
         except KeyError:
@@ -175,6 +176,16 @@ class PointBuffer:
                 self._known[key] = len(self._keys)
                 self._keys.append(key)
             return indexes.setdefault(name, self._known[key])
+
+
+def _text_of(context: Mapping[str, Any]) -> str:
+    """What tells contexts apart before they are checked; a key that is no text is none of a context."""
+    if not isinstance(context, Mapping) or not all(isinstance(key, str) for key in context):
+        raise MetricError(f"a context is a mapping with text for keys, such as {{'rank': 3}}, not {context!r:.80}")
+    try:
+        return json.dumps(context, default=repr)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MetricError(f"the context {context!r:.80} is no JSON: {error}; give text, numbers, lists") from None
 
 
 def _step(step: Any) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Text, cast, func, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from arc_halo.errors import ArcHaloError
 from arc_halo.schema import ModelCheckpoint
@@ -223,7 +224,7 @@ class Checkpointer:
         noted = update(ModelCheckpoint).where(ModelCheckpoint.id == checkpoint_id).values(lsn=position)
         try:
             return self._database.transaction(lambda session: session.scalar(noted.returning(ModelCheckpoint.lsn)))
-        except ArcHaloError as error:
+        except (ArcHaloError, SQLAlchemyError) as error:
             _log.warning("checkpoint %s is stored, but not its position in the log: %s", checkpoint_id, error)
             return None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sqlalchemy import select, text
 
-from arc_halo.errors import AttemptLost, CheckpointNotFound
+from arc_halo.errors import AttemptLost, CheckpointNotFound, ModelNotFound
 from arc_halo.registry import find_model
 from arc_halo.schema import Model, ModelCheckpoint, TrainingAttempt, TrainingSession
 
@@ -91,7 +91,12 @@ def find_checkpoint(session: Session, reference: CheckpointReference) -> ModelCh
         return _published(session, reference.id)
     if isinstance(reference, uuid.UUID) and session.get(ModelCheckpoint, reference) is not None:
         return _published(session, reference)
-    found = latest_checkpoint(session, reference)
+    try:
+        found = latest_checkpoint(session, reference)
+    except ModelNotFound:
+        if isinstance(reference, uuid.UUID):
+            return _published(session, reference)  # says that it is not there any more
+        raise
     if found is None:
         raise CheckpointNotFound(f"{reference!r} has no published checkpoint yet; save one first")
     return found

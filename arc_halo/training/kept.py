@@ -8,7 +8,9 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from arc_halo.errors import ArcHaloError, AttemptLost, MetricError
+from sqlalchemy.exc import SQLAlchemyError
+
+from arc_halo.errors import ArcHaloError, AttemptLost, FileNotWritten, MetricError
 from arc_halo.training.attempts import beat, end_attempt, end_rank
 from arc_halo.training.checkpointing import Checkpointer, SavedCheckpoint, Wanted
 from arc_halo.training.loading import load_checkpoint
@@ -78,7 +80,7 @@ class TrainingRun:
         self.rank, self.world_size = rank, world_size
         self._membership = Membership(db, self.attempt_id, rank, world_size)
         self._pid = os.getpid()
-        self._has_ended = False
+        self._has_ended = self._has_warned = False
         seconds = min(_LONGEST_BEAT_SECONDS, stale_after / _BEATS_PER_LEASE)
         self._recorder = Recorder(db, self.attempt_id, spool, self._beat, goals=goals, beat_seconds=seconds)
         alive.add(self.attempt_id)
@@ -101,7 +103,8 @@ class TrainingRun:
     ) -> None:
         """Record the values of a step; takes microseconds, whatever the database does.
 
-        A value logged for a step that has one replaces it.
+        A value logged for a step that has one replaces it. Of a run that goes on, steps before ``first_step`` stand in
+        its parent's history: they are kept, but do not count, which is warned of once.
 
         Parameters
         ----------
@@ -126,6 +129,13 @@ class TrainingRun:
         if self.rank:
             context = {"rank": self.rank, **(context or {})}
         self._recorder.log(metrics, step, epoch, scope, context)
+        if step < self.first_step and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "step %s of run %r counts in its parent's history: this attempt goes on from step %d, so load "
+                "run.load_checkpoint() and loop from run.first_step, or begin anew by resume=False",
+                *(step, self.name, self.first_step),
+            )
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything so far is stored: what was logged, and a checkpoint that is being saved.
@@ -273,10 +283,14 @@ class TrainingRun:
             raise failed
 
     def _store_end(self, outcome: Outcome, timeout: float) -> None:
+        write = partial(self._write_end, outcome=outcome)
         try:
             self._recorder.flush(timeout)
-            self.db.transaction(partial(self._write_end, outcome=outcome))
+            self.db.transaction(write)
         except AttemptLost:
+            raise
+        except FileNotWritten:  # points are lost, but the database is there
+            self.db.transaction(write)
             raise
         except Exception:
             self._recorder.leave_behind(None if self.rank else outcome)
@@ -295,5 +309,5 @@ def _end_all() -> None:
     for run in list(_runs):
         try:
             run.end("stopped", timeout=_EXIT_SECONDS)
-        except (ArcHaloError, OSError) as error:
+        except (ArcHaloError, SQLAlchemyError, OSError) as error:
             _log.warning("a run could not be ended in the database: %s", error)

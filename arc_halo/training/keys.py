@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -12,14 +13,17 @@ from arc_halo.errors import MetricError
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from sqlalchemy.orm import Session
 
 SCOPES: Final = ("train", "validation", "test", "system")
 GOALS: Final = ("minimize", "maximize")
-_MAX_NAME_LENGTH: Final = 500  # four bytes each fit into an index, beside a context
+_MAX_NAME_LENGTH: Final = 500
 _MAX_CONTEXT_LENGTH: Final = 500
+# Both stand in one row of an index, which holds 2,704 bytes; jsonb takes up to 2.5 times what its text does.
+_MAX_NAME_NBYTES: Final = 1000
+_MAX_CONTEXT_NBYTES: Final = 600
 
 Goal = Literal["minimize", "maximize"]
 
@@ -44,11 +48,12 @@ def series_key(name: str, scope: str = "train", context: Mapping[str, Any] | Non
     Parameters
     ----------
     name
-        1 to 500 printable characters.
+        1 to 500 printable characters, up to 1,000 bytes of UTF-8.
     scope
         ``train``, ``validation``, ``test`` or ``system``.
     context
-        What else tells it apart, such as ``{"rank": 3}``: JSON of up to 500 characters. 1 and 1.0 are the same.
+        What else tells it apart, such as ``{"rank": 3}``: a mapping whose
+        JSON has up to 500 characters and 600 bytes. 1 and 1.0 are the same.
 
     Raises
     ------
@@ -62,20 +67,26 @@ def series_key(name: str, scope: str = "train", context: Mapping[str, Any] | Non
     """
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _MAX_NAME_LENGTH:
         raise MetricError(f"a metric is named by 1 to {_MAX_NAME_LENGTH} printable characters, not {name!r:.80}")
+    if len(name.encode()) > _MAX_NAME_NBYTES:
+        raise MetricError(f"metric {name!r:.80} takes {len(name.encode()):,} bytes; give up to {_MAX_NAME_NBYTES:,}")
     if scope not in SCOPES:
         raise MetricError(f"the scope of metric {name!r:.80} is one of {', '.join(SCOPES)}, not {scope!r:.80}")
+    if context is not None and not isinstance(context, Mapping):
+        raise MetricError(f"the context of metric {name!r:.80} is a mapping such as {{'rank': 3}}, not {context!r:.80}")
     try:
         canonical = json.dumps(
-            _plain(context or {}), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            _plain(dict(context or {})), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
     except (TypeError, ValueError, RecursionError) as error:
         raise MetricError(
             f"the context of metric {name!r:.80} is no JSON: {error}; give text, numbers, lists"
         ) from None
-    if len(canonical) > _MAX_CONTEXT_LENGTH or not canonical.isprintable() or "\\u0000" in canonical:
+    nbytes = len(canonical.encode(errors="replace"))  # what cannot be encoded cannot be printed either
+    is_long = len(canonical) > _MAX_CONTEXT_LENGTH or nbytes > _MAX_CONTEXT_NBYTES
+    if is_long or not canonical.isprintable() or "\\u0000" in canonical:
         raise MetricError(
-            f"the context of metric {name!r:.80} takes {len(canonical)} characters or has some that cannot be printed;"
-            f" give up to {_MAX_CONTEXT_LENGTH} printable ones"
+            f"the context of metric {name!r:.80} takes {len(canonical)} characters and {nbytes} bytes, or has some "
+            f"that cannot be printed; give up to {_MAX_CONTEXT_LENGTH} printable ones of {_MAX_CONTEXT_NBYTES} bytes"
         )
     return SeriesKey(name, scope, canonical)
 
@@ -86,7 +97,7 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise TypeError("its keys are not text")
         return {key: _plain(each) for key, each in value.items()}

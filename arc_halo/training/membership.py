@@ -51,8 +51,9 @@ class Membership:
 
     def beat(self, session: Session) -> None:
         """Say that the rank is alive, by the database's clock, and learn whether the attempt is."""
+        # Rank 0 may have ended the attempt before this one is done: only who took it over says that nothing counts.
         running = select(TrainingAttempt.id).where(
-            TrainingAttempt.id == self.attempt_id, TrainingAttempt.status == "running"
+            TrainingAttempt.id == self.attempt_id, TrainingAttempt.status != "lost"
         )
         alive = update(TrainingRank).where(*self._row, running.exists())
         if not session.execute(alive.values(heartbeat_at=func.now()).returning(TrainingRank.rank)).all():

@@ -10,6 +10,9 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
 from arc_halo.errors import (
     ArcHaloError,
     AttemptLost,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 FLUSH_SECONDS: Final = 1.0
 """Points are visible to others after about so long."""
 _ATTEMPTS: Final = 2
+_LOCK_TIMEOUT: Final = text("SELECT set_config('lock_timeout', :milliseconds, true)")
 _PAUSES: Final = (0.5, 15.0)
 _HURRIED_SECONDS: Final = 0.5
 _log = logging.getLogger(__name__)
@@ -220,13 +224,17 @@ class Recorder:
         is_mine = self._writing.acquire(timeout=FLUSH_SECONDS)  # not where the thread hangs: it finds that it may not
         try:
             held, self._held = self._held, None
+            failed: FileNotWritten | None = None
             if held is not None and len(held.points):
-                self._spool.append(held.keys, held.points, held.number)
+                try:
+                    self._spool.append(held.keys, held.points, held.number)
+                except FileNotWritten as error:  # what comes next may still find a place
+                    failed = error
             self.buffer.spill()
-            if self._unspooled is not None:
-                raise self._unspooled
             if outcome is not None:
                 self._spool.append_outcome(outcome)
+            if (failed := failed or self._unspooled) is not None:
+                raise failed
         finally:
             if is_mine:
                 self._writing.release()
@@ -235,12 +243,18 @@ class Recorder:
         while not self._is_closing and not isinstance(self._refusal, AttemptLost):
             self._wake.wait(min(FLUSH_SECONDS, self._beat_seconds))
             self._wake.clear()
-            self._work()
+            try:
+                self._work()
+            except Exception as error:  # noqa: BLE001  and said where somebody waits
+                # Without this thread nothing is stored and the attempt falls silent: it goes on.
+                _log.exception("the recorder failed, and tries again")
+                self._tell(error)
 
     def _work(self) -> None:
         pause = _HURRIED_SECONDS if self._waiting else None
         if self._failures and time.monotonic() < self._next_try:
             self.buffer.spill()  # so that a kill takes nothing
+            self._beat_if_due()
             if pause:
                 self._next_try = min(self._next_try, time.monotonic() + pause)
             return
@@ -256,16 +270,24 @@ class Recorder:
             self._give_up(error)
         except Exception as error:  # noqa: BLE001  whatever it is, points stay and it is said where somebody waits
             self._fail(error)
+            self._beat_if_due()
         finally:
             self._writing.release()
+
+    def _beat_if_due(self) -> None:
+        """What was refused may be the points and not the heartbeat."""
+        if time.monotonic() - self._last_beat >= self._beat_seconds:
+            self._beat_alone()
 
     def _beat_alone(self) -> None:
         try:
             self._database.transaction(lambda session: self._beat(session, None, None), attempts=1)
         except AttemptLost as error:
             self._give_up(error)
-        except ArcHaloError as error:
-            _log.warning("no heartbeat while a checkpoint is published: %s", error)
+        except (ArcHaloError, SQLAlchemyError) as error:
+            _log.debug("no heartbeat: %s", error)
+        else:
+            self._last_beat = time.monotonic()
 
     def _write(self) -> None:
         """Write what is on disk, then what is held; a transaction each."""
@@ -300,6 +322,8 @@ class Recorder:
         told = step if step != self._told_step else None
 
         def unit(session: Session) -> None:
+            # Somebody who seals the series and does not commit must not hold up heartbeats for longer than a lease.
+            session.execute(_LOCK_TIMEOUT, {"milliseconds": f"{max(self._beat_seconds / _ATTEMPTS, 0.1) * 1e3:.0f}"})
             self._store.begin()
             self._store.store(session, keys, points)
             self._beat(session, told, epoch)
@@ -341,6 +365,9 @@ class Recorder:
         shortest, longest = _PAUSES
         self._next_try = time.monotonic() + min(longest, shortest * 2 ** min(self._failures, 8))
         self._failures += 1
+        self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
         with self._progress:
             self._failed_round, self._error = self._round, error
             self._progress.notify_all()

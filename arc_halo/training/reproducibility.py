@@ -22,7 +22,7 @@ Level: TypeAlias = Literal["L0", "L1", "L2"]
 
 # What the machine does, and not the model, differs between any two runs: the scope system is left out.
 _LINE: Final = """
-SELECT n.name, n.scope, n.context, p.step, pg_catalog.float8send(p.value) AS bits
+SELECT l.attempt_id, n.name, n.scope, n.context, p.step, pg_catalog.float8send(p.value) AS bits
   FROM arc_halo.attempt_line(:{0}_run, :{0}_number) AS l
   JOIN arc_halo.metric_series AS n ON n.attempt_id = l.attempt_id AND n.scope <> 'system'
   JOIN arc_halo.v_training_points AS p ON p.series_id = n.id AND p.step > l.after_step AND p.step <= l.through_step
@@ -32,9 +32,11 @@ _POINTS: Final = text(f"""
 WITH a AS ({_LINE.format("a")}), b AS ({_LINE.format("b")})
 SELECT count(*), count(*) FILTER (WHERE a.bits <> b.bits), min(a.step) FILTER (WHERE a.bits <> b.bits)
   FROM a JOIN b USING (name, scope, context, step)
+ -- What both took over from one ancestor is one thing, not two that are equal.
+ WHERE a.attempt_id <> b.attempt_id
 """)  # noqa: S608  made of constants, as the next
 _SAVED: Final = """
-SELECT c.step, c.checkpoint_type, c.manifest_digest
+SELECT c.attempt_id, c.step, c.checkpoint_type, c.manifest_digest
   FROM arc_halo.attempt_line(:{0}_run, :{0}_number) AS l
   JOIN arc_halo.model_checkpoints AS c ON c.attempt_id = l.attempt_id AND c.status = 'published'
    AND c.step > l.after_step AND c.step <= l.through_step
@@ -45,6 +47,7 @@ WITH a AS ({_SAVED.format("a")}), b AS ({_SAVED.format("b")})
 SELECT count(*), count(*) FILTER (WHERE a.manifest_digest <> b.manifest_digest),
        min(a.step) FILTER (WHERE a.manifest_digest <> b.manifest_digest)
   FROM a JOIN b USING (step, checkpoint_type)
+ WHERE a.attempt_id <> b.attempt_id
 """)  # noqa: S608
 
 
@@ -83,8 +86,9 @@ def verify_reproducibility(
     """Compare what two attempts logged and saved at the same steps, and note on the first what that proves.
 
     An attempt that was resumed is compared from its fork on, and proves L2 if it equals one that was not interrupted
-    there; one that began anew proves L1 if it equals another. Metrics are compared bit for bit, those of the scope
-    ``system`` not at all; checkpoints by their digests, which are over weights, optimizer and random states.
+    there in at least one checkpoint; one that began anew proves L1 if it equals another. What both have of one ancestor
+    does not count. Metrics are compared bit for bit, those of the scope ``system`` not at all; checkpoints by their
+    digests, which are over weights, optimizer and random states.
 
     Raises
     ------
@@ -116,7 +120,7 @@ def verify_reproducibility(
             f"{parameters['after']}; let both log and save at the same steps"
         )
     first = min((step for step in (first_point, first_saved) if step is not None), default=None)
-    level = _level(found, is_equal=first is None)
+    level = _level(found, is_equal=first is None and (found.fork_step is None or saved > 0))
     found.verified_level, found.verified_against_id = level, other.id
     session.flush()
     return Reproduction(level, points, saved, differing_points, differing_saved, first)

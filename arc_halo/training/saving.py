@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import uuid
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -66,7 +67,7 @@ def save_checkpoint(
     attempt
         One that runs.
     step
-        Updates that were made before this state.
+        The last whose update is in the state: training goes on with the next.
     checkpoint_type
         ``full`` saves all that the state holds; ``weights`` the weights, and extra, alone; ``optimizer`` what training
         needs beside the weights.
@@ -143,14 +144,18 @@ def describe_checkpoint(
         There is no such policy.
     """
     check_policy(compression)
-    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= _MAX_STEP:
+    try:
+        number = -1 if isinstance(step, bool) else operator.index(step)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= _MAX_STEP:
         raise CheckpointError(f"step {step!r} is no count of updates; give an int from 0 to 2**63 - 1")
     if epoch is not None and not 0 <= epoch < math.inf:
         raise CheckpointError(f"epoch {epoch!r} is none; give a number from 0, or None")
     if checkpoint_type not in TYPES:
         raise CheckpointError(f"no checkpoint type {checkpoint_type!r}; there are {', '.join(TYPES)}")
     return {
-        "step": step,
+        "step": number,
         "epoch": None if epoch is None else float(epoch),
         "checkpoint_type": checkpoint_type,
         "metrics": describe_metrics(metrics),

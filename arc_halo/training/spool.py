@@ -262,9 +262,13 @@ class Spool:
             if number is None:
                 self._segment().append_points(keys, points)
                 return
-            writer = SegmentWriter(self._path(number), self._header)
+            path = self._path(number)
+            writer = SegmentWriter(path, self._header)
             try:
                 writer.append_points(keys, points)
+            except OSError:
+                path.unlink(missing_ok=True)  # else the number could not be used once there is space again
+                raise
             finally:
                 writer.close()
 

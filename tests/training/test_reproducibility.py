@@ -60,6 +60,24 @@ def test_without_provenance_a_difference_proves_nothing(begin, database, straigh
     assert compare(database, spoiled, straight).level is None
 
 
+def test_what_both_have_of_one_ancestor_proves_nothing(begin, database, straight):
+    with begin(name="straight") as run:
+        train(run, 30)
+        child = run.attempt_id
+    for pair in ((straight, child), (child, straight)):
+        with pytest.raises(CheckpointError, match="no metric"):
+            database.transaction(lambda session, pair=pair: verify_reproducibility(session, *pair))
+
+
+def test_metrics_alone_do_not_prove_a_resume(begin, database, straight):
+    for stop in (12, 14):
+        with begin(name="resumed") as run:
+            train(run, stop)
+            resumed = run.attempt_id
+    found = compare(database, resumed, straight)
+    assert (found.is_equal, found.point_count, found.checkpoint_count, found.level) == (True, 4, 0, None)
+
+
 def test_nothing_in_common_is_no_comparison(begin, database, straight):
     with begin(name="silent") as run:
         silent = run.attempt_id

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select, text
 
 from arc_halo.errors import (
+    CheckpointError,
     CheckpointExists,
     CheckpointNotFound,
     ConfigurationError,
@@ -181,7 +182,7 @@ def test_what_cannot_be_used_is_said_before_anything_begins(begin, database):
         ({"name": "a@b"}, InvalidName),
         ({"goals": {"loss": "less"}}, MetricError),
         ({"config": {"f": print}}, ConfigurationError),
-        ({"rank": 1}, MetricError),
+        ({"rank": 1}, CheckpointError),
     ]:
         with pytest.raises(error), begin(**options):
             pass
