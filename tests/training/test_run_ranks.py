@@ -13,6 +13,7 @@ from arc_halo.errors import AttemptLost, CheckpointError, RanksMissing
 from arc_halo.schema import ModelCheckpoint, TrainingAttempt, TrainingRank
 from arc_halo.training import rank_saving
 from arc_halo.training.checkpoint import CheckpointState
+from arc_halo.training.finding import latest_checkpoint
 from arc_halo.training.loading import load_checkpoint
 from arc_halo.training.parts import Part
 from tests.training.trained import attempts, stored
@@ -86,7 +87,8 @@ def test_a_rank_that_brings_nothing_leaves_nothing_visible(begin, database, monk
     with ranks(begin, 2) as (first, _), pytest.raises(RanksMissing, match=r"1 \(silent"):
         first.save_checkpoint(part(0, 2), 7)
     with database.session() as session:
-        assert session.scalars(select(ModelCheckpoint.status)).all() == ["pending"]
+        assert latest_checkpoint(session, "m") is None
+        assert session.scalars(select(ModelCheckpoint.status)).all() == []  # gone with its attempt
 
 
 def test_what_a_lost_attempt_did_not_publish_goes(begin, database, monkeypatch):
