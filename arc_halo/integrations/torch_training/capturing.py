@@ -107,15 +107,19 @@ def restore_state(
     rng: bool = True,
     data_loader: Any = None,
     generators: Mapping[str, torch.Generator] | None = None,
+    frozen: bool = True,
     strict: bool = True,
 ) -> dict[str, Any]:
     """Put a checkpoint into the objects of a training loop, each bit as it was; the inverse of `capture_state`.
 
     Names, shapes and types are compared before anything is changed. Objects that are not given stay as they are; random
-    states are set last. Parameters become frozen or trainable as they were.
+    states are set last.
 
     Parameters
     ----------
+    frozen
+        Also let parameters be frozen or trainable as they were. The optimizer is to be over the parameters that it was
+        over, so make it before where some were frozen on the way.
     strict
         Refuse names, shapes, types and ties that differ. If false, what agrees in name and shape is filled and cast,
         as for a model that was changed since; this is no continuation of the run. It is about ``model`` alone.
@@ -143,7 +147,11 @@ def restore_state(
     if strict:
         refuse_difference(named, stored)
     plan = None if optimizer is None else _plan(loaded, optimizer, named)
-    _fill(loaded, named, stored)
+    named.fill(stored)
+    if frozen:
+        _freeze(loaded, named)
+    if loaded.gradients is not None:
+        named.set_gradients(_whole(loaded.gradients))
     if plan is not None:
         plan.apply()
     for target, state in ((scheduler, loaded.scheduler), (scaler, loaded.scaler), (data_loader, loaded.data_loader)):
@@ -157,9 +165,14 @@ def restore_state(
 def restore_optimizer(
     loaded: CheckpointState, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any = None
 ) -> None:
-    """Put a checkpoint into an optimizer of a model, and into its schedule; parts and errors of `restore_state`."""
+    """Put a checkpoint into an optimizer and its schedule, and let its parameters be frozen or trainable as they were.
+
+    The second part of `restore_state`, with its errors, for who makes the optimizer after the weights are there.
+    """
     _refuse_absent(loaded, optimizer=optimizer, scheduler=scheduler)
-    _plan(loaded, optimizer, name_tensors(model)).apply()
+    named = name_tensors(model)
+    _plan(loaded, optimizer, named).apply()
+    _freeze(loaded, named)
     if scheduler is not None:
         scheduler.load_state_dict(from_plain(loaded.scheduler))
 
@@ -175,13 +188,10 @@ def _plan(loaded: CheckpointState, optimizer: torch.optim.Optimizer, named: Name
     return OptimizerPlan(optimizer, loaded.optimizer, shared, named.parameter_names)
 
 
-def _fill(loaded: CheckpointState, named: Named, stored: Stored) -> None:
-    named.fill(stored)
+def _freeze(loaded: CheckpointState, named: Named) -> None:
     ours = (loaded.extra or {}).get(OURS, {})
     if "frozen" in ours:
         named.freeze(ours["frozen"])
-    if loaded.gradients is not None:
-        named.set_gradients(_whole(loaded.gradients))
 
 
 def _whole(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
