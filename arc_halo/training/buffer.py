@@ -212,7 +212,8 @@ def _number(name: str, value: Any) -> float:
     cause = None
     if not isinstance(value, _NO_NUMBERS) and not getattr(value, "ndim", 0):
         try:
-            return float(value)
+            # What torch derives gradients through warns when it is converted.
+            return float(value if (detach := getattr(value, "detach", None)) is None else detach())
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last is what torch raises
             cause = error
     raise MetricError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from arc_halo.errors import RunInUse
+from arc_halo.schema import TrainingAttempt
+from arc_halo.training.attempts import process_of
 from arc_halo.training.naming import find_run, run_name
 
 if TYPE_CHECKING:
@@ -21,13 +23,6 @@ STALE_AFTER: Final = 60.0
 """Seconds of silence after which an attempt is taken for dead."""
 # The run first and alone, as whoever opens an attempt locks it.
 _LOCK: Final = text("SELECT FROM arc_halo.training_sessions AS s WHERE s.id = :run_id FOR UPDATE")
-_NEWEST: Final = text("""
-SELECT a.status, a.host, a.pid, extract(epoch FROM statement_timestamp() - a.heartbeat_at)::double precision AS silence
-  FROM arc_halo.training_attempts AS a
- WHERE a.training_session_id = :run_id
- ORDER BY a.attempt_number DESC
- LIMIT 1
-""")
 _COUNTS: Final = text("""
 SELECT (SELECT count(*) FROM arc_halo.training_attempts AS a WHERE a.training_session_id = :run_id),
        count(s.id),
@@ -80,15 +75,29 @@ def delete_run(
     session.flush()
     run_id = {"run_id": run.id}
     session.execute(_LOCK, run_id)
-    newest = session.execute(_NEWEST, run_id).one_or_none()
-    if newest is not None and newest.status == "running" and newest.silence < stale_after and not force:
-        raise RunInUse(f"{run_name(run)} is trained by {_place(newest)}: stop it first, or force this")
+    if not force:
+        _refuse_in_use(session, run, stale_after)
     counts = session.execute(_COUNTS, run_id).one()
     session.delete(run)
     session.flush()
     return Deleted(*counts)
 
 
-def _place(attempt: Any) -> str:
-    process = f"process {attempt.pid}" if attempt.pid else "a process"
-    return f"{process} on {attempt.host or 'an unknown host'}, last heard of {attempt.silence:.0f} s ago"
+def _refuse_in_use(session: Session, run: TrainingSession, stale_after: float) -> None:
+    silence = func.extract("epoch", func.statement_timestamp() - TrainingAttempt.heartbeat_at)
+    newest = (
+        select(TrainingAttempt, silence)
+        .where(TrainingAttempt.training_session_id == run.id)
+        .order_by(TrainingAttempt.attempt_number.desc())
+        .limit(1)
+    )
+    attempt, silent = session.execute(newest).one_or_none() or (None, 0.0)
+    if attempt is None or attempt.status != "running" or silent >= stale_after:
+        return
+    process = process_of(attempt)
+    if process is None or not process.is_gone():
+        kept_by = f"process {attempt.pid}" if attempt.pid else "a process"
+        raise RunInUse(
+            f"{run_name(run)} is trained by {kept_by} on {attempt.host or 'an unknown host'}, last heard of {silent:.0f} "
+            "s ago: stop it first, or force this"
+        )

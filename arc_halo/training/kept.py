@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 END_SECONDS: Final = 60.0
 """How long the end of a run waits for the database; then what is left goes to disk."""
 _EXIT_SECONDS: Final = 5.0
+_LAST_SECONDS: Final = 1.0
+"""What points have at the end in any case, however long a checkpoint took."""
 _LONGEST_BEAT_SECONDS: Final = 15.0
 _BEATS_PER_LEASE: Final = 4
 _log = logging.getLogger(__name__)
@@ -267,14 +270,15 @@ class TrainingRun:
         buffer = self._recorder.buffer
         outcome = Outcome(status, error, buffer.last_step, buffer.last_epoch)
         failed: BaseException | None = None
+        deadline = time.monotonic() + (END_SECONDS if timeout is None else timeout)
         try:
-            self._checkpointer.wait()
+            self._checkpointer.wait(deadline - time.monotonic())
         except BaseException as trouble:  # noqa: BLE001  raised below, once the run has ended
             failed = trouble
             if status == "completed":
                 outcome = Outcome("failed", describe_error(trouble), outcome.step, outcome.epoch)
         try:
-            self._store_end(outcome, END_SECONDS if timeout is None else timeout)
+            self._store_end(outcome, max(deadline - time.monotonic(), _LAST_SECONDS))
         finally:
             self._recorder.close()
             alive.discard(self.attempt_id)
@@ -292,7 +296,7 @@ class TrainingRun:
         except FileNotWritten:  # points are lost, but the database is there
             self.db.transaction(write)
             raise
-        except Exception:
+        except BaseException:  # an interrupt, too, leaves what is not stored on disk
             self._recorder.leave_behind(None if self.rank else outcome)
             raise
 

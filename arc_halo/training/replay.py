@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from arc_halo.errors import ArcHaloError
+from arc_halo.errors import ArcHaloError, SpoolError
 from arc_halo.schema import TrainingAttempt
 from arc_halo.store.owners import owner_of
 from arc_halo.training.attempts import end_attempt
-from arc_halo.training.spool import read_or_set_aside, segment_files, spool_folders
+from arc_halo.training.spool import read_segment, segment_files, spool_folders
 from arc_halo.training.storing import PointStore
 
 if TYPE_CHECKING:
@@ -56,11 +56,10 @@ def _replay(database: Database, folder: Path) -> int:
     count = 0
     paths = segment_files(folder)
     # The last of them says whether the attempt has ended, though its process may live on.
-    last = read_or_set_aside(paths[-1]) if paths else None
+    last = _read(paths[-1]) if paths else None
     is_over = last is not None and (last.outcome is not None or last.header.process.is_this())
     for path in paths:
-        segment = read_or_set_aside(path) if path.exists() else None
-        if segment is None:
+        if (segment := _read(path)) is None:
             continue
         unit = partial(_store, segment=segment, is_over=is_over or segment.header.process.is_gone())
         if not database.transaction(unit):
@@ -72,6 +71,17 @@ def _replay(database: Database, folder: Path) -> int:
     with suppress(OSError):
         folder.rmdir()
     return count
+
+
+def _read(path: Path) -> Segment | None:
+    """A file, which stays where it is if it makes no sense: it may be of a newer version, and is not ours."""
+    try:
+        return read_segment(path)
+    except FileNotFoundError:  # its own process, or another one, was as quick
+        return None
+    except SpoolError as error:
+        _log.warning("points of an earlier run are left where they are: %s", error)
+        return None
 
 
 def _store(session: Session, segment: Segment, *, is_over: bool) -> bool:

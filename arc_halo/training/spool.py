@@ -176,16 +176,19 @@ class SegmentWriter:
         self.nbytes = 0
         self._keys_written = 0
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # It takes its name when it says whose it is: another process may look through the folder at any time.
+        unnamed = path.with_suffix(".begun")
         # Unbuffered: a forked child that ends would write what is buffered here once more.
-        self._file: FileIO = open(path, "xb", buffering=0, opener=_open_private)  # noqa: SIM115  closed by close()
+        self._file: FileIO = open(unnamed, "wb", buffering=0, opener=_open_private)  # noqa: SIM115  closed by close()
         process = header.process
         identity = [process.host, process.boot_id, process.pid, process.started_at.isoformat()]
         content = {"attempt_id": str(header.attempt_id), "owner": header.owner, "process": identity}
         try:
             self._append(SIGNATURE + _record(_HEADER, _json(content | {"goals": dict(header.goals)})))
+            unnamed.rename(path)
         except OSError:
             self.close()
-            path.unlink(missing_ok=True)
+            unnamed.unlink(missing_ok=True)
             raise
 
     def append_points(self, keys: Sequence[SeriesKey], points: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The quickstart notebook, run: ``python -m tests.docs.notebook`` writes it with the outputs of a new database."""
+"""The notebooks, run: ``python -m tests.docs.notebook`` writes them with the outputs of a new database."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from nbclient import NotebookClient
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUICKSTART, TRAINING = EXAMPLES / "quickstart.ipynb", EXAMPLES / "training.ipynb"
 SECONDS = 120
 
 
-def run(folder: Path) -> NotebookNode:
-    """The notebook with new outputs, from a kernel of this interpreter that works in ``folder``.
+def run(folder: Path, path: Path = QUICKSTART) -> NotebookNode:
+    """A notebook with new outputs, from a kernel of this interpreter that works in ``folder``.
 
     Only what a page shows is kept, and nothing of the run: no times, and of an output in HTML no other form.
     """
-    notebook = nbformat.read(QUICKSTART, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
@@ -49,10 +50,11 @@ def shown(notebook: NotebookNode) -> str:
 
 
 def main() -> None:
-    """Write the notebook as a user without a server sees it."""
-    with tempfile.TemporaryDirectory(prefix="arc-halo-notebook-", ignore_cleanup_errors=True) as home:
-        os.environ |= {"ARC_HALO_HOME": home, "ARC_HALO_DATABASE_URL": "", "DATABASE_URL": ""}
-        nbformat.write(run(Path(home)), QUICKSTART)
+    """Write the notebooks as a user without a server sees them; that of training needs torch."""
+    for path in (QUICKSTART, TRAINING):
+        with tempfile.TemporaryDirectory(prefix="arc-halo-notebook-", ignore_cleanup_errors=True) as home:
+            os.environ |= {"ARC_HALO_HOME": home, "ARC_HALO_DATABASE_URL": "", "DATABASE_URL": ""}
+            nbformat.write(run(Path(home), path), path)
 
 
 if __name__ == "__main__":

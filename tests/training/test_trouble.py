@@ -13,10 +13,10 @@ from sqlalchemy.exc import OperationalError
 
 from arc_halo.errors import AttemptLost, CheckpointError, CheckpointNotFound, FileNotWritten, MetricError, RunInUse
 from arc_halo.schema import ModelCheckpoint, TrainingRank
-from arc_halo.training import begin_checkpoint, delete_checkpoint, history, load_checkpoint, seal_points
+from arc_halo.training import begin_checkpoint, delete_checkpoint, delete_run, history, load_checkpoint, seal_points
 from arc_halo.training.points import POINT
 from arc_halo.training.processes import this_process
-from arc_halo.training.spool import Spool, SpoolHeader
+from arc_halo.training.spool import Spool, SpoolHeader, read_segment
 from tests.training.trained import attempts, run_of, state, stored
 
 WIDE = "\U00020000"
@@ -165,3 +165,51 @@ def test_an_attempt_that_was_taken_over_is_fenced_on_all_ranks(begin, database):
                 each.__exit__(None, None, None)
     assert [each.status for each in attempts(database)] == ["lost", "completed"]
     assert stored(database) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"of another version"], ids=["empty", "unknown"])
+def test_replay_leaves_alone_what_it_does_not_know(begin, database, tmp_path, content):
+    file = tmp_path / "spool" / str(uuid.uuid4()) / "1.points"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    with begin() as run:
+        run.log({"loss": 1.0}, 0)
+    assert file.read_bytes() == content
+    assert stored(database) == [(1, 0, 1.0)]
+
+
+def test_a_file_has_its_name_only_when_it_says_whose_it_is(tmp_path):
+    spool = Spool(tmp_path / "spool", SpoolHeader(uuid.uuid4(), "owner", this_process(), {}))
+    spool.append([], np.zeros(0, POINT))
+    (file,) = (tmp_path / "spool").rglob("*.*")
+    assert file.suffix == ".points"
+    assert read_segment(file).header.owner == "owner"
+    spool.close()
+
+
+def test_a_run_whose_process_is_gone_can_be_deleted_at_once(begin, database):
+    with begin() as run:
+        pass
+    gone = text("UPDATE arc_halo.training_attempts SET status = 'running', pid = 4194303, heartbeat_at = now()")
+    database.transaction(lambda session: session.execute(gone))
+    database.transaction(lambda session: delete_run(session, run.training_session_id))
+    with database.session() as session:
+        assert session.scalar(text("SELECT count(*) FROM arc_halo.training_sessions")) == 0
+
+
+class Tracked:
+    """A tensor that gradients are derived through, which warns when it is converted as it is."""
+
+    ndim = 0
+
+    def detach(self):
+        return np.float32(1.5)
+
+    def __float__(self):
+        raise AssertionError
+
+
+def test_a_loss_may_be_logged_as_it_is(begin, database):
+    with begin() as run:
+        run.log({"loss": Tracked()}, 0)
+    assert stored(database) == [(1, 0, 1.5)]
