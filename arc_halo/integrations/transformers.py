@@ -1,6 +1,4 @@
-"""Runs of transformers' Trainer: metrics and status by a callback, checkpoints and resuming by a mixin; the extra
-``transformers``.
-"""
+"""Runs of a Trainer: metrics by a callback, checkpoints and resuming by a mixin; the extra ``transformers``."""
 
 from __future__ import annotations
 

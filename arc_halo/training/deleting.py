@@ -97,7 +97,8 @@ def _refuse_in_use(session: Session, run: TrainingSession, stale_after: float) -
     process = process_of(attempt)
     if process is None or not process.is_gone():
         kept_by = f"process {attempt.pid}" if attempt.pid else "a process"
+        where = attempt.host or "an unknown host"
         raise RunInUse(
-            f"{run_name(run)} is trained by {kept_by} on {attempt.host or 'an unknown host'}, last heard of {silent:.0f} "
-            "s ago: stop it first, or force this"
+            f"{run_name(run)} is trained by {kept_by} on {where}, last heard of {silent:.0f} s ago: stop it first, or "
+            "force this"
         )
