@@ -106,7 +106,7 @@ def test_chunks_that_both_have_are_not_read(session, grown):
     assert found.distance.l2 == pytest.approx(l2)
     assert found.distance.max_abs == pytest.approx(largest)
     assert found.distance.cosine == pytest.approx(cosine, abs=1e-12)
-    assert found.distance.relative_l2 == pytest.approx(l2 / np.linalg.norm(before), rel=1e-6)
+    assert found.distance.relative_l2 == pytest.approx(l2 / np.linalg.norm(before.astype(np.float64)))
     assert (found.distance.changed, found.distance.count) == (1, before.size)
 
 

@@ -140,9 +140,9 @@ def plot(
     buckets: Annotated[int, typer.Option(min=1, help="Of each curve; spikes are in them, however few.")] = 500,
     json: Json = False,
 ) -> None:
-    """Draw metrics of one run or several, with checkpoints and where attempts took over.
+    r"""Draw metrics of one run or several, with checkpoints and where attempts took over.
 
-    Needs matplotlib: pip install 'arc-halo[plot]'.
+    Needs matplotlib: pip install 'arc-halo\[plot]'.
 
     Example: arc-halo train plot minilm/tune --metric loss --smoothing 0.9 -o loss.png
     """
