@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
+
+from arc_halo.training.trees import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,17 +58,24 @@ class _Copied:
     def of(self, value: Any, place: tuple[Any, ...]) -> Any:
         if isinstance(value, np.ndarray):
             return self._array(value, place)
-        if isinstance(value, Mapping):
-            return {key: self.of(part, (*place, key)) for key, part in value.items()}
-        if isinstance(value, list | tuple):
+        if len(place) > MAX_DEPTH:
+            return value  # or without end, if it holds itself; whoever saves it says so
+        if isinstance(value, Mapping | list):
+            return self._items(value, place)
+        if type(value) is tuple or hasattr(value, "_fields"):
             parts = [self.of(part, (*place, index)) for index, part in enumerate(value)]
-            if hasattr(value, "_fields"):
-                return type(value)(*parts)
-            return parts if isinstance(value, list) else tuple(parts)
+            return tuple(parts) if type(value) is tuple else type(value)(*parts)
         if is_dataclass(value) and not isinstance(value, type):
             named = {each.name: self.of(getattr(value, each.name), (*place, each.name)) for each in fields(value)}
             return replace(value, **named)
         return value
+
+    def _items(self, value: Any, place: tuple[Any, ...]) -> Any:
+        """Of the type it has, so that whoever saves it sees no other."""
+        copied = copy(value) if isinstance(value, dict | list) else dict(value)
+        for key, part in enumerate(value) if isinstance(value, list) else value.items():
+            copied[key] = self.of(part, (*place, key))
+        return copied
 
     def _array(self, array: np.ndarray, place: tuple[Any, ...]) -> np.ndarray:
         same = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str, array.dtype.name)
