@@ -56,7 +56,7 @@ class Membership:
             TrainingAttempt.id == self.attempt_id, TrainingAttempt.status != "lost"
         )
         alive = update(TrainingRank).where(*self._row, running.exists())
-        if not session.execute(alive.values(heartbeat_at=func.now()).returning(TrainingRank.rank)).all():
+        if not session.execute(alive.values(heartbeat_at=func.clock_timestamp()).returning(TrainingRank.rank)).all():
             self._is_lost.set()
 
     def join(self, session: Session) -> None:
@@ -68,7 +68,12 @@ class Membership:
             raise AttemptLost(f"attempt {self.attempt_id} does not run: rank {self.rank} cannot join it")
         row = {"world_size": self.world_size, "host": socket.gethostname(), "pid": os.getpid(), "status": "running"}
         joined = insert(TrainingRank).values(attempt_id=self.attempt_id, rank=self.rank, **row)
-        now = {"started_at": func.now(), "heartbeat_at": func.now(), "ended_at": null(), "error": null()}
+        now = {
+            "started_at": func.clock_timestamp(),
+            "heartbeat_at": func.clock_timestamp(),
+            "ended_at": null(),
+            "error": null(),
+        }
         session.execute(joined.on_conflict_do_update(index_elements=["attempt_id", "rank"], set_=row | now))
 
     def keep_beating(self, stopped: threading.Event, seconds: float) -> None:
@@ -83,7 +88,7 @@ class Membership:
 
     def leave(self, session: Session, error: BaseException | None) -> None:
         """Say how it ended."""
-        values: dict[str, Any] = {"status": "completed", "ended_at": func.now()}
+        values: dict[str, Any] = {"status": "completed", "ended_at": func.clock_timestamp()}
         if error is not None:
             values |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         session.execute(update(TrainingRank).where(*self._row).values(values))

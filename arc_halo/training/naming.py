@@ -18,13 +18,15 @@ from arc_halo.schema.columns import TENANT_ID
 from arc_halo.training.keys import SCOPES, SeriesKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Select
     from sqlalchemy.orm import Session
 
 _ID: Final = re.compile(r"[0-9a-f-]{4,36}")
 _NEAR: Final = 5
+_NAMES: Final = 500
+"""How many are asked for at once; PostgreSQL returns up to 1,664 columns."""
 _ASKED: Final = 1000
 """How many of the newest runs are looked through for near names."""
 
@@ -62,7 +64,7 @@ def find_run(session: Session, reference: TrainingSession | uuid.UUID | str) -> 
 
 
 def runs_meant(session: Session, references: Iterable[TrainingSession | uuid.UUID | str]) -> list[TrainingSession]:
-    """The runs of references in their order, each once; ids by one query together, names as `find_run` does.
+    """The runs of references in their order, each once, as `find_run` finds them; names and ids by a query each.
 
     Raises
     ------
@@ -70,15 +72,29 @@ def runs_meant(session: Session, references: Iterable[TrainingSession | uuid.UUI
         One of them means none.
     """
     asked = list(references)
-    ids = [each for each in asked if isinstance(each, uuid.UUID)]
-    by_id: dict[Any, TrainingSession] = {}
-    if ids:
-        by_id = {each.id: each for each in session.scalars(_ordered(TrainingSession.id.in_(ids)))}
-    found = (
-        by_id.get(each) or find_run(session, each) if isinstance(each, uuid.UUID) else find_run(session, each)
-        for each in asked
-    )
-    return list({each.id: each for each in found}.values())
+    ids = dict(_ids_by_name(session, [each for each in asked if isinstance(each, str) and each.isprintable()]))
+    wanted = [*ids.values(), *(each for each in asked if isinstance(each, uuid.UUID))]
+    runs = session.scalars(_ordered(TrainingSession.id.in_(wanted))).all() if wanted else []
+    by_id = {each.id: each for each in runs}
+
+    def meant(reference: TrainingSession | uuid.UUID | str) -> TrainingSession:
+        if isinstance(reference, TrainingSession):
+            return reference
+        run_id = ids.get(reference) if isinstance(reference, str) else reference
+        known = by_id.get(run_id) if run_id is not None else None
+        return known or find_run(session, reference)  # the beginning of an id, or an error
+
+    return list({each.id: each for each in map(meant, asked)}.values())
+
+
+def _ids_by_name(session: Session, references: Sequence[str]) -> Iterator[tuple[str, uuid.UUID]]:
+    names = list(dict.fromkeys(references))
+    for some in (names[at : at + _NAMES] for at in range(0, len(names), _NAMES)):
+        ids = (
+            _ordered(_is_called(each)).with_only_columns(TrainingSession.id).limit(1).scalar_subquery() for each in some
+        )
+        found = session.execute(select(*ids)).one()
+        yield from ((name, run_id) for name, run_id in zip(some, found, strict=True) if run_id is not None)
 
 
 def run_name(run: TrainingSession) -> str:

@@ -70,7 +70,7 @@ def begin_attempt(
     return opened, _owner(db)
 
 
-def join_attempt(db: Database, attempt_id: uuid.UUID | None, rank: int, world_size: int) -> tuple[OpenAttempt, str]:
+def begin_rank(db: Database, attempt_id: uuid.UUID | None, rank: int, world_size: int) -> tuple[OpenAttempt, str]:
     """Become one more rank of an attempt that rank 0 began; returns it, and the identity of the database.
 
     Raises

@@ -263,7 +263,7 @@ def find_pending(
 
 def _explain_missing(session: Session, checkpoint: ModelCheckpoint, missing: Sequence[int]) -> str:
     """Which ranks have not written, and when they were last heard of."""
-    silent = func.extract("epoch", func.now() - TrainingRank.heartbeat_at)
+    silent = func.extract("epoch", func.clock_timestamp() - TrainingRank.heartbeat_at)
     known = select(TrainingRank.rank, silent).where(
         TrainingRank.attempt_id == checkpoint.attempt_id, TrainingRank.rank.in_(missing[:10])
     )

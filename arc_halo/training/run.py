@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from arc_halo.errors import AttemptLost, CheckpointError
 from arc_halo.training.attempts import STALE_SECONDS, RunRequest
 from arc_halo.training.kept import TrainingRun
-from arc_halo.training.opening import begin_attempt, checked_goals, default_spool_folder, describe_error, join_attempt
+from arc_halo.training.opening import begin_attempt, begin_rank, checked_goals, default_spool_folder, describe_error
 from arc_halo.training.processes import this_process
 from arc_halo.training.provenance import Provenance, capture_provenance, plain
 from arc_halo.training.spool import Spool, SpoolHeader
@@ -117,7 +117,7 @@ def training_run(
     if not 0 <= rank < world_size:
         raise CheckpointError(f"rank {rank} is none of {world_size}; count from 0")
     if rank:
-        opened, owner = join_attempt(db, attempt_id, rank, world_size)
+        opened, owner = begin_rank(db, attempt_id, rank, world_size)
     else:
         opened, owner = begin_attempt(db, request, found, folder, world_size=world_size)
     spool = Spool(folder, SpoolHeader(opened.attempt_id, owner, this_process(), wanted), rank)

@@ -6,7 +6,7 @@ import pytest
 
 from arc_halo.errors import MetricNotFound, RunNotFound
 from arc_halo.schema import ModelAlias
-from arc_halo.training.naming import find_run, metric_not_found, run_name
+from arc_halo.training.naming import find_run, metric_not_found, run_name, runs_meant
 from tests.schema.rows import add, add_model, add_run
 
 OLD = uuid.UUID("11110000-0000-7000-8000-000000000000")
@@ -73,3 +73,19 @@ def test_near_metrics_are_told(session, model):
     assert isinstance(error, MetricNotFound)
     assert "lab/small@1/tune has no metric 'train/los'; did you mean train/loss" in str(error)
     assert "recorded nothing" in str(metric_not_found(run, "loss", []))
+
+
+def test_many_runs_are_found_at_once(session, model, count_statements):
+    second = add_model(session, "lab/small", version="2")
+    runs = [add_run(session, each, f"sweep/{number}") for each in (model, second) for number in range(40)]
+    by_id = add_run(session, model, "by id", id=NEW)
+    names = [f"lab/small@{each.model.version}/{each.name}" for each in runs]
+    session.flush()
+    with count_statements(session.get_bind().engine) as statements:
+        found = runs_meant(session, [*names, by_id.id, names[3], runs[5]])
+    assert found == [*runs, by_id]
+    assert len(statements) == 2
+    assert runs_meant(session, ["lab/small/sweep/1", "1111111", "lab/small@1/sweep/1"]) == [runs[41], by_id, runs[1]]
+    assert runs_meant(session, []) == []
+    with pytest.raises(RunNotFound, match="lab/small/sweep"):
+        runs_meant(session, ["lab/small/sweep/1", "lab/small/sweep/99"])
