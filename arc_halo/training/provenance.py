@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path, PurePath
@@ -20,13 +21,15 @@ from blake3 import blake3
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MAX_DIFF_NBYTES: Final = 256 << 10
 """Of changes that are not committed so much is kept; the digest is over all of them."""
 _MAX_UNTRACKED: Final = 200
 _MAX_UNTRACKED_NBYTES: Final = 1 << 20
+_PIECE_NBYTES: Final = 1 << 20
 _SECONDS: Final = 10.0
+_DIFF: Final = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--binary", "HEAD")
 # What changes results and holds no secret.
 _VARIABLES: Final = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -130,22 +133,41 @@ def _code(folder: Path) -> tuple[dict[str, Any] | None, bytes | None]:
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return None, None
-    diff = _git(folder, "diff", "--no-color", "--no-ext-diff", "--no-textconv", "--binary", "HEAD") or b""
-    root = Path(os.fsdecode((_git(folder, "rev-parse", "--show-toplevel") or b"").strip()))
-    listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z") or b""
-    untracked = sorted(filter(None, listed.split(b"\0")))
-    hasher = blake3(commit.strip() + b"\0" + diff, derive_key_context=_CODE_CONTEXT)
+    hasher = blake3(commit.strip() + b"\0", derive_key_context=_CODE_CONTEXT)
+    diff = _Kept(hasher.update)
+    root = _git(folder, "rev-parse", "--show-toplevel")
+    listed = None if root is None else _git(_path(root), "ls-files", "--others", "--exclude-standard", "-z")
+    is_whole = _run(_git_command(folder, *_DIFF), diff.add) and listed is not None
+    untracked = sorted(filter(None, (listed or b"").split(b"\0")))
     for name in untracked[:_MAX_UNTRACKED]:
-        hasher.update(b"\0" + name + b"\0" + _content(root / os.fsdecode(name)))
+        hasher.update(b"\0" + name + b"\0" + _content(_path(root or b"") / os.fsdecode(name)))
     details = {
         "commit": commit.decode().strip(),
-        "is_clean": not diff and not untracked,
-        "diff": plain(diff[:MAX_DIFF_NBYTES].decode(errors="replace")),
-        "diff_nbytes": len(diff),
+        "is_clean": not diff.nbytes and not untracked if is_whole else None,
+        "diff": plain(diff.first.decode(errors="replace")),
+        "diff_nbytes": diff.nbytes if is_whole else None,
         "untracked": [plain(name.decode(errors="replace")) for name in untracked[:_MAX_UNTRACKED]],
         "untracked_count": len(untracked),
     }
-    return details, hasher.digest()
+    # Changes that took too long to find are some that are not known, not none.
+    return details, hasher.digest() if is_whole else None
+
+
+class _Kept:
+    """The beginning of what a program prints, and how much it is."""
+
+    def __init__(self, tell: Callable[[bytes], object]) -> None:
+        self.first, self.nbytes = b"", 0
+        self._tell = tell
+
+    def add(self, piece: bytes) -> None:
+        self._tell(piece)
+        self.first += piece[: MAX_DIFF_NBYTES - len(self.first)]
+        self.nbytes += len(piece)
+
+
+def _path(printed: bytes) -> Path:
+    return Path(os.fsdecode(printed.removesuffix(b"\n")))
 
 
 def _content(path: Path) -> bytes:
@@ -159,27 +181,44 @@ def _content(path: Path) -> bytes:
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
-    return _output(["git", "-C", str(folder), *arguments])
+    return _output(_git_command(folder, *arguments))
+
+
+def _git_command(folder: Path, *arguments: str) -> list[str]:
+    return ["git", "-C", str(folder), *arguments]
 
 
 def _output(command: list[str]) -> bytes | None:
     """What a program prints; None where there is none, or it fails or hangs."""
+    pieces: list[bytes] = []
+    return b"".join(pieces) if _run(command, pieces.append) else None
+
+
+def _run(command: list[str], take: Callable[[bytes], object]) -> bool:
+    """Run a program and hand on what it prints, piece by piece; whether it is there, and did what it should in time."""
     program = shutil.which(command[0])
     if program is None:
-        return None
+        return False
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
-        done = subprocess.run(  # noqa: S603  git and nvidia-smi, with arguments of our own
+        process = subprocess.Popen(  # noqa: S603  git and nvidia-smi, with arguments of our own
             [program, *command[1:]],
-            capture_output=True,
             stdin=subprocess.DEVNULL,
-            timeout=_SECONDS,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             env=environment,
-            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    except OSError:
+        return False
+    timer = threading.Timer(_SECONDS, process.kill)
+    timer.start()
+    try:
+        with process:
+            while process.stdout and (piece := process.stdout.read(_PIECE_NBYTES)):
+                take(piece)
+    finally:
+        timer.cancel()
+    return bool(process.returncode == 0)
 
 
 def plain(value: Any, where: str = "config") -> Any:
