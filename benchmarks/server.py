@@ -41,6 +41,12 @@ class Server:
         self._databases.append(self.connect(database))
         return self._server.url(database)
 
+    def create_empty(self, database: str) -> URL:
+        """A new database with nothing in it."""
+        self._create(database, "template1")
+        self._databases.append(self.connect(database))
+        return self._server.url(database)
+
     def _create(self, database: str, template: str) -> None:
         names = (sql.Identifier(name) for name in (database, template))
         self.connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))

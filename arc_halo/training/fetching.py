@@ -16,6 +16,7 @@ from arc_halo.training.binary import EPOCH_2000
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import psycopg
     from psycopg.abc import Buffer
     from sqlalchemy.orm import Session
 
@@ -79,6 +80,12 @@ _LOADERS: Final = {1016: _Bigints, 1022: _Doubles, 1185: _Times}
 """By the object ids of bigint[], double precision[] and timestamptz[], which every server has."""
 
 
+def accept_array_results(cursor: psycopg.Cursor[Any]) -> None:
+    """Let a binary cursor return arrays of bigint, double precision and timestamptz as numpy's."""
+    for oid, loader in _LOADERS.items():
+        cursor.adapters.register_loader(oid, loader)
+
+
 def fetch_arrays(session: Session, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """The rows of a query, with arrays of bigint, double precision and timestamptz in them as numpy's.
 
@@ -89,6 +96,5 @@ def fetch_arrays(session: Session, query: str, parameters: Mapping[str, Any]) ->
     """
     session.flush()
     with driver_errors(), driver_connection(session.connection()).cursor(binary=True) as cursor:
-        for oid, loader in _LOADERS.items():
-            cursor.adapters.register_loader(oid, loader)
+        accept_array_results(cursor)
         return cursor.execute(query, parameters).fetchall()

@@ -14,6 +14,7 @@ from arc_halo.errors import MetricError
 from arc_halo.store.connections import driver_connection
 from arc_halo.training.binary import COPY_BEGIN, COPY_END, EPOCH_2000, TIMES, ArrayParameter, accept_arrays, copy_rows
 from arc_halo.training.keys import SeriesKey, series_ids, series_key
+from arc_halo.training.replacing import take_away
 
 if TYPE_CHECKING:
     import uuid
@@ -35,18 +36,20 @@ POINT: Final = np.dtype(
     ]
 )
 """A point: ``epoch`` is NaN where there is none, ``recorded_at`` counts microseconds since 1970 in UTC."""
-_COPY_POINTS: Final = 65_536
+_WRITTEN_POINTS: Final = 65_536
 """At once: what a trigger keeps of a statement's points stays in memory so."""
 _CALL_POINTS: Final = 512
 """Up to here one call is less work than a COPY with its questions."""
+_MAX_STEP: Final = np.iinfo(np.int64).max
 _LAST_TIME: Final = 253_402_300_800_000_000  # the year 10,000: datetimes end there
 
 
 def write_points(session: Session, points: np.ndarray, *, is_fresh: bool = False) -> int:
     """Write points in the caller's transaction: of several at one step of a series the last wins, now and later.
 
-    What is above the last step of its series goes by COPY; other points replace those that are there, and those of
-    sealed steps are merged into their segments. Until the transaction ends, other writers to the same series wait.
+    What is above the last step of its series goes by COPY; other points replace those that are there, unless they are
+    equal, and those of sealed steps are merged into their segments. Until the transaction ends, other writers to the
+    same series wait.
 
     Parameters
     ----------
@@ -78,10 +81,8 @@ def write_points(session: Session, points: np.ndarray, *, is_fresh: bool = False
             if len(points) <= _CALL_POINTS:
                 _call(cursor, points)
             else:
-                may_copy = _may_copy(cursor, points, is_fresh=is_fresh)
-                _copy(cursor, points[may_copy])
-                for piece in _pieces(points[~may_copy]):
-                    _call(cursor, piece)
+                for piece in _pieces(points):
+                    _write_many(cursor, piece, is_fresh=is_fresh)
     return len(points)
 
 
@@ -114,33 +115,40 @@ def _ascend(series: np.ndarray, steps: np.ndarray) -> bool:
     return bool(np.all((after > before) | ((after == before) & (steps[1:] > steps[:-1]))))
 
 
-def _may_copy(cursor: psycopg.Cursor[Any], points: np.ndarray, *, is_fresh: bool) -> np.ndarray:
-    """Lock the series, and tell which points are at steps that cannot be there."""
+def _write_many(cursor: psycopg.Cursor[Any], points: np.ndarray, *, is_fresh: bool) -> None:
+    """Lock the series, and write each point the cheapest way that is right for it."""
     ids = np.unique(points["series_id"])
     cursor.execute("SELECT * FROM arc_halo.lock_metric_series(%b)", [ArrayParameter(ids)])
     # Series that are not there are left to the trigger, which refuses them.
-    above = np.full(len(ids), -1, np.int64)
+    sealed, above = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
     for series_id, sealed_through_step, copy_above in cursor:
         place = np.searchsorted(ids, series_id)
-        if copy_above is None:
-            above[place] = np.iinfo(np.int64).max
-        else:
-            above[place] = sealed_through_step if is_fresh else max(sealed_through_step, copy_above)
-    may_copy: np.ndarray = points["step"] > above[np.searchsorted(ids, points["series_id"])]
-    return may_copy
+        sealed[place], above[place] = (
+            (_MAX_STEP, _MAX_STEP) if copy_above is None else (sealed_through_step, copy_above)
+        )
+    if is_fresh:
+        above = sealed
+    places = np.searchsorted(ids, points["series_id"])
+    is_late, is_new = points["step"] <= sealed[places], points["step"] > above[places]
+    replaced = take_away(cursor, points[~is_late & ~is_new])
+    _copy(cursor, np.concatenate([points[is_new], replaced.absent]))
+    for others in (points[is_late], replaced.crowded):
+        if len(others):
+            _call(cursor, others)
 
 
 def _copy(cursor: psycopg.Cursor[Any], points: np.ndarray) -> None:
+    if not len(points):
+        return
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.Identifier("arc_halo", "training_metrics"), sql.SQL(", ").join(map(sql.Identifier, POINT.names or ()))
     )
-    for piece in _pieces(points):
-        with cursor.copy(statement) as copy:
-            copy.write(COPY_BEGIN + copy_rows(piece) + COPY_END)
+    with cursor.copy(statement) as copy:
+        copy.write(COPY_BEGIN + copy_rows(points) + COPY_END)
 
 
 def _pieces(points: np.ndarray) -> list[np.ndarray]:
-    return [points[start : start + _COPY_POINTS] for start in range(0, len(points), _COPY_POINTS)]
+    return [points[start : start + _WRITTEN_POINTS] for start in range(0, len(points), _WRITTEN_POINTS)]
 
 
 def _call(cursor: psycopg.Cursor[Any], points: np.ndarray) -> None:

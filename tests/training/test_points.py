@@ -104,6 +104,17 @@ def test_a_replay_changes_nothing(session, series, count):
     assert session.scalar(versions) == before
 
 
+@pytest.mark.parametrize("stride", [2, 50])
+def test_rows_between_points_that_are_replaced_stay(session, series, stride):
+    write_points(session, points_of(series, np.arange(stride * BIG)))
+    versions = text("SELECT step, xmin::text || ctid::text FROM arc_halo.training_metrics")
+    before = dict(session.execute(versions).all())
+    write_points(session, points_of(series, np.arange(0, stride * BIG, stride), np.full(BIG, 0.5)))
+    assert stored(session) == [(step, step if step % stride else 0.5) for step in range(stride * BIG)]
+    after = dict(session.execute(versions).all())
+    assert [step for step in before if after[step] == before[step]] == [step for step in before if step % stride]
+
+
 def test_a_minimum_that_is_replaced_leaves_the_place_to_its_equal(session, series):
     write_points(session, points_of(series, [3, 5, 7], [1.0, 2.0, 1.5]))
     write_points(session, points_of(series, [3, 5], [4.0, 1.0]))
