@@ -137,7 +137,7 @@ class Ours:
         with self.database.session() as session:
             began = time.perf_counter()
             found = find_runs(session, name="listed_*", limit=runs)
-            _read_all({name: each.last_value for name, each in run.metrics.items()} for run in found)
+            _read_all(run.metrics.last_values for run in found)
             seconds = time.perf_counter() - began
         assert len(found) == runs
         return seconds

@@ -56,7 +56,7 @@ class RunComparison:
     @property
     def metrics(self) -> list[str]:
         """All metrics that any of the runs has recorded; those with a goal first."""
-        goals = {name: each.goal for run in self.runs for name, each in run.metrics.items()}
+        goals = {name: goal for run in self.runs for name, goal in run.metrics.goals.items()}
         return sorted(goals, key=lambda name: (goals[name] is None, name))
 
     def plot(self, *, smoothing: float = 0.0, log: bool = False) -> CurvePlot:
@@ -128,7 +128,7 @@ def compare_runs(
 
 def main_metrics(runs: Runs) -> list[str]:
     """What to draw if nothing is asked for: metrics with a goal, or if there are none the first few of all."""
-    goals = {name: each.goal for run in runs for name, each in run.metrics.items()}
+    goals = {name: goal for run in runs for name, goal in run.metrics.goals.items()}
     return sorted([name for name, goal in goals.items() if goal] or goals)[:_DRAWN]
 
 

@@ -83,7 +83,7 @@ class Runs(list[RunSummary]):
     """Runs that were found; a table in a notebook."""
 
     def _repr_html_(self) -> str:
-        goals = list(dict.fromkeys(name for run in self for name, each in run.metrics.items() if each.goal))
+        goals = list(dict.fromkeys(name for run in self for name, goal in run.metrics.goals.items() if goal))
         headers = ["run", "status", "step", "attempts", *(f"best {name}" for name in goals)]
         return html_table(headers, [(*_cells(run), *(_best(run, name) for name in goals)) for run in self])
 

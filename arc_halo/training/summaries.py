@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+T = TypeVar("T")
 # A row for each attempt that counts, its series as arrays: half a million summaries are no rows to pass one by one.
 _SUMMARIES: Final = """
 SELECT r.id, line.after_step, line.through_step, s.*
@@ -136,6 +137,19 @@ class RunMetrics(Mapping[str, MetricSummary]):
             summary = summary.joined(each)
         return summary
 
+    @property
+    def last_values(self) -> dict[str, float]:
+        """Of every metric its last value: what lists of many runs show, without the rest of each summary."""
+        return {name: value for each in self._attempts for name, value in each.of_all(each.last_values)}
+
+    @property
+    def goals(self) -> dict[str, str | None]:
+        """Of every metric its goal, as its latest attempt says."""
+        known: dict[str, str | None] = {}
+        for each in self._attempts:
+            known |= {name: goal or known.get(name) for name, goal in each.of_all(each.goals)}
+        return known
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._places()))
 
@@ -149,13 +163,12 @@ class RunMetrics(Mapping[str, MetricSummary]):
         if self._parts is None:
             self._parts = {}
             for attempt in self._attempts:
-                for place, metric in enumerate(attempt.metrics):
-                    if attempt.columns["point_count"][place]:
-                        self._parts.setdefault(metric, []).append((attempt, place))
+                for metric, place in attempt.of_all(range(len(attempt.metrics))):
+                    self._parts.setdefault(metric, []).append((attempt, place))
         return self._parts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Attempt:
     """Summaries of one attempt, by columns."""
 
@@ -165,19 +178,32 @@ class _Attempt:
     metrics: list[str]
     goals: list[str | None]
     columns: dict[str, np.ndarray]
+    _rows: list[tuple[Any, ...]] | None = None
 
     def cut_places(self) -> np.ndarray:
         """Those of which not every point counts."""
         first, last = self.columns["first_step"], self.columns["last_step"]
         return np.flatnonzero((first <= self.after_step) | (last > self.through_step))
 
+    @property
+    def last_values(self) -> list[float]:
+        values: list[float] = self.columns["last_value"].tolist()
+        return values
+
+    def of_all(self, values: Sequence[T]) -> Iterator[tuple[str, T]]:
+        """Values by the names of the metrics of which points count."""
+        counts = self.columns["point_count"].tolist()
+        return ((name, each) for name, each, count in zip(self.metrics, values, counts, strict=True) if count)
+
     def summary(self, place: int) -> MetricSummary:
-        values = {name: self.columns[name][place].item() for name in _COLUMNS}
-        for extreme in ("min", "max"):
-            if values[f"{extreme}_at_step"] < 0:
-                values[f"{extreme}_value"] = values[f"{extreme}_at_step"] = None
-        values["last_recorded_at"] = values["last_recorded_at"].replace(tzinfo=dt.UTC)
-        return MetricSummary(self.metrics[place], self.goals[place], **values)
+        if self._rows is None:
+            self._rows = list(zip(*(self.columns[name].tolist() for name in _COLUMNS), strict=True))
+        *counts, moment, low, low_at, high, high_at = self._rows[place]
+        return MetricSummary(
+            *(self.metrics[place], self.goals[place], *counts, moment.replace(tzinfo=dt.UTC)),
+            *((low, low_at) if low_at >= 0 else (None, None)),
+            *((high, high_at) if high_at >= 0 else (None, None)),
+        )
 
 
 def summarize_runs(session: Session, run_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, RunMetrics]:

@@ -65,11 +65,14 @@ def test_a_summary_is_that_of_the_history(session, attempts, is_sealed):
             if is_sealed:
                 seal(session, series)
         points = history(session, run, "loss")
-        summary = summarize_runs(session, [run.id])[run.id].get("loss")
+        metrics = summarize_runs(session, [run.id])[run.id]
+        summary = metrics.get("loss")
         view = session.scalars(select(RunMetric).where(RunMetric.training_session_id == run.id)).one_or_none()
         session.expunge_all()
         savepoint.rollback()
     assert (summary is None) == (view is None) == (len(points) == 0)
+    np.testing.assert_equal(metrics.last_values, {name: each.last_value for name, each in metrics.items()})
+    assert metrics.goals == {name: each.goal for name, each in metrics.items()}
     if summary is not None:
         for name, value in expected(points).items():
             np.testing.assert_equal(getattr(summary, name), value, err_msg=name)
@@ -92,6 +95,7 @@ def test_metrics_are_found_by_their_names(session):
         add_points(session, attempt, [1], [1.0], **columns)
     metrics = summarize_runs(session, [attempt.training_session_id])[attempt.training_session_id]
     assert list(metrics) == ["train/loss", 'train/loss {"rank": 1}', "validation/loss"]
+    assert sorted(metrics.last_values) == list(metrics)
     assert metrics["loss"] == metrics["train/loss"]
     with pytest.raises(KeyError):
         metrics["accuracy"]

@@ -98,7 +98,9 @@ def list_(
 def _print_runs(runs: Runs) -> None:
     from arc_halo.cli.train.shown import at_step, moment, progress, state
 
-    goals = list(dict.fromkeys(name for run in runs for name, each in run.metrics.items() if each.goal))[:_MAIN_METRICS]
+    goals = list(dict.fromkeys(name for run in runs for name, goal in run.metrics.goals.items() if goal))[
+        :_MAIN_METRICS
+    ]
     rows = []
     for run in runs:
         metrics = [run.metrics.get(name) for name in goals]
