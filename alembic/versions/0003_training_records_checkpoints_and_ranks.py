@@ -2,7 +2,7 @@
 
 Revision ID: 0003
 Revises: 0002
-Create Date: 2026-11-29 04:20:12.316752
+Create Date: 2026-11-29 16:19:59.937697
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def upgrade() -> None:
     )
     op.execute(
         "CREATE FUNCTION arc_halo.lock_metric_series(series_ids integer[])\n"
-        "RETURNS TABLE (series_id integer, sealed_through_step bigint, copy_above bigint)\n"
+        "RETURNS TABLE (series_id integer, sealed_through_step bigint, copy_above bigint, partition "
+        "integer)\n"
         "LANGUAGE plpgsql AS $$\n"
         "BEGIN\n"
         "    PERFORM FROM arc_halo.metric_series AS s WHERE s.id = ANY (series_ids) ORDER BY s.id FOR NO "
@@ -107,16 +108,20 @@ def upgrade() -> None:
         "           CASE WHEN pg_catalog.current_setting('transaction_isolation') = 'read committed'\n"
         "                 AND NOT "
         "pg_catalog.row_security_active('arc_halo.training_metrics'::pg_catalog.regclass)\n"
-        "                THEN COALESCE(m.last_step, -1) END\n"
+        "                THEN COALESCE(m.last_step, -1) END,\n"
+        "           p.remainder\n"
         "      FROM arc_halo.metric_series AS s\n"
         "      LEFT JOIN arc_halo.metric_summaries AS m ON m.series_id = s.id\n"
+        "      JOIN generate_series(0, 3) AS p (remainder)\n"
+        "        ON pg_catalog.satisfies_hash_partition('arc_halo.training_metrics'::pg_catalog.regclass, "
+        "4, p.remainder, s.id)\n"
         "     WHERE s.id = ANY (series_ids);\n"
         "END\n"
         "$$"
     )
     op.execute(
-        "COMMENT ON FUNCTION arc_halo.lock_metric_series IS 'Locks series for a writer, in their order; "
-        "returns how far each is sealed, and above which step points may be copied.'"
+        "COMMENT ON FUNCTION arc_halo.lock_metric_series IS 'Locks series for a writer; returns how far "
+        "each is sealed, above which step points may be copied, and where to.'"
     )
     op.execute(
         "CREATE FUNCTION arc_halo.write_points(\n"
@@ -797,7 +802,9 @@ def upgrade() -> None:
         "      WHERE m.series_id IN (SELECT o.series_id FROM old_points AS o)\n"
         "      ORDER BY m.series_id\n"
         "        FOR NO KEY UPDATE;\n"
-        "    -- A series without summary is gone itself, or will be.\n"
+        "    IF NOT FOUND THEN\n"
+        "        RETURN NULL;  -- the series themselves are gone, or will be\n"
+        "    END IF;\n"
         "    gone := ARRAY(\n"
         "        SELECT ROW(o.series_id, count(*), count(*) FILTER (WHERE o.value = 'NaN'),\n"
         "                   max(o.step) FILTER (WHERE o.step = m.first_step), max(o.step) FILTER (WHERE "
@@ -922,6 +929,7 @@ def upgrade() -> None:
         ") RETURNS void\n"
         "LANGUAGE plpgsql AS $$\n"
         "DECLARE\n"
+        "    ended integer[];\n"
         "    stale integer[];\n"
         "BEGIN\n"
         "    -- Counts go by differences, and landmarks by what is there: one statement may fire several "
@@ -941,16 +949,22 @@ def upgrade() -> None:
         "nan_count\n"
         "                  FROM unnest(removed) AS d GROUP BY d.series_id) AS r\n"
         "         WHERE m.series_id = r.series_id;\n"
-        "        -- A landmark that is gone is looked for among all points, unless what was added is one "
-        "as it was.\n"
-        "        stale := ARRAY(\n"
+        "        -- A landmark that is gone is looked for, unless what was added is one as it was: the "
+        "first and the last by\n"
+        "        -- the index, the least and the greatest among all points.\n"
+        "        ended := ARRAY(\n"
         "            SELECT DISTINCT m.series_id\n"
         "              FROM unnest(removed) AS r\n"
         "              JOIN arc_halo.metric_summaries AS m ON m.series_id = r.series_id\n"
         "              LEFT JOIN unnest(added) AS a ON a.series_id = m.series_id\n"
         "             WHERE r.first_step = m.first_step AND (a.first_step <= m.first_step) IS NOT TRUE\n"
-        "                OR r.last_step = m.last_step AND (a.last_step >= m.last_step) IS NOT TRUE\n"
-        "                OR r.min_at_step = m.min_at_step\n"
+        "                OR r.last_step = m.last_step AND (a.last_step >= m.last_step) IS NOT TRUE);\n"
+        "        stale := ARRAY(\n"
+        "            SELECT DISTINCT m.series_id\n"
+        "              FROM unnest(removed) AS r\n"
+        "              JOIN arc_halo.metric_summaries AS m ON m.series_id = r.series_id\n"
+        "              LEFT JOIN unnest(added) AS a ON a.series_id = m.series_id\n"
+        "             WHERE r.min_at_step = m.min_at_step\n"
         "                   AND (a.min_value < m.min_value\n"
         "                        OR a.min_value = m.min_value AND a.min_at_step <= m.min_at_step) IS NOT "
         "TRUE\n"
@@ -958,17 +972,75 @@ def upgrade() -> None:
         "                   AND (a.max_value > m.max_value\n"
         "                        OR a.max_value = m.max_value AND a.max_at_step <= m.max_at_step) IS NOT "
         "TRUE);\n"
+        "        IF cardinality(ended) > 0 THEN\n"
+        "            UPDATE arc_halo.metric_summaries AS m\n"
+        "               SET first_step = COALESCE(sealed_first.step, first.step),\n"
+        "                   last_step = COALESCE(last.step, sealed_last.step),\n"
+        "                   last_value = COALESCE(last.value, sealed_last.value),\n"
+        "                   last_recorded_at = COALESCE(last.recorded_at, sealed_last.recorded_at)\n"
+        "              FROM unnest(ended) AS series (id)\n"
+        "              -- What is sealed lies below what is not.\n"
+        "              LEFT JOIN LATERAL (\n"
+        "                SELECT g.first_step AS step\n"
+        "                  FROM arc_halo.metric_segments AS g\n"
+        "                 WHERE g.series_id = series.id ORDER BY g.first_step LIMIT 1\n"
+        "              ) AS sealed_first ON true\n"
+        "              LEFT JOIN LATERAL (\n"
+        "                SELECT g.last_step AS step, g.last_value AS value, "
+        "g.recorded_times[g.point_count] AS recorded_at\n"
+        "                  FROM arc_halo.metric_segments AS g\n"
+        "                 WHERE g.series_id = series.id ORDER BY g.first_step DESC LIMIT 1\n"
+        "              ) AS sealed_last ON true\n"
+        "              LEFT JOIN LATERAL (\n"
+        "                SELECT t.step FROM arc_halo.training_metrics AS t\n"
+        "                 WHERE t.series_id = series.id ORDER BY t.step LIMIT 1\n"
+        "              ) AS first ON true\n"
+        "              LEFT JOIN LATERAL (\n"
+        "                SELECT t.step, t.value, t.recorded_at\n"
+        "                  FROM arc_halo.training_metrics AS t\n"
+        "                 WHERE t.series_id = series.id ORDER BY t.step DESC LIMIT 1\n"
+        "              ) AS last ON true\n"
+        "             WHERE m.series_id = series.id;\n"
+        "        END IF;\n"
         "        IF cardinality(stale) > 0 THEN\n"
         "            UPDATE arc_halo.metric_summaries AS m\n"
-        "               SET first_step = c.first_step, last_step = c.last_step, last_value = "
-        "c.last_value,\n"
-        "                   last_recorded_at = c.last_recorded_at, min_value = c.min_value, min_at_step = "
-        "c.min_at_step,\n"
-        "                   max_value = c.max_value, max_at_step = c.max_at_step\n"
+        "               SET min_value = low.value, min_at_step = low.step, max_value = high.value, "
+        "max_at_step = high.step\n"
         "              FROM unnest(stale) AS series (id)\n"
-        "              LEFT JOIN arc_halo.combine_metric_summaries(ARRAY(\n"
-        "                    SELECT p FROM arc_halo.summarize_metric_parts(stale) AS p)) AS c ON "
-        "c.series_id = series.id\n"
+        "             CROSS JOIN LATERAL (\n"
+        "                SELECT min(t.value) AS min_value, max(t.value) FILTER (WHERE t.value <> 'NaN') "
+        "AS max_value\n"
+        "                  FROM arc_halo.training_metrics AS t\n"
+        "                 WHERE t.series_id = series.id\n"
+        "             ) AS single\n"
+        "              LEFT JOIN LATERAL (\n"
+        "                SELECT every.value, every.step\n"
+        "                  FROM (\n"
+        "                    (SELECT t.value, t.step\n"
+        "                       FROM arc_halo.training_metrics AS t\n"
+        "                      WHERE t.series_id = series.id AND t.value = single.min_value ORDER BY "
+        "t.step LIMIT 1)\n"
+        "                     UNION ALL\n"
+        "                    SELECT g.min_value, g.min_at_step FROM arc_halo.metric_segments AS g WHERE "
+        "g.series_id = series.id\n"
+        "                  ) AS every (value, step)\n"
+        "                 WHERE every.value <> 'NaN'\n"
+        "                 ORDER BY every.value, every.step LIMIT 1\n"
+        "              ) AS low ON true\n"
+        "              LEFT JOIN LATERAL (\n"
+        "                SELECT every.value, every.step\n"
+        "                  FROM (\n"
+        "                    (SELECT t.value, t.step\n"
+        "                       FROM arc_halo.training_metrics AS t\n"
+        "                      WHERE t.series_id = series.id AND t.value = single.max_value ORDER BY "
+        "t.step LIMIT 1)\n"
+        "                     UNION ALL\n"
+        "                    SELECT g.max_value, g.max_at_step FROM arc_halo.metric_segments AS g WHERE "
+        "g.series_id = series.id\n"
+        "                  ) AS every (value, step)\n"
+        "                 WHERE every.value <> 'NaN'\n"
+        "                 ORDER BY every.value DESC, every.step LIMIT 1\n"
+        "              ) AS high ON true\n"
         "             WHERE m.series_id = series.id;\n"
         "        END IF;\n"
         "    END IF;\n"
@@ -1091,6 +1163,62 @@ def upgrade() -> None:
     op.execute(
         "CREATE TRIGGER tr_training_metrics_deleted AFTER DELETE ON arc_halo.training_metrics REFERENCING "
         "OLD TABLE AS old_points FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_deleted_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_0_inserted AFTER INSERT ON arc_halo.training_metrics_0 "
+        "REFERENCING NEW TABLE AS new_points FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_0_updated AFTER UPDATE ON arc_halo.training_metrics_0 "
+        "REFERENCING OLD TABLE AS old_points NEW TABLE AS new_points FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.note_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_0_deleted AFTER DELETE ON arc_halo.training_metrics_0 "
+        "REFERENCING OLD TABLE AS old_points FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.note_deleted_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_1_inserted AFTER INSERT ON arc_halo.training_metrics_1 "
+        "REFERENCING NEW TABLE AS new_points FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_1_updated AFTER UPDATE ON arc_halo.training_metrics_1 "
+        "REFERENCING OLD TABLE AS old_points NEW TABLE AS new_points FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.note_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_1_deleted AFTER DELETE ON arc_halo.training_metrics_1 "
+        "REFERENCING OLD TABLE AS old_points FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.note_deleted_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_2_inserted AFTER INSERT ON arc_halo.training_metrics_2 "
+        "REFERENCING NEW TABLE AS new_points FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_2_updated AFTER UPDATE ON arc_halo.training_metrics_2 "
+        "REFERENCING OLD TABLE AS old_points NEW TABLE AS new_points FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.note_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_2_deleted AFTER DELETE ON arc_halo.training_metrics_2 "
+        "REFERENCING OLD TABLE AS old_points FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.note_deleted_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_3_inserted AFTER INSERT ON arc_halo.training_metrics_3 "
+        "REFERENCING NEW TABLE AS new_points FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_3_updated AFTER UPDATE ON arc_halo.training_metrics_3 "
+        "REFERENCING OLD TABLE AS old_points NEW TABLE AS new_points FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.note_points()"
+    )
+    op.execute(
+        "CREATE TRIGGER tr_training_metrics_3_deleted AFTER DELETE ON arc_halo.training_metrics_3 "
+        "REFERENCING OLD TABLE AS old_points FOR EACH STATEMENT EXECUTE FUNCTION "
+        "arc_halo.note_deleted_points()"
     )
     op.execute(
         "CREATE TRIGGER tr_metric_segments_described BEFORE INSERT OR UPDATE ON arc_halo.metric_segments "
@@ -1496,6 +1624,18 @@ def downgrade() -> None:
     op.execute("DROP TRIGGER tr_metric_segments_updated ON arc_halo.metric_segments")
     op.execute("DROP TRIGGER tr_metric_segments_inserted ON arc_halo.metric_segments")
     op.execute("DROP TRIGGER tr_metric_segments_described ON arc_halo.metric_segments")
+    op.execute("DROP TRIGGER tr_training_metrics_3_deleted ON arc_halo.training_metrics_3")
+    op.execute("DROP TRIGGER tr_training_metrics_3_updated ON arc_halo.training_metrics_3")
+    op.execute("DROP TRIGGER tr_training_metrics_3_inserted ON arc_halo.training_metrics_3")
+    op.execute("DROP TRIGGER tr_training_metrics_2_deleted ON arc_halo.training_metrics_2")
+    op.execute("DROP TRIGGER tr_training_metrics_2_updated ON arc_halo.training_metrics_2")
+    op.execute("DROP TRIGGER tr_training_metrics_2_inserted ON arc_halo.training_metrics_2")
+    op.execute("DROP TRIGGER tr_training_metrics_1_deleted ON arc_halo.training_metrics_1")
+    op.execute("DROP TRIGGER tr_training_metrics_1_updated ON arc_halo.training_metrics_1")
+    op.execute("DROP TRIGGER tr_training_metrics_1_inserted ON arc_halo.training_metrics_1")
+    op.execute("DROP TRIGGER tr_training_metrics_0_deleted ON arc_halo.training_metrics_0")
+    op.execute("DROP TRIGGER tr_training_metrics_0_updated ON arc_halo.training_metrics_0")
+    op.execute("DROP TRIGGER tr_training_metrics_0_inserted ON arc_halo.training_metrics_0")
     op.execute("DROP TRIGGER tr_training_metrics_deleted ON arc_halo.training_metrics")
     op.execute("DROP TRIGGER tr_training_metrics_updated ON arc_halo.training_metrics")
     op.execute("DROP TRIGGER tr_training_metrics_inserted ON arc_halo.training_metrics")

@@ -41,8 +41,8 @@ SELECT 'trigger', format('%I ON %s', t.tgname, t.tgrelid::regclass), false,
        jsonb_strip_nulls(jsonb_build_object(format('TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass),
                                             obj_description(t.oid, 'pg_trigger')))
   FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
- WHERE c.relnamespace = to_regnamespace(quote_ident(:schema)) AND NOT c.relispartition
-   AND NOT t.tgisinternal AND t.tgparentid = 0
+ -- Those of a partition itself are declared as others are; those that it has of its parent have a tgparentid.
+ WHERE c.relnamespace = to_regnamespace(quote_ident(:schema)) AND NOT t.tgisinternal AND t.tgparentid = 0
 UNION ALL
 SELECT 'policy', format('%I ON %s', p.polname, p.polrelid::regclass), false,
        p.tableoid, p.oid, 0, c.relname, p.polname,

@@ -6,6 +6,7 @@ from importlib import resources
 
 from arc_halo.autogenerate import declare
 from arc_halo.schema.base import SCHEMA, Base
+from arc_halo.schema.training import METRIC_PARTITIONS
 
 
 def sql_source(name: str) -> str:
@@ -63,6 +64,22 @@ for _table in Base.metadata.sorted_tables:
             " FOR EACH ROW EXECUTE FUNCTION arc_halo.update_updated_at_column()",
         )
 
+# Of the table and of each partition: what is written to a partition itself fires those of the partition alone, and COPY
+# is faster there by a quarter, since it collects rows only for tables that have no partitions.
+for _name in ("training_metrics", *(f"training_metrics_{remainder}" for remainder in range(METRIC_PARTITIONS))):
+    declare(
+        Base.metadata,
+        f"CREATE TRIGGER tr_{_name}_inserted AFTER INSERT ON arc_halo.{_name}"
+        " REFERENCING NEW TABLE AS new_points"
+        " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()",
+        f"CREATE TRIGGER tr_{_name}_updated AFTER UPDATE ON arc_halo.{_name}"
+        " REFERENCING OLD TABLE AS old_points NEW TABLE AS new_points"
+        " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()",
+        f"CREATE TRIGGER tr_{_name}_deleted AFTER DELETE ON arc_halo.{_name}"
+        " REFERENCING OLD TABLE AS old_points"
+        " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_deleted_points()",
+    )
+
 declare(
     Base.metadata,
     # A transition table belongs to one event, so there are three triggers; each fires once per statement.
@@ -75,15 +92,6 @@ declare(
     "CREATE TRIGGER tr_model_weights_deleted AFTER DELETE ON arc_halo.model_weights"
     " REFERENCING OLD TABLE AS old_weights"
     " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.reset_weights_digest()",
-    "CREATE TRIGGER tr_training_metrics_inserted AFTER INSERT ON arc_halo.training_metrics"
-    " REFERENCING NEW TABLE AS new_points"
-    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()",
-    "CREATE TRIGGER tr_training_metrics_updated AFTER UPDATE ON arc_halo.training_metrics"
-    " REFERENCING OLD TABLE AS old_points NEW TABLE AS new_points"
-    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_points()",
-    "CREATE TRIGGER tr_training_metrics_deleted AFTER DELETE ON arc_halo.training_metrics"
-    " REFERENCING OLD TABLE AS old_points"
-    " FOR EACH STATEMENT EXECUTE FUNCTION arc_halo.note_deleted_points()",
     "CREATE TRIGGER tr_metric_segments_described BEFORE INSERT OR UPDATE ON arc_halo.metric_segments"
     " FOR EACH ROW EXECUTE FUNCTION arc_halo.describe_segment()",
     "CREATE TRIGGER tr_metric_segments_inserted AFTER INSERT ON arc_halo.metric_segments"

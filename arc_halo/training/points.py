@@ -119,29 +119,30 @@ def _write_many(cursor: psycopg.Cursor[Any], points: np.ndarray, *, is_fresh: bo
     """Lock the series, and write each point the cheapest way that is right for it."""
     ids = np.unique(points["series_id"])
     cursor.execute("SELECT * FROM arc_halo.lock_metric_series(%b)", [ArrayParameter(ids)])
-    # Series that are not there are left to the trigger, which refuses them.
-    sealed, above = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
-    for series_id, sealed_through_step, copy_above in cursor:
-        place = np.searchsorted(ids, series_id)
-        sealed[place], above[place] = (
-            (_MAX_STEP, _MAX_STEP) if copy_above is None else (sealed_through_step, copy_above)
-        )
+    # Series that are not there are left to the function, as all are where nothing may be copied.
+    sealed, above, partitions = (np.full(len(ids), each, np.int64) for each in (_MAX_STEP, _MAX_STEP, 0))
+    for series_id, sealed_through_step, copy_above, partition in cursor:
+        if copy_above is not None:
+            place = np.searchsorted(ids, series_id)
+            sealed[place], above[place], partitions[place] = sealed_through_step, copy_above, partition
     if is_fresh:
         above = sealed
     places = np.searchsorted(ids, points["series_id"])
     is_late, is_new = points["step"] <= sealed[places], points["step"] > above[places]
     replaced = take_away(cursor, points[~is_late & ~is_new])
-    _copy(cursor, np.concatenate([points[is_new], replaced.absent]))
+    copied = np.concatenate([points[is_new], replaced.absent])
+    targets = partitions[np.searchsorted(ids, copied["series_id"])]
+    for partition in np.unique(targets):
+        _copy(cursor, copied[targets == partition], partition)
     for others in (points[is_late], replaced.crowded):
         if len(others):
             _call(cursor, others)
 
 
-def _copy(cursor: psycopg.Cursor[Any], points: np.ndarray) -> None:
-    if not len(points):
-        return
+def _copy(cursor: psycopg.Cursor[Any], points: np.ndarray, partition: int) -> None:
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-        sql.Identifier("arc_halo", "training_metrics"), sql.SQL(", ").join(map(sql.Identifier, POINT.names or ()))
+        sql.Identifier("arc_halo", f"training_metrics_{partition}"),
+        sql.SQL(", ").join(map(sql.Identifier, POINT.names or ())),
     )
     with cursor.copy(statement) as copy:
         copy.write(COPY_BEGIN + copy_rows(points) + COPY_END)

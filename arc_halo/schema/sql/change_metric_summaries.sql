@@ -4,6 +4,7 @@ CREATE FUNCTION arc_halo.change_metric_summaries(
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
+    ended integer[];
     stale integer[];
 BEGIN
     -- Counts go by differences, and landmarks by what is there: one statement may fire several triggers, and each of
@@ -20,28 +21,88 @@ BEGIN
           FROM (SELECT d.series_id, sum(d.point_count) AS point_count, sum(d.nan_count) AS nan_count
                   FROM unnest(removed) AS d GROUP BY d.series_id) AS r
          WHERE m.series_id = r.series_id;
-        -- A landmark that is gone is looked for among all points, unless what was added is one as it was.
-        stale := ARRAY(
+        -- A landmark that is gone is looked for, unless what was added is one as it was: the first and the last by
+        -- the index, the least and the greatest among all points.
+        ended := ARRAY(
             SELECT DISTINCT m.series_id
               FROM unnest(removed) AS r
               JOIN arc_halo.metric_summaries AS m ON m.series_id = r.series_id
               LEFT JOIN unnest(added) AS a ON a.series_id = m.series_id
              WHERE r.first_step = m.first_step AND (a.first_step <= m.first_step) IS NOT TRUE
-                OR r.last_step = m.last_step AND (a.last_step >= m.last_step) IS NOT TRUE
-                OR r.min_at_step = m.min_at_step
+                OR r.last_step = m.last_step AND (a.last_step >= m.last_step) IS NOT TRUE);
+        stale := ARRAY(
+            SELECT DISTINCT m.series_id
+              FROM unnest(removed) AS r
+              JOIN arc_halo.metric_summaries AS m ON m.series_id = r.series_id
+              LEFT JOIN unnest(added) AS a ON a.series_id = m.series_id
+             WHERE r.min_at_step = m.min_at_step
                    AND (a.min_value < m.min_value
                         OR a.min_value = m.min_value AND a.min_at_step <= m.min_at_step) IS NOT TRUE
                 OR r.max_at_step = m.max_at_step
                    AND (a.max_value > m.max_value
                         OR a.max_value = m.max_value AND a.max_at_step <= m.max_at_step) IS NOT TRUE);
+        IF cardinality(ended) > 0 THEN
+            UPDATE arc_halo.metric_summaries AS m
+               SET first_step = COALESCE(sealed_first.step, first.step),
+                   last_step = COALESCE(last.step, sealed_last.step),
+                   last_value = COALESCE(last.value, sealed_last.value),
+                   last_recorded_at = COALESCE(last.recorded_at, sealed_last.recorded_at)
+              FROM unnest(ended) AS series (id)
+              -- What is sealed lies below what is not.
+              LEFT JOIN LATERAL (
+                SELECT g.first_step AS step
+                  FROM arc_halo.metric_segments AS g
+                 WHERE g.series_id = series.id ORDER BY g.first_step LIMIT 1
+              ) AS sealed_first ON true
+              LEFT JOIN LATERAL (
+                SELECT g.last_step AS step, g.last_value AS value, g.recorded_times[g.point_count] AS recorded_at
+                  FROM arc_halo.metric_segments AS g
+                 WHERE g.series_id = series.id ORDER BY g.first_step DESC LIMIT 1
+              ) AS sealed_last ON true
+              LEFT JOIN LATERAL (
+                SELECT t.step FROM arc_halo.training_metrics AS t
+                 WHERE t.series_id = series.id ORDER BY t.step LIMIT 1
+              ) AS first ON true
+              LEFT JOIN LATERAL (
+                SELECT t.step, t.value, t.recorded_at
+                  FROM arc_halo.training_metrics AS t
+                 WHERE t.series_id = series.id ORDER BY t.step DESC LIMIT 1
+              ) AS last ON true
+             WHERE m.series_id = series.id;
+        END IF;
         IF cardinality(stale) > 0 THEN
             UPDATE arc_halo.metric_summaries AS m
-               SET first_step = c.first_step, last_step = c.last_step, last_value = c.last_value,
-                   last_recorded_at = c.last_recorded_at, min_value = c.min_value, min_at_step = c.min_at_step,
-                   max_value = c.max_value, max_at_step = c.max_at_step
+               SET min_value = low.value, min_at_step = low.step, max_value = high.value, max_at_step = high.step
               FROM unnest(stale) AS series (id)
-              LEFT JOIN arc_halo.combine_metric_summaries(ARRAY(
-                    SELECT p FROM arc_halo.summarize_metric_parts(stale) AS p)) AS c ON c.series_id = series.id
+             CROSS JOIN LATERAL (
+                SELECT min(t.value) AS min_value, max(t.value) FILTER (WHERE t.value <> 'NaN') AS max_value
+                  FROM arc_halo.training_metrics AS t
+                 WHERE t.series_id = series.id
+             ) AS single
+              LEFT JOIN LATERAL (
+                SELECT every.value, every.step
+                  FROM (
+                    (SELECT t.value, t.step
+                       FROM arc_halo.training_metrics AS t
+                      WHERE t.series_id = series.id AND t.value = single.min_value ORDER BY t.step LIMIT 1)
+                     UNION ALL
+                    SELECT g.min_value, g.min_at_step FROM arc_halo.metric_segments AS g WHERE g.series_id = series.id
+                  ) AS every (value, step)
+                 WHERE every.value <> 'NaN'
+                 ORDER BY every.value, every.step LIMIT 1
+              ) AS low ON true
+              LEFT JOIN LATERAL (
+                SELECT every.value, every.step
+                  FROM (
+                    (SELECT t.value, t.step
+                       FROM arc_halo.training_metrics AS t
+                      WHERE t.series_id = series.id AND t.value = single.max_value ORDER BY t.step LIMIT 1)
+                     UNION ALL
+                    SELECT g.max_value, g.max_at_step FROM arc_halo.metric_segments AS g WHERE g.series_id = series.id
+                  ) AS every (value, step)
+                 WHERE every.value <> 'NaN'
+                 ORDER BY every.value DESC, every.step LIMIT 1
+              ) AS high ON true
              WHERE m.series_id = series.id;
         END IF;
     END IF;

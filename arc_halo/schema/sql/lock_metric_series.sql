@@ -1,6 +1,6 @@
--- Locks series for a writer, in their order; returns how far each is sealed, and above which step points may be copied.
+-- Locks series for a writer; returns how far each is sealed, above which step points may be copied, and where to.
 CREATE FUNCTION arc_halo.lock_metric_series(series_ids integer[])
-RETURNS TABLE (series_id integer, sealed_through_step bigint, copy_above bigint)
+RETURNS TABLE (series_id integer, sealed_through_step bigint, copy_above bigint, partition integer)
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM arc_halo.metric_series AS s WHERE s.id = ANY (series_ids) ORDER BY s.id FOR NO KEY UPDATE;
@@ -11,9 +11,12 @@ BEGIN
            COALESCE(s.sealed_through_step, -1),
            CASE WHEN pg_catalog.current_setting('transaction_isolation') = 'read committed'
                  AND NOT pg_catalog.row_security_active('arc_halo.training_metrics'::pg_catalog.regclass)
-                THEN COALESCE(m.last_step, -1) END
+                THEN COALESCE(m.last_step, -1) END,
+           p.remainder
       FROM arc_halo.metric_series AS s
       LEFT JOIN arc_halo.metric_summaries AS m ON m.series_id = s.id
+      JOIN generate_series(0, 3) AS p (remainder)
+        ON pg_catalog.satisfies_hash_partition('arc_halo.training_metrics'::pg_catalog.regclass, 4, p.remainder, s.id)
      WHERE s.id = ANY (series_ids);
 END
 $$

@@ -11,7 +11,9 @@ BEGIN
       WHERE m.series_id IN (SELECT o.series_id FROM old_points AS o)
       ORDER BY m.series_id
         FOR NO KEY UPDATE;
-    -- A series without summary is gone itself, or will be.
+    IF NOT FOUND THEN
+        RETURN NULL;  -- the series themselves are gone, or will be
+    END IF;
     gone := ARRAY(
         SELECT ROW(o.series_id, count(*), count(*) FILTER (WHERE o.value = 'NaN'),
                    max(o.step) FILTER (WHERE o.step = m.first_step), max(o.step) FILTER (WHERE o.step = m.last_step),
