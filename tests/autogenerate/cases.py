@@ -34,7 +34,8 @@ CASES: dict[str, Case] = {
         object_cases.default_by_a_new_function, object_cases.function,
         object_cases.index_of_a_materialized_view, object_cases.materialized_view, object_cases.policy,
         object_cases.procedure, object_cases.row_level_security, object_cases.signature,
-        object_cases.table_that_becomes_a_view, object_cases.trigger_on_a_partitioned_table,
+        object_cases.table_that_becomes_a_view, object_cases.trigger_of_a_partition,
+        object_cases.trigger_on_a_partitioned_table,
     )
 }  # fmt: skip
 

@@ -120,6 +120,18 @@ def trigger_on_a_partitioned_table(items: Table, *, changed: bool) -> None:
     )
 
 
+def trigger_of_a_partition(items: Table, *, changed: bool) -> None:
+    """Its own, beside the ones that every partition has of the table."""
+    partitioned(items.metadata)
+    declare(
+        items.metadata,
+        TOUCH,
+        TOUCH_TRIGGER.format("UPDATE", "events"),
+        f"CREATE TRIGGER counted AFTER {'INSERT' if changed else 'DELETE'} ON app.events_ab"
+        " FOR EACH STATEMENT EXECUTE FUNCTION app.touch()",
+    )
+
+
 def policy(items: Table, *, changed: bool) -> None:
     setting = "'app.name', true" if changed else "'app.name'"
     declare(

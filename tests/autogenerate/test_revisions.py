@@ -61,6 +61,7 @@ def test_bodies_arrive_to_the_letter(project, name):
         ("signature", "DROP FUNCTION app.start()", "OR REPLACE"),
         ("procedure", "CREATE OR REPLACE PROCEDURE app.clean", "DROP"),
         ("trigger_on_a_partitioned_table", "CREATE OR REPLACE TRIGGER touch", "events_ab"),
+        ("trigger_of_a_partition", "TRIGGER counted AFTER INSERT ON app.events_ab", "TRIGGER touch"),
         ("comment_of_a_view", "COMMENT ON VIEW app.v_items IS NULL", "CREATE"),
         ("index_of_a_materialized_view", "CREATE INDEX ix_mv_items_name", "MATERIALIZED"),
         ("nearest_index", "USING hnsw", "events_ab"),

@@ -3,6 +3,7 @@
 import datetime as dt
 import math
 import threading
+import uuid
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from sqlalchemy import func, select, text
 
 from arc_halo.errors import ConstraintViolation, MetricError
 from arc_halo.schema import MetricSummary, TrainingMetric, TrainingPoint
+from arc_halo.schema.training import METRIC_PARTITIONS
 from arc_halo.training.points import POINT, record_points, series_ids, series_key, write_points
+from arc_halo.training.sealing import seal_points
 from tests.schema.rows import NOON, add_attempt, add_model, add_run, add_series
 
 NOON_MICROSECONDS = int(NOON.timestamp()) * 1_000_000
@@ -102,6 +105,29 @@ def test_a_replay_changes_nothing(session, series, count):
     before = session.scalar(versions)
     assert write_points(session, points) == count
     assert session.scalar(versions) == before
+
+
+@pytest.mark.parametrize("partition", range(METRIC_PARTITIONS))
+def test_points_written_to_a_partition_itself_are_in_the_summaries(session, attempt, partition):
+    series = next(each for each in iter(lambda: add_series(session, attempt, uuid.uuid4().hex), None)
+                  if partition_of(session, each) == partition)  # fmt: skip
+    table = f"arc_halo.training_metrics_{partition}"
+    session.execute(
+        text(f"INSERT INTO {table} (series_id, step, value) SELECT {series.id}, s, s FROM generate_series(0, 9) s")
+    )
+    assert (summary_of(session, series).point_count, summary_of(session, series).max_value) == (10, 9)
+    session.execute(text(f"UPDATE {table} SET value = -1 WHERE series_id = {series.id} AND step = 9"))
+    assert (summary_of(session, series).min_value, summary_of(session, series).max_value) == (-1, 8)
+    session.execute(text(f"DELETE FROM {table} WHERE series_id = {series.id} AND step > 5"))
+    assert (summary_of(session, series).point_count, summary_of(session, series).last_step) == (6, 5)
+    seal_points(session, attempt.training_session)
+    with pytest.raises(ConstraintViolation, match="sealed"):
+        session.execute(text(f"INSERT INTO {table} (series_id, step, value) VALUES ({series.id}, 3, 0)"))
+
+
+def partition_of(session, series):
+    row = "SELECT partition FROM arc_halo.lock_metric_series(ARRAY[CAST(:id AS integer)])"
+    return session.scalar(text(row), {"id": series.id})
 
 
 @pytest.mark.parametrize("stride", [2, 50])
