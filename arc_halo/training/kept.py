@@ -18,6 +18,7 @@ from arc_halo.training.loading import load_checkpoint
 from arc_halo.training.membership import Membership
 from arc_halo.training.opening import alive, describe_error
 from arc_halo.training.recorder import Recorder
+from arc_halo.training.sealing import Sealer
 from arc_halo.training.spool import Outcome
 
 if TYPE_CHECKING:
@@ -85,7 +86,13 @@ class TrainingRun:
         self._pid = os.getpid()
         self._has_ended = self._has_warned = False
         seconds = min(_LONGEST_BEAT_SECONDS, stale_after / _BEATS_PER_LEASE)
-        self._recorder = Recorder(db, self.attempt_id, spool, self._beat, goals=goals, beat_seconds=seconds)
+        self._sealer = None if rank else Sealer(db, self.attempt_id)
+        self._recorder = Recorder(
+            *(db, self.attempt_id, spool, self._beat),
+            goals=goals,
+            beat_seconds=seconds,
+            seal_old=self._sealer.seal_old if self._sealer else lambda _: None,
+        )
         alive.add(self.attempt_id)
         _runs.add(self)
         self._checkpointer = Checkpointer(
@@ -279,6 +286,8 @@ class TrainingRun:
                 outcome = Outcome("failed", describe_error(trouble), outcome.step, outcome.epoch)
         try:
             self._store_end(outcome, max(deadline - time.monotonic(), _LAST_SECONDS))
+            if self._sealer is not None and timeout is None:
+                self._sealer.seal_all()
         finally:
             self._recorder.close()
             alive.discard(self.attempt_id)

@@ -64,6 +64,8 @@ class Recorder:
         ours any more.
     beat_seconds
         How often at least.
+    seal_old
+        Told now and then how many points are stored.
     capacity
         Points in memory.
     """
@@ -77,9 +79,10 @@ class Recorder:
         *,
         goals: Mapping[str, Goal],
         beat_seconds: float,
+        seal_old: Callable[[int], None],
         capacity: int = CAPACITY,
     ) -> None:
-        self._database, self._spool, self._beat = database, spool, beat
+        self._database, self._spool, self._beat, self._seal_old = database, spool, beat, seal_old
         self._beat_seconds = beat_seconds
         self._wake = threading.Event()
         self.buffer = PointBuffer(self._spill, self._wake.set, capacity)
@@ -151,7 +154,7 @@ class Recorder:
         dropped, self.buffer.dropped = self.buffer.dropped, 0
         if dropped:
             raise FileNotWritten(
-                f"{dropped} points are lost: neither the database took them nor a disk; free space there"
+                f"{dropped} points are lost: neither the database nor a disk took them; free space there"
             )
 
     def _wait(self, first: int, deadline: float | None, target: int) -> None:
@@ -245,6 +248,7 @@ class Recorder:
             self._wake.clear()
             try:
                 self._work()
+                self._seal_old(self._stored)
             except Exception as error:  # noqa: BLE001  and said where somebody waits
                 # Without this thread nothing is stored and the attempt falls silent: it goes on.
                 _log.exception("the recorder failed, and tries again")
@@ -384,10 +388,8 @@ class Recorder:
             self._progress.notify_all()
 
     def _refuse_in_child(self) -> None:
-        parent = os.getppid()
-        self._refusal = MetricError(
-            f"this process was forked from the one that keeps the run ({parent}); log there, by what it returns"
-        )
+        keeper = f"the one that keeps the run ({os.getppid()})"
+        self._refusal = MetricError(f"this process was forked from {keeper}; log there, by what it returns")
 
 
 def _after_fork_in_child() -> None:

@@ -49,7 +49,10 @@ def ema(values: np.ndarray, weight: float = 0.6) -> np.ndarray:
     finite = np.isfinite(values)
     if finite.any():
         known = values[finite]
-        smooth[finite] = _averages(known, weight) / (1 - weight ** np.arange(1, len(known) + 1, dtype=np.float64))
+        exponent = np.frexp(np.abs(known).max())[1]  # so that nothing on the way is too small or too large
+        scaled = np.ldexp(known, -exponent)
+        unbiased = _averages(scaled, weight) / (1 - weight ** np.arange(1, len(known) + 1, dtype=np.float64))
+        smooth[finite] = np.ldexp(unbiased.clip(scaled.min(), scaled.max()), exponent)
     return smooth
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from arc_halo.errors import MetricError
@@ -29,7 +29,9 @@ def test_it_is_the_loop(values, weight):
     np.testing.assert_allclose(ema(np.array(values), weight), loop(values, weight), rtol=1e-9, atol=1e-6)
 
 
-@given(st.floats(-1e6, 1e6), st.integers(1, 300), st.floats(0, 0.999))
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 300), st.floats(0, 0.999))
+@example(value=5e-324, count=1, weight=0.5)
+@example(value=-1.7e308, count=2, weight=0.5)
 def test_what_is_constant_stays(value, count, weight):
     np.testing.assert_allclose(ema(np.full(count, value), weight), value, rtol=1e-9)
 

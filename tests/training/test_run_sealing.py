@@ -1,0 +1,113 @@
+"""Runs seal their points by themselves: old ones as they go, all when they end; the history is the same."""
+
+import logging
+import threading
+import time
+
+import pytest
+from sqlalchemy import func, select, text
+
+from arc_halo.schema import MetricSegment, TrainingMetric
+from arc_halo.training import sealing
+from arc_halo.training.history import history
+from tests.training.trained import state, stored
+
+
+@pytest.fixture
+def database_url(migrated_url):
+    return migrated_url
+
+
+def counts(database):
+    """Segments, sealed points and single ones."""
+    with database.session() as session:
+        segments, sealed = session.execute(select(func.count(), func.sum(MetricSegment.point_count))).one()
+        return segments, int(sealed or 0), session.scalar(select(func.count()).select_from(TrainingMetric))
+
+
+def log(run, steps):
+    for step in steps:
+        run.log({"loss": float(step)}, step)
+
+
+def test_a_run_that_ended_is_sealed(begin, database):
+    with begin() as run:
+        log(run, range(5000))
+        run.log({"accuracy": 0.5}, 0, scope="validation")
+    assert counts(database) == (2, 5000, 1)  # one point is left as it is
+    assert stored(database) == [(1, step, float(step)) for step in range(5000)]
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed"])
+def test_however_it_ended(begin, database, status):
+    with begin() as run:
+        log(run, range(100))
+        run.stop(status)
+    assert counts(database) == (1, 100, 0)
+
+
+def test_old_points_are_sealed_while_it_runs(begin, database, monkeypatch):
+    monkeypatch.setattr(sealing, "SEAL_EVERY", 1000)
+    with begin() as run:
+        log(run, range(20_000))
+        run.flush()
+        log(run, range(20_000, 20_001))
+        deadline = time.monotonic() + 60
+        while not counts(database)[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        segments, sealed, single = counts(database)
+        assert single >= sealing.SEGMENT_POINTS
+        assert segments * sealing.SEGMENT_POINTS >= sealed
+        log(run, range(10, 20))  # again, and nothing is lost
+        run.flush()
+        with database.session() as session:
+            assert history(session, "m/r", "loss")["step"].tolist() == list(range(20_001))
+
+
+def test_what_goes_on_after_a_run_was_sealed_is_its_own(begin, database):
+    with begin() as run:
+        log(run, range(60))
+        run.save_checkpoint(state(), 59)
+        log(run, range(60, 100))
+        run.stop("failed")
+    with begin() as run:
+        assert run.first_step == 60
+        log(run, range(60, 120))
+    assert counts(database) == (1, 100, 60)
+    with database.session() as session:
+        assert history(session, "m/r", "loss")["step"].tolist() == list(range(120))
+
+
+def test_points_that_cannot_be_sealed_stay_and_the_run_has_ended_well(begin, database, caplog):
+    with database.session() as holder, begin() as run:
+        log(run, range(100))
+        run.flush()
+        holder.execute(text("SELECT FROM arc_halo.metric_series FOR NO KEY UPDATE"))
+        holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        with database.session() as other:
+            other.execute(
+                text(f"ALTER DATABASE {other.scalar(text('SELECT current_database()'))} SET lock_timeout = '1s'")
+            )
+            other.commit()
+        database.engine.dispose()
+        with caplog.at_level(logging.WARNING):
+            run.stop("completed")
+    assert counts(database) == (0, 0, 100)
+    assert "seal_points" in caplog.text
+
+
+def test_two_ranks_and_a_sealer_do_not_hold_each_other_up(begin, database, monkeypatch):
+    monkeypatch.setattr(sealing, "SEAL_EVERY", 100)
+    with begin(world_size=2) as run:
+
+        def second():
+            with begin(rank=1, world_size=2, attempt_id=run.attempt_id) as rank:
+                for step in range(10_000):
+                    rank.log({"loss": 1.0}, step, context={"rank": 1})
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        log(run, range(10_000))
+        thread.join()
+    assert len(stored(database)) == 20_000
