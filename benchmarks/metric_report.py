@@ -11,6 +11,7 @@ from report import Goal, goal_table, table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MLFLOW = "MLflow"
 BEGIN, END = "<!-- metrics: begin -->", "<!-- metrics: end -->"
 
 
@@ -132,14 +133,20 @@ def _of_recorder(recorded: Recorded) -> Iterator[Goal]:
 
 
 def _of_deletions(results: Results) -> Iterator[Goal]:
-    theirs = results.deleted("MLflow", "whole")
-    for way in dict.fromkeys(each.way for each in results.deletions if each.way != "MLflow"):
-        ours = results.deleted(way, "whole")
-        if theirs:
-            ratio = median(t.seconds for t in theirs) / median(o.seconds for o in ours)
-            yield Goal(f"delete a run, {way}: at least 10 x `mlflow gc`", f"{ratio:.1f}", ratio >= 10)
-        grown = max(each.peak_mib for each in ours) - min(each.peak_mib for each in results.deleted(way, "small"))
+    for way in dict.fromkeys(each.way for each in results.deletions if each.way != MLFLOW):
+        if results.deleted(MLFLOW, "whole"):
+            ratio = _net_seconds(results, MLFLOW) / _net_seconds(results, way)
+            aim = f"delete a run, {way}, less the time for a small one: at least 10 x `mlflow gc`"
+            yield Goal(aim, f"{ratio:.1f}", ratio >= 10)
+        whole, small = results.deleted(way, "whole"), results.deleted(way, "small")
+        grown = max(each.peak_mib for each in whole) - min(each.peak_mib for each in small)
         yield Goal(f"delete a run, {way}: at most 8 MiB more than for a small one", f"{grown:+.1f} MiB", grown <= 8)
+
+
+def _net_seconds(results: Results, way: str) -> float:
+    """What deleting takes, without the start of the process; 1 ms at least, where nothing can be told apart."""
+    whole, small = (median(each.seconds for each in results.deleted(way, kind)) for kind in ("whole", "small"))
+    return max(whole - small, 0.001)
 
 
 def to_markdown(results: Results, reached: list[Goal]) -> str:

@@ -154,12 +154,11 @@ class Ours:
         return seconds
 
     def sealed_nbytes(self) -> float:
-        """Bytes of a sealed point: segments, with what they lie beside and all indexes."""
-        ((nbytes, points),) = self._server.execute("""
-            SELECT pg_total_relation_size('arc_halo.metric_segments') + pg_total_relation_size('arc_halo.metric_series')
-                   + pg_total_relation_size('arc_halo.metric_summaries'),
-                   (SELECT sum(point_count) FROM arc_halo.metric_segments)
-        """).fetchall()
+        """Bytes of a sealed point, on average: the segments with their TOAST and indexes."""
+        ((nbytes, points),) = self._server.execute(
+            "SELECT pg_total_relation_size('arc_halo.metric_segments'),"
+            " (SELECT sum(point_count) FROM arc_halo.metric_segments)"
+        ).fetchall()
         return float(nbytes / points)
 
     def delete_command(self, name: str) -> list[str]:
@@ -284,11 +283,15 @@ class Mlflow:
         assert min(low for _, low, _ in found) == curves.values[0].min()
         return seconds
 
-    def point_nbytes(self) -> float:
-        """Bytes of a point with all indexes."""
+    def point_nbytes(self, run: str) -> float:
+        """Bytes of a point with all indexes, of a table that has the points of one run alone."""
+        self._server.execute("DROP TABLE IF EXISTS one_run")
+        self._server.execute("CREATE TABLE one_run (LIKE metrics INCLUDING ALL)")
+        self._server.execute("INSERT INTO one_run SELECT * FROM metrics WHERE run_uuid = %s ORDER BY key, step", [run])
         ((nbytes, points),) = self._server.execute(
-            "SELECT pg_total_relation_size('metrics'), (SELECT count(*) FROM metrics)"
+            "SELECT pg_total_relation_size('one_run'), (SELECT count(*) FROM one_run)"
         ).fetchall()
+        self._server.execute("DROP TABLE one_run")
         return float(nbytes / points)
 
     def delete_command(self, run: str) -> list[str]:

@@ -50,6 +50,7 @@ class Comparison:
 
     def __init__(self, ours: Ours, mlflow: Mlflow | None, server: Server, size: Size) -> None:
         self.ours, self.mlflow, self.server, self.size = ours, mlflow, server, size
+        self.nbytes = Memory(0, None)
 
     def ingest(self) -> list[Task]:
         """Many points at once, as often as there are turns: fresh, new steps, the same again, other values."""
@@ -82,7 +83,7 @@ class Comparison:
 
     def log(self) -> Task:
         """Steps of five metrics, each committed by itself."""
-        task = Task("five metrics of one step, committed", "steps/s", goal=20)
+        task = Task("five metrics of one step, committed by themselves", "steps/s")
         for turn in range(self.size.turns):
             curves = make_curves(_LOGGED_METRICS, self.size.logged, turn)
             _, ids = self.ours.begin(f"logged_{turn}", curves.names)
@@ -94,8 +95,8 @@ class Comparison:
                 task.theirs.append(1 / median(seconds))
         return task
 
-    def record(self) -> Recorded:
-        """A loop that does nothing but log, through the recorder with its thread and its heartbeats."""
+    def record(self, by_step: Task) -> tuple[Task, Recorded]:
+        """A loop that does nothing but log, through the recorder with its thread, its heartbeats and its sealing."""
         curves = make_curves(_LOGGED_METRICS, self.size.recorded_steps)
         steps = [dict(zip(curves.names, column, strict=True)) for column in curves.values.T.tolist()]
         seconds = []
@@ -108,14 +109,18 @@ class Comparison:
             logged = time.perf_counter() - began
             run.flush()
             stored = time.perf_counter() - began
-        return Recorded(curves.values.size, seconds, logged, stored)
+        task = Task("`log` of five metrics a step, until all are rows", "steps/s", goal=20)
+        task.ours.extend([len(steps) / stored] * len(by_step.theirs or [0]))
+        task.theirs.extend(by_step.theirs)
+        return task, Recorded(curves.values.size, seconds, logged, stored)
 
     def draw(self) -> list[Task]:
-        """A chart of a run that is sealed."""
+        """A chart of a run that is sealed, as runs are that have ended."""
         curves = make_curves(1, self.size.chart_points)
         self.ours.fill("drawn", curves, sealed=True)
         run = self.mlflow.fill("drawn", curves) if self.mlflow else ""
         self.server.vacuum()
+        self.nbytes = Memory(self.ours.sealed_nbytes(), self.mlflow.point_nbytes(run) if self.mlflow else None)
         sampled = Task("chart with exact minima and maxima; theirs leaves points out", "ms", goal=5, most=50)
         exact = Task("the same; theirs asked by SQL for minima and maxima", "ms")
         for _ in range(self.size.turns + 1):
@@ -148,7 +153,7 @@ class Comparison:
         found = []
         for turn in range(self.size.deletions):
             commands = []
-            for way, sealed in (("Arc-Halo, sealed", True), ("Arc-Halo, not sealed", False)):
+            for way, sealed in (("Arc-Halo, sealed as runs are", True), ("Arc-Halo, not sealed", False)):
                 for curves, kind in ((small, "small"), (whole, "whole")):
                     name = f"deleted_{turn}_{kind}_{sealed}"
                     self.ours.fill(name, curves, sealed=sealed)
@@ -160,11 +165,6 @@ class Comparison:
             self.server.vacuum()
             found += [Deletion(way, kind, *run_command(command)) for way, kind, command in commands]
         return found
-
-    def size_of_points(self) -> Memory:
-        """Bytes of a point in both stores, of what there is when it is called."""
-        self.server.vacuum()
-        return Memory(self.ours.sealed_nbytes(), self.mlflow.point_nbytes() if self.mlflow else None)
 
 
 def run_command(command: list[str]) -> tuple[float, float]:
@@ -196,19 +196,19 @@ def run(size: Size, folder: Path, resources: ExitStack) -> Results:
     if mlflow:
         resources.callback(mlflow.close)
     comparison = Comparison(ours, mlflow, server, size)
-    tasks = []
-    for measure in (comparison.ingest, comparison.log, comparison.draw, comparison.list_runs):
-        done = measure()
-        tasks += done if isinstance(done, list) else [done]
-        _tell(tasks[-1].name)
-    nbytes = comparison.size_of_points()
-    recorded = comparison.record()
-    _tell("recorded")
-    return Results(machine, size, tasks, nbytes, recorded, comparison.delete())
+    tasks = comparison.ingest()
+    _tell("writing")
+    by_step = comparison.log()
+    logged, recorded = comparison.record(by_step)
+    tasks += [logged, by_step, *comparison.draw()]
+    _tell("logging, charts")
+    tasks.append(comparison.list_runs())
+    _tell("lists")
+    return Results(machine, size, tasks, comparison.nbytes, recorded, comparison.delete())
 
 
-def _tell(name: str) -> None:
-    print(f"measured: {name}", file=sys.stderr, flush=True)
+def _tell(what: str) -> None:
+    print(f"measured: {what}", file=sys.stderr, flush=True)
 
 
 def _parse() -> argparse.Namespace:

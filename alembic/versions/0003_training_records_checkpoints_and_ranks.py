@@ -2,7 +2,7 @@
 
 Revision ID: 0003
 Revises: 0002
-Create Date: 2026-11-29 16:19:59.937697
+Create Date: 2026-11-29 16:32:17.665093
 """
 
 from __future__ import annotations
@@ -323,6 +323,31 @@ def upgrade() -> None:
     op.execute(
         "COMMENT ON FUNCTION arc_halo.unseal_series IS 'Unpacks the segments of a series that reach "
         "beyond a step into single points again; returns how many points.'"
+    )
+    op.execute(
+        "CREATE OR REPLACE FUNCTION arc_halo.delete_metric_points() RETURNS trigger\n"
+        "LANGUAGE plpgsql AS $$\n"
+        "DECLARE\n"
+        "    deleted_id integer;\n"
+        "BEGIN\n"
+        "    IF pg_catalog.current_setting('transaction_isolation') <> 'read committed'\n"
+        "       AND EXISTS (SELECT FROM old_series) THEN\n"
+        "        RAISE EXCEPTION 'metric series can be deleted in a READ COMMITTED transaction only'\n"
+        "            USING ERRCODE = 'feature_not_supported',\n"
+        "                  HINT = 'Delete the run in a transaction of its own, without isolation_level.';\n"
+        "    END IF;\n"
+        "    -- One by one: each finds its points by the index, where a join with all would read those of "
+        "everybody.\n"
+        "    FOR deleted_id IN SELECT o.id FROM old_series AS o ORDER BY o.id LOOP\n"
+        "        DELETE FROM arc_halo.training_metrics AS t WHERE t.series_id = deleted_id;\n"
+        "    END LOOP;\n"
+        "    RETURN NULL;\n"
+        "END\n"
+        "$$"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.delete_metric_points IS 'Trigger function: points go with their "
+        "series; refused where a snapshot could hide points that came since.'"
     )
     op.execute(
         "CREATE FUNCTION arc_halo.delete_run_embeddings() RETURNS trigger\n"
@@ -1732,6 +1757,27 @@ def downgrade() -> None:
     op.drop_table("training_ranks", schema="arc_halo")
     op.execute("DROP FUNCTION arc_halo.forget_gradients()")
     op.execute("DROP FUNCTION arc_halo.delete_run_embeddings()")
+    op.execute(
+        "CREATE OR REPLACE FUNCTION arc_halo.delete_metric_points()\n"
+        " RETURNS trigger\n"
+        " LANGUAGE plpgsql\n"
+        "AS $function$\n"
+        "BEGIN\n"
+        "    IF pg_catalog.current_setting('transaction_isolation') <> 'read committed'\n"
+        "       AND EXISTS (SELECT FROM old_series) THEN\n"
+        "        RAISE EXCEPTION 'metric series can be deleted in a READ COMMITTED transaction only'\n"
+        "            USING ERRCODE = 'feature_not_supported',\n"
+        "                  HINT = 'Delete the run in a transaction of its own, without isolation_level.';\n"
+        "    END IF;\n"
+        "    DELETE FROM arc_halo.training_metrics WHERE series_id IN (SELECT id FROM old_series);\n"
+        "    RETURN NULL;\n"
+        "END\n"
+        "$function$\n"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.delete_metric_points() IS 'Trigger function: points go with their "
+        "series; refused where a snapshot could hide points that came since.'"
+    )
     op.execute("DROP FUNCTION arc_halo.unseal_series(integer,bigint)")
     op.execute("DROP FUNCTION arc_halo.seal_series(integer,bigint)")
     op.execute(

@@ -17,12 +17,12 @@ def test_every_figure_is_measured(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
-    assert len(results["tasks"]) == 8
+    assert len(results["tasks"]) == 9
     for task in results["tasks"]:
         assert min(task["ours"]) > 0
         assert len(task["theirs"]) == (len(task["ours"]) if HAS_PEER else 0)
     assert results["recorded"]["points"] == 5 * len(results["recorded"]["call_seconds"])
-    ways = {"Arc-Halo, sealed", "Arc-Halo, not sealed"} | ({"MLflow"} if HAS_PEER else set())
+    ways = {"Arc-Halo, sealed as runs are", "Arc-Halo, not sealed"} | ({"MLflow"} if HAS_PEER else set())
     assert {(each["way"], each["kind"]) for each in results["deletions"]} == {
         (way, kind) for way in ways for kind in ("small", "whole")
     }
