@@ -23,7 +23,7 @@ from statistics import median
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 from machine import describe_machine
-from metric_report import BEGIN, END, Deletion, Memory, Recorded, Results, Size, Task, goals, to_markdown
+from metric_report import BEGIN, END, MLFLOW, Deletion, Memory, Recorded, Results, Size, Task, goals, to_markdown
 from metric_ways import BATCH, Curves, Mlflow, Ours, make_curves
 from report import replace_section
 from server import Server
@@ -33,11 +33,13 @@ from arc_halo.training import training_run
 SIZES = {
     "tiny": Size(
         turns=2, metrics=4, steps=500, batches=2, logged=20, chart_points=10_000, listed_runs=20, summaries=10,
-        deleted_points=10_000, deletions=1, recorded_steps=2000,
+        deleted_points=10_000,
+        recorded_steps=2000,
     ),
     "full": Size(
         turns=5, metrics=20, steps=20_000, batches=20, logged=300, chart_points=1_000_000, listed_runs=5000,
-        summaries=100, deleted_points=6_000_000, deletions=1, recorded_steps=200_000,
+        summaries=100, deleted_points=6_000_000,
+        recorded_steps=200_000,
     ),
 }  # fmt: skip
 _LOGGED_METRICS = 5
@@ -147,24 +149,20 @@ class Comparison:
         return task.warmed()
 
     def delete(self) -> list[Deletion]:
-        """A large run, by command: ours sealed and not, theirs; and a small one for what the process itself takes."""
+        """A large run, by command: ours sealed and not, theirs; and small ones for what the process itself takes."""
         whole = make_curves(_DELETED_METRICS, self.size.deleted_points // _DELETED_METRICS)
-        small = make_curves(_DELETED_METRICS, 10)
-        found = []
-        for turn in range(self.size.deletions):
-            commands = []
+        kinds = {f"small{turn}": make_curves(_DELETED_METRICS, 10) for turn in range(self.size.turns)} | {
+            "whole": whole
+        }
+        commands = []
+        for kind, curves in kinds.items():
             for way, sealed in (("Arc-Halo, sealed as runs are", True), ("Arc-Halo, not sealed", False)):
-                for curves, kind in ((small, "small"), (whole, "whole")):
-                    name = f"deleted_{turn}_{kind}_{sealed}"
-                    self.ours.fill(name, curves, sealed=sealed)
-                    commands.append((way, kind, self.ours.delete_command(name)))
+                self.ours.fill(f"{kind}_{sealed}", curves, sealed=sealed)
+                commands.append((way, kind, self.ours.delete_command(f"{kind}_{sealed}")))
             if self.mlflow:
-                for curves, kind in ((small, "small"), (whole, "whole")):
-                    run = self.mlflow.fill(f"deleted_{turn}_{kind}", curves)
-                    commands.append(("MLflow", kind, self.mlflow.delete_command(run)))
-            self.server.vacuum()
-            found += [Deletion(way, kind, *run_command(command)) for way, kind, command in commands]
-        return found
+                commands.append((MLFLOW, kind, self.mlflow.delete_command(self.mlflow.fill(kind, curves))))
+        self.server.vacuum()
+        return [Deletion(way, kind.rstrip("0123456789"), *run_command(command)) for way, kind, command in commands]
 
 
 def run_command(command: list[str]) -> tuple[float, float]:
