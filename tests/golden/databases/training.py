@@ -268,6 +268,7 @@ def _train(run: TrainingRun, stop: int, saves: Sequence[tuple[int, str]], *, is_
             run.log({point.name: point.value}, step, epoch=epoch, scope=point.scope, context=point.context)
         for kind in (kind for at, kind in saves if at == step):
             options: dict[str, Any] = {"checkpoint_type": kind, "compression": COMPRESSION[kind]}
+            options["wait"] = kind != "optimizer"  # one kind in the background, from a copy
             run.save_checkpoint(state_at(step), step, epoch=step / 50, **options)
 
 
