@@ -10,7 +10,6 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from arc_halo.errors import (
@@ -23,7 +22,7 @@ from arc_halo.errors import (
 )
 from arc_halo.training.buffer import CAPACITY, PointBuffer
 from arc_halo.training.spool import read_or_set_aside
-from arc_halo.training.storing import PointStore
+from arc_halo.training.storing import PointStore, wait_for_locks
 
 if TYPE_CHECKING:
     import uuid
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 FLUSH_SECONDS: Final = 1.0
 """Points are visible to others after about so long."""
 _ATTEMPTS: Final = 2
-_LOCK_TIMEOUT: Final = text("SELECT set_config('lock_timeout', :milliseconds, true)")
 _PAUSES: Final = (0.5, 15.0)
 _HURRIED_SECONDS: Final = 0.5
 _log = logging.getLogger(__name__)
@@ -153,9 +151,7 @@ class Recorder:
                 self._waiting -= 1
         dropped, self.buffer.dropped = self.buffer.dropped, 0
         if dropped:
-            raise FileNotWritten(
-                f"{dropped} points are lost: neither the database nor a disk took them; free space there"
-            )
+            raise FileNotWritten(f"{dropped} points are lost: neither database nor disk took them; free space there")
 
     def _wait(self, first: int, deadline: float | None, target: int) -> None:
         if deadline is None:
@@ -327,7 +323,7 @@ class Recorder:
 
         def unit(session: Session) -> None:
             # Somebody who seals the series and does not commit must not hold up heartbeats for longer than a lease.
-            session.execute(_LOCK_TIMEOUT, {"milliseconds": f"{max(self._beat_seconds / _ATTEMPTS, 0.1) * 1e3:.0f}"})
+            wait_for_locks(session, self._beat_seconds / _ATTEMPTS)
             self._store.begin()
             self._store.store(session, keys, points)
             self._beat(session, told, epoch)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from arc_halo.errors import ArcHaloError, MetricError
 from arc_halo.schema.training import BLOCK_POINTS, SEGMENT_POINTS
 from arc_halo.training.naming import find_run
+from arc_halo.training.storing import wait_for_locks
 
 if TYPE_CHECKING:
     import uuid
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from arc_halo.schema import TrainingSession
 
 SEAL_EVERY: Final = 1 << 16
-"""Points between two looks at what may be sealed."""
+"""Points between two looks at what may be sealed; of each series so many are, so that heartbeats go on meanwhile."""
+_ALL: Final = 2**62
+LOCK_SECONDS: Final = 5.0
+"""So long it waits for somebody who holds a series; neither the recorder nor the end of a run waits for longer."""
 _log = logging.getLogger(__name__)
 # Series in the order of their ids, as everybody locks them.
 _SEAL: Final = """
@@ -31,16 +35,17 @@ WITH series AS MATERIALIZED (
       FROM arc_halo.metric_series AS s
       JOIN arc_halo.metric_summaries AS m ON m.series_id = s.id
      CROSS JOIN LATERAL (
-        SELECT COALESCE(sum(g.point_count), 0) AS point_count
+        SELECT m.point_count - COALESCE(sum(g.point_count), 0) AS point_count
           FROM arc_halo.metric_segments AS g
          WHERE g.series_id = s.id
-     ) AS sealed
+     ) AS single
      CROSS JOIN LATERAL (
         SELECT t.step FROM arc_halo.training_metrics AS t
          WHERE t.series_id = s.id
-         ORDER BY t.step DESC OFFSET :keep_points LIMIT 1
+         ORDER BY t.step
+        OFFSET GREATEST(LEAST(single.point_count - :keep_points, :at_most) - 1, 0) LIMIT 1
      ) AS newest
-     WHERE {of} AND m.point_count - sealed.point_count >= :at_least
+     WHERE {of} AND single.point_count >= :at_least
      ORDER BY s.id
 ), sealed AS MATERIALIZED (
     SELECT arc_halo.seal_series(series.id, series.through_step) AS point_count FROM series
@@ -106,7 +111,8 @@ def seal_points(
         raise MetricError(f"keep_points is a number of points to leave unsealed, not {keep_points}")
     run = find_run(session, training_session)
     session.flush()
-    return Sealed(*session.execute(_SEAL_RUN, {"id": run.id, "keep_points": keep_points, "at_least": 1}).one())
+    asked = {"id": run.id, "keep_points": keep_points, "at_least": keep_points + 1, "at_most": _ALL}
+    return Sealed(*session.execute(_SEAL_RUN, asked).one())
 
 
 class Sealer:
@@ -132,16 +138,21 @@ class Sealer:
         """
         if stored - self._looked_at >= SEAL_EVERY:
             self._looked_at = stored
-            self._seal(keep_points=SEGMENT_POINTS, at_least=2 * SEGMENT_POINTS)
+            self._seal(keep_points=SEGMENT_POINTS, at_least=2 * SEGMENT_POINTS, at_most=SEAL_EVERY)
 
     def seal_all(self) -> None:
         """Seal all series of more than a few points."""
-        self._seal(keep_points=0, at_least=BLOCK_POINTS)
+        self._seal(keep_points=0, at_least=BLOCK_POINTS, at_most=_ALL)
 
-    def _seal(self, *, keep_points: int, at_least: int) -> None:
-        asked = {"id": self._attempt_id, "keep_points": keep_points, "at_least": at_least}
+    def _seal(self, **limits: int) -> None:
+        asked = {"id": self._attempt_id, **limits}
+
+        def unit(session: Session) -> None:
+            wait_for_locks(session, LOCK_SECONDS)
+            session.execute(_SEAL_ATTEMPT, asked)
+
         try:
-            self._database.transaction(lambda session: session.execute(_SEAL_ATTEMPT, asked).one())
+            self._database.transaction(unit, attempts=1)
         except (ArcHaloError, SQLAlchemyError) as error:
             _log.warning("points stay unsealed, which takes room and nothing else; see seal_points: %s", error)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from sqlalchemy import text
 
 from arc_halo.training.points import series_ids, write_points
 
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from arc_halo.training.keys import Goal, SeriesKey
+
+
+_LOCK_TIMEOUT: Final = text("SELECT set_config('lock_timeout', :milliseconds, true)")
+
+
+def wait_for_locks(session: Session, seconds: float) -> None:
+    """Let the transaction wait for each lock for so long at most, 0.1 s at least."""
+    session.execute(_LOCK_TIMEOUT, {"milliseconds": f"{max(seconds, 0.1) * 1e3:.0f}"})
 
 
 class PointStore:
