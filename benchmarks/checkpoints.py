@@ -6,10 +6,6 @@ their indexes; the first checkpoint is counted with the model it starts from, th
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
-import tempfile
 import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -21,10 +17,10 @@ import numpy as np
 import zstandard
 from checkpoint_report import BEGIN, END, Results, Saved, Stall, goals, to_markdown
 from checkpoint_series import Series, load_arrays, open_series
+from command import command_line, publish, scratch
 from family import Checkpoint
 from family_peers import bitx
 from machine import describe_machine
-from report import replace_section
 from server import Server
 from sqlalchemy import text
 
@@ -169,32 +165,16 @@ def _size(database: Database) -> int:
         return int(session.scalar(_SIZE) or 0)
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", type=Path, help="what make_family.py and make_lora.py made; by default made now")
-    parser.add_argument("--size", choices=("tiny", "full"), default="full", help="tiny: synthetic, to see that it runs")
-    parser.add_argument("--json", action="store_true", help="every number as JSON, not tables")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the results in this Markdown file")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Run, print, and leave nothing behind."""
-    options = _parse()
-    folder = Path(tempfile.mkdtemp(prefix="arc-halo-benchmark-"))
-    try:
-        with ExitStack() as resources:
-            every = open_series(options.family, folder / "made", tiny=options.size == "tiny")
-            results = run(every, options.size, folder, resources)
-    finally:
-        shutil.rmtree(folder)
+    parser = command_line(__doc__)
+    parser.add_argument("--family", type=Path, help="what make_family.py and make_lora.py made; by default made now")
+    options = parser.parse_args()
+    with scratch() as (folder, resources):
+        every = open_series(options.family, folder / "made", tiny=options.size == "tiny")
+        results = run(every, options.size, folder, resources)
     reached = goals(results)
-    if options.json:
-        print(json.dumps(asdict(results) | {"goals": [asdict(goal) for goal in reached]}, indent=2))
-    else:
-        print(to_markdown(results, reached))
-    if options.write:
-        replace_section(options.write, to_markdown(results, reached), BEGIN, END)
+    publish(options, asdict(results), reached, to_markdown(results, reached), (BEGIN, END))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,6 @@ time of one thread, and "MB/s of a core" raw bytes over the CPU time of the whol
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
-import tempfile
 import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -18,11 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from command import command_line, publish, scratch
 from family import Checkpoint, Family, open_family
 from family_peers import bitx, codec_speeds, content_defined_chunks, files, zstd_files
 from family_report import BEGIN, END, FILES, Loaded, Results, Stored, goals, to_markdown
 from machine import describe_machine
-from report import replace_section
 from server import Server
 from sqlalchemy import text
 
@@ -174,32 +170,16 @@ def _load(what: str, policy: PolicyName, database: Database, checkpoints: list[C
     return loaded
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", type=Path, help="what make_family.py made; by default it is made now, by torch")
-    parser.add_argument("--size", choices=("tiny", "full"), default="full", help="tiny: synthetic, to see that it runs")
-    parser.add_argument("--json", action="store_true", help="every number as JSON, not tables")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the results in this Markdown file")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Run, print, and leave nothing behind."""
-    options = _parse()
-    folder = Path(tempfile.mkdtemp(prefix="arc-halo-benchmark-"))
-    try:
-        with ExitStack() as resources:
-            family = open_family(options.family, folder / "made", tiny=options.size == "tiny")
-            results = run(family, folder, resources)
-    finally:
-        shutil.rmtree(folder)
+    parser = command_line(__doc__)
+    parser.add_argument("--family", type=Path, help="what make_family.py made; by default it is made now, by torch")
+    options = parser.parse_args()
+    with scratch() as (folder, resources):
+        family = open_family(options.family, folder / "made", tiny=options.size == "tiny")
+        results = run(family, folder, resources)
     reached = goals(results)
-    if options.json:
-        print(json.dumps(asdict(results) | {"goals": [asdict(goal) for goal in reached]}, indent=2))
-    else:
-        print(to_markdown(results, reached))
-    if options.write:
-        replace_section(options.write, to_markdown(results, reached), BEGIN, END)
+    publish(options, asdict(results), reached, to_markdown(results, reached), (BEGIN, END))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,6 @@ a load returns is compared with the file after the clock has stopped. tensorstor
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
-import tempfile
 import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -19,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from command import command_line, publish, scratch
 from family import Checkpoint, open_family
 from loading_ways import (
     ArcHaloCopied,
@@ -31,7 +28,7 @@ from loading_ways import (
     Way,
 )
 from machine import describe_machine
-from report import Goal, faster, goal_table, rate, replace_section, table
+from report import Goal, faster, goal_table, rate, table
 from server import Server
 
 import arc_halo
@@ -155,35 +152,19 @@ def _cells(each: Measured, measured: Sequence[Measured]) -> list[str]:
     return [f"{median(each.seconds) * 1e3:.1f}", f"{rate(each.nbytes, each.seconds):.0f}", *ratios]
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", type=Path, help="what make_family.py made; by default it is made now, by torch")
-    parser.add_argument("--size", choices=("tiny", "full"), default="full", help="tiny: synthetic, to see that it runs")
-    parser.add_argument("--json", action="store_true", help="every number as JSON, not tables")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the results in this Markdown file")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Run, print, and leave nothing behind."""
-    options = _parse()
-    folder = Path(tempfile.mkdtemp(prefix="arc-halo-benchmark-"))
+    parser = command_line(__doc__)
+    parser.add_argument("--family", type=Path, help="what make_family.py made; by default it is made now, by torch")
+    options = parser.parse_args()
     tiny = options.size == "tiny"
-    try:
-        with ExitStack() as resources:
-            family = open_family(options.family, folder / "made", tiny=tiny)
-            models = {precision: each[:VERSIONS] for precision, each in family.models.items()}
-            machine, measured = run(models, folder, resources, repeats=TINY_REPEATS if tiny else REPEATS)
-    finally:
-        shutil.rmtree(folder)
+    with scratch() as (folder, resources):
+        family = open_family(options.family, folder / "made", tiny=tiny)
+        models = {precision: each[:VERSIONS] for precision, each in family.models.items()}
+        machine, measured = run(models, folder, resources, repeats=TINY_REPEATS if tiny else REPEATS)
     reached = goals(measured)
-    if options.json:
-        found = {"measured": [asdict(each) for each in measured], "goals": [asdict(goal) for goal in reached]}
-        print(json.dumps({"machine": machine} | found, indent=2))
-    else:
-        print(to_markdown(machine, measured, reached))
-    if options.write:
-        replace_section(options.write, to_markdown(machine, measured, reached), BEGIN, END)
+    results = {"machine": machine, "measured": [asdict(each) for each in measured]}
+    publish(options, results, reached, to_markdown(machine, measured, reached), (BEGIN, END))
 
 
 if __name__ == "__main__":

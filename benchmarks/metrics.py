@@ -8,9 +8,6 @@ without it our own figures alone are measured.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,17 +15,20 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]  # ships no types
+from command import command_line, publish, scratch
 from machine import describe_machine
 from metric_report import BEGIN, END, MLFLOW, Deletion, Memory, Recorded, Results, Size, Task, goals, to_markdown
 from metric_ways import BATCH, Curves, Mlflow, Ours, make_curves
-from report import replace_section
 from server import Server
 
 from arc_halo.training import training_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SIZES = {
     "tiny": Size(
@@ -209,30 +209,13 @@ def _tell(what: str) -> None:
     print(f"measured: {what}", file=sys.stderr, flush=True)
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=tuple(SIZES), default="full", help="tiny: to see that it runs")
-    parser.add_argument("--json", action="store_true", help="every number as JSON, not tables")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the results in this Markdown file")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Run, print, and leave nothing behind."""
-    options = _parse()
-    folder = Path(tempfile.mkdtemp(prefix="arc-halo-benchmark-"))
-    try:
-        with ExitStack() as resources:
-            results = run(SIZES[options.size], folder, resources)
-    finally:
-        shutil.rmtree(folder)
+    options = command_line(__doc__, "to see that it runs").parse_args()
+    with scratch() as (folder, resources):
+        results = run(SIZES[options.size], folder, resources)
     reached = goals(results)
-    if options.json:
-        print(json.dumps(asdict(results) | {"goals": [asdict(goal) for goal in reached]}, indent=2))
-    else:
-        print(to_markdown(results, reached))
-    if options.write:
-        replace_section(options.write, to_markdown(results, reached), BEGIN, END)
+    publish(options, asdict(results), reached, to_markdown(results, reached), (BEGIN, END))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,7 @@ with the file once the clock has stopped.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import shutil
-import tempfile
 import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -19,10 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from command import command_line, publish, scratch
 from machine import describe_machine
 from memory import measure_memory
 from models import EMBEDDING, PRECISIONS, StoredModel, make_models
-from report import Goal, Measured, Results, Slices, goals, replace_section, to_markdown
+from report import Measured, Results, Slices, goals, to_markdown
 from server import Server
 from sqlalchemy import text
 from stores import ArcHalo, BinaryBytea, LargeObjects, NaiveBytea, RawCopy, SafetensorsFiles, Store
@@ -137,32 +134,16 @@ def _measure_slices(store: ArcHalo, models: Sequence[StoredModel], count: int) -
     return Slices(store.name, median(seconds), max(chunks))
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=6, help="how many; each is one measurement of each store")
-    parser.add_argument("--size", choices=("tiny", "full"), default="full", help="tiny: a few MB, to see that it runs")
-    parser.add_argument("--json", action="store_true", help="every number as JSON, not tables")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the results in this Markdown file")
-    parser.add_argument("--folder", type=Path, help="where to make the temporary folder: the disk to measure")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Run, print, and leave nothing behind."""
-    options = _parse()
-    folder = Path(tempfile.mkdtemp(prefix="arc-halo-benchmark-", dir=options.folder))
-    try:
-        with ExitStack() as resources:
-            results = run(folder, resources, model_count=options.models, tiny=options.size == "tiny")
-    finally:
-        shutil.rmtree(folder)
-    reached: list[Goal] = goals(results)
-    if options.json:
-        print(json.dumps(asdict(results) | {"goals": [asdict(goal) for goal in reached]}, indent=2))
-    else:
-        print(to_markdown(results, reached))
-    if options.write:
-        replace_section(options.write, to_markdown(results, reached))
+    parser = command_line(__doc__, "a few MB, to see that it runs")
+    parser.add_argument("--models", type=int, default=6, help="how many; each is one measurement of each store")
+    parser.add_argument("--folder", type=Path, help="where to make the temporary folder: the disk to measure")
+    options = parser.parse_args()
+    with scratch(options.folder) as (folder, resources):
+        results = run(folder, resources, model_count=options.models, tiny=options.size == "tiny")
+    reached = goals(results)
+    publish(options, asdict(results), reached, to_markdown(results, reached))
 
 
 if __name__ == "__main__":
