@@ -38,6 +38,7 @@ for _name in (
     "change_metric_summaries",
     "lock_metric_series",
     "write_points",
+    "delete_points",
     "merge_sealed_points",
     "seal_series",
     "unseal_series",

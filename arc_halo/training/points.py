@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import operator
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex, cast
 
 import numpy as np
 from psycopg import sql
@@ -41,6 +41,9 @@ _WRITTEN_POINTS: Final = 65_536
 _CALL_POINTS: Final = 512
 """Up to here one call is less work than a COPY with its questions."""
 _MAX_STEP: Final = np.iinfo(np.int64).max
+_LOCK_SUMMARIES: Final = """
+SELECT FROM arc_halo.metric_summaries AS m WHERE m.series_id = ANY (%b) ORDER BY m.series_id FOR NO KEY UPDATE
+"""
 _LAST_TIME: Final = 253_402_300_800_000_000  # the year 10,000: datetimes end there
 
 
@@ -115,37 +118,64 @@ def _ascend(series: np.ndarray, steps: np.ndarray) -> bool:
     return bool(np.all((after > before) | ((after == before) & (steps[1:] > steps[:-1]))))
 
 
-def _write_many(cursor: psycopg.Cursor[Any], points: np.ndarray, *, is_fresh: bool) -> None:
-    """Lock the series, and write each point the cheapest way that is right for it."""
-    ids = np.unique(points["series_id"])
+class _Series(NamedTuple):
+    """Series that are locked for a writer, by arrays of the shape of ``ids``, which ascend.
+
+    Attributes
+    ----------
+    sealed
+        Steps up to here are in segments. So are all, it says, where nothing may be copied or the series is not there.
+    last
+        Steps above are not there.
+    partitions
+        Where their points are.
+    """
+
+    ids: np.ndarray
+    sealed: np.ndarray
+    last: np.ndarray
+    partitions: np.ndarray
+
+    def of(self, points: np.ndarray) -> np.ndarray:
+        """The place of each point's series."""
+        return np.searchsorted(self.ids, points["series_id"])
+
+
+def _lock(cursor: psycopg.Cursor[Any], ids: np.ndarray) -> _Series:
+    series = _Series(ids, *(np.full(len(ids), each, np.int64) for each in (_MAX_STEP, _MAX_STEP, 0)))
     cursor.execute("SELECT * FROM arc_halo.lock_metric_series(%b)", [ArrayParameter(ids)])
-    # Series that are not there are left to the function, as all are where nothing may be copied.
-    sealed, above, partitions = (np.full(len(ids), each, np.int64) for each in (_MAX_STEP, _MAX_STEP, 0))
     for series_id, sealed_through_step, copy_above, partition in cursor:
         if copy_above is not None:
             place = np.searchsorted(ids, series_id)
-            sealed[place], above[place], partitions[place] = sealed_through_step, copy_above, partition
-    if is_fresh:
-        above = sealed
-    places = np.searchsorted(ids, points["series_id"])
-    is_late, is_new = points["step"] <= sealed[places], points["step"] > above[places]
+            series.sealed[place], series.last[place] = sealed_through_step, copy_above
+            series.partitions[place] = partition
+    return series
+
+
+def _write_many(cursor: psycopg.Cursor[Any], points: np.ndarray, *, is_fresh: bool) -> None:
+    """Write each point the cheapest way that is right for it."""
+    series = _lock(cursor, np.unique(points["series_id"]))
+    places = series.of(points)
+    is_late = points["step"] <= series.sealed[places]
+    is_new = points["step"] > (series.sealed if is_fresh else series.last)[places]
     replaced = take_away(cursor, points[~is_late & ~is_new])
-    copied = np.concatenate([points[is_new], replaced.absent])
-    targets = partitions[np.searchsorted(ids, copied["series_id"])]
-    for partition in np.unique(targets):
-        _copy(cursor, copied[targets == partition], partition)
-    for others in (points[is_late], replaced.crowded):
+    if is_new.all():
+        # In their order, as everybody: the partitions, which are written one after the other, have another.
+        cursor.execute(_LOCK_SUMMARIES, [ArrayParameter(series.ids)])
+    _copy(cursor, np.concatenate([points[is_new], replaced.absent]), series)
+    for others in (points[is_late], replaced.present):
         if len(others):
             _call(cursor, others)
 
 
-def _copy(cursor: psycopg.Cursor[Any], points: np.ndarray, partition: int) -> None:
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-        sql.Identifier("arc_halo", f"training_metrics_{partition}"),
-        sql.SQL(", ").join(map(sql.Identifier, POINT.names or ())),
-    )
-    with cursor.copy(statement) as copy:
-        copy.write(COPY_BEGIN + copy_rows(points) + COPY_END)
+def _copy(cursor: psycopg.Cursor[Any], points: np.ndarray, series: _Series) -> None:
+    """COPY into the partitions: the table itself takes the rows one by one, since it has triggers."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, POINT.names or ()))
+    targets = series.partitions[series.of(points)]
+    for partition in np.unique(targets):
+        table = sql.Identifier("arc_halo", f"training_metrics_{partition}")
+        with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(table, columns)) as copy:
+            copy.write(COPY_BEGIN + copy_rows(points[targets == partition]) + COPY_END)
 
 
 def _pieces(points: np.ndarray) -> list[np.ndarray]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _CROWDED: Final = 4
 """Where more rows than so many for each point lie between the first and the last of them, they are not read."""
+_SCATTERED: Final = 8
+"""Where stretches of rows to replace are shorter than this on average, deleting them gains nothing."""
 _THERE: Final = """
 SELECT w.place, there.*
   FROM unnest(%b::integer[], %b::bigint[], %b::bigint[], %b::bigint[])
@@ -30,29 +32,31 @@ SELECT w.place, there.*
     HAVING count(*) > 0
  ) AS there
 """
-_DELETE: Final = """
-DELETE FROM arc_halo.training_metrics AS t
- USING unnest(%b::integer[], %b::bigint[], %b::bigint[]) AS g (series_id, first_step, last_step)
- WHERE t.series_id = g.series_id AND t.step BETWEEN g.first_step AND g.last_step
-"""
+_DELETE: Final = "SELECT arc_halo.delete_points(%b, %b, %b, %b)"
 
 
 class Replacement(NamedTuple):
-    """What is left to write: ``absent`` where no row is now, ``crowded`` where one may be."""
+    """What is left to write: ``absent`` where no row is now, ``present`` where one is, or may be."""
 
     absent: np.ndarray
-    crowded: np.ndarray
+    present: np.ndarray
 
 
 def take_away(cursor: psycopg.Cursor[Any], points: np.ndarray) -> Replacement:
     """Delete the rows that points replace by other values; points whose equals are there are left out.
 
-    Deleting stretches of rows and copying is twice as fast as updating each, and a replay reads only.
+    Deleting long stretches of rows and copying is faster than updating each, and a replay reads only.
 
     Parameters
     ----------
     points
-        Of dtype `POINT`, ordered by series and step, each step once; their series are locked, none of them is sealed.
+        Of dtype `POINT`, ordered by series and step, each step once. Their series are locked by
+        `lock_metric_series()`, and none of the points is sealed.
+
+    Raises
+    ------
+    psycopg.errors.SerializationFailure
+        A row came between the reading and the deleting, by somebody who does not lock series.
     """
     if not len(points):
         return Replacement(points, points)
@@ -61,22 +65,27 @@ def take_away(cursor: psycopg.Cursor[Any], points: np.ndarray) -> Replacement:
     asked = (ids, steps[starts], steps[starts + counts - 1], counts * _CROWDED)
     accept_array_results(cursor)
     cursor.execute(_THERE, [ArrayParameter(each) for each in asked])
-    is_wanted, is_crowded = np.ones(len(points), np.bool_), np.zeros(len(points), np.bool_)
-    stretches = []
+    is_wanted, is_present = np.ones(len(points), np.bool_), np.zeros(len(points), np.bool_)
+    stretches, gone_count = [], 0
     for place, *columns in cursor.fetchall():
         number = place - 1
         part = slice(starts[number], starts[number] + counts[number])
         if len(columns[0]) == counts[number] * _CROWDED:
-            is_crowded[part] = True
+            is_present[part] = True
             continue
         is_there, is_equal = _compare(points[part], *columns)
         is_wanted[part] = ~is_equal
-        first, last = _stretches(np.searchsorted(columns[0], points[part]["step"][is_there & ~is_equal]))
+        is_gone = is_there & ~is_equal
+        first, last = _stretches(np.searchsorted(columns[0], steps[part][is_gone]))
+        if len(first) * _SCATTERED > is_gone.sum():
+            is_present[part] = is_gone
+            continue
+        gone_count += int(is_gone.sum())
         stretches.append((np.full(len(first), ids[number]), columns[0][first], columns[0][last]))
     gone = [np.concatenate(each) for each in zip(*stretches, strict=True)]
     if gone and len(gone[0]):
-        cursor.execute(_DELETE, [ArrayParameter(each) for each in gone])
-    return Replacement(points[is_wanted & ~is_crowded], points[is_crowded])
+        cursor.execute(_DELETE, [*(ArrayParameter(each) for each in gone), gone_count])
+    return Replacement(points[is_wanted & ~is_present], points[is_wanted & is_present])
 
 
 def _compare(

@@ -2,7 +2,10 @@
 CREATE FUNCTION arc_halo.change_metric_summaries(
     added arc_halo.metric_summaries[], removed arc_halo.metric_summaries[] DEFAULT NULL
 ) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+-- Whoever calls it has turned this off for joins with many points; here few summaries are found among many.
+SET enable_nestloop TO on
+AS $$
 DECLARE
     ended integer[];
     stale integer[];

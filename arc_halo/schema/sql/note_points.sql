@@ -2,11 +2,13 @@
 CREATE FUNCTION arc_halo.note_points() RETURNS trigger
 LANGUAGE plpgsql
 -- The plan is made for the first statement of a session, of one point perhaps, and kept for one of a million.
+SET enable_hashjoin TO on
 SET enable_nestloop TO off
 SET enable_mergejoin TO off
 AS $$
 DECLARE
     written arc_halo.metric_summaries[];
+    changed integer[];
     replaced arc_halo.metric_summaries[];
     refused record;
 BEGIN
@@ -64,8 +66,9 @@ BEGIN
     END IF;
 
     IF TG_OP = 'UPDATE' THEN
+        changed := ARRAY(SELECT DISTINCT o.series_id FROM old_points AS o);
         PERFORM FROM arc_halo.metric_summaries AS m
-          WHERE m.series_id IN (SELECT o.series_id FROM old_points AS o)
+          WHERE m.series_id = ANY (changed)
           ORDER BY m.series_id
             FOR NO KEY UPDATE;
         replaced := ARRAY(
@@ -76,6 +79,7 @@ BEGIN
                        NULL, max(o.step) FILTER (WHERE o.step = m.max_at_step))::arc_halo.metric_summaries
               FROM old_points AS o
               JOIN arc_halo.metric_summaries AS m ON m.series_id = o.series_id
+             WHERE m.series_id = ANY (changed)
              GROUP BY o.series_id);
     END IF;
     PERFORM arc_halo.change_metric_summaries(written, replaced);
