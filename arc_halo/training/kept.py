@@ -86,12 +86,15 @@ class TrainingRun:
         self._pid = os.getpid()
         self._has_ended = self._has_warned = False
         seconds = min(_LONGEST_BEAT_SECONDS, stale_after / _BEATS_PER_LEASE)
-        self._sealer = None if rank else Sealer(db, self.attempt_id)
+        self._sealer = Sealer(db, self.training_session_id, self.attempt_id, seconds=seconds / 2)
         self._recorder = Recorder(
-            *(db, self.attempt_id, spool, self._beat),
+            db,
+            self.attempt_id,
+            spool,
+            self._beat,
             goals=goals,
             beat_seconds=seconds,
-            seal_old=self._sealer.seal_old if self._sealer else lambda _: None,
+            seal_old=self._sealer.seal_old if rank == 0 else None,
         )
         alive.add(self.attempt_id)
         _runs.add(self)
@@ -286,14 +289,14 @@ class TrainingRun:
                 outcome = Outcome("failed", describe_error(trouble), outcome.step, outcome.epoch)
         try:
             self._store_end(outcome, max(deadline - time.monotonic(), _LAST_SECONDS))
-            if self._sealer is not None and timeout is None:
-                self._sealer.seal_all()
         finally:
             self._recorder.close()
             alive.discard(self.attempt_id)
             _runs.discard(self)
         if failed is not None:
             raise failed
+        if timeout is None:
+            self._sealer.seal_ended(max(deadline - time.monotonic(), _LAST_SECONDS))
 
     def _store_end(self, outcome: Outcome, timeout: float) -> None:
         write = partial(self._write_end, outcome=outcome)

@@ -77,7 +77,7 @@ class Recorder:
         *,
         goals: Mapping[str, Goal],
         beat_seconds: float,
-        seal_old: Callable[[int], None],
+        seal_old: Callable[[int], None] | None = None,
         capacity: int = CAPACITY,
     ) -> None:
         self._database, self._spool, self._beat, self._seal_old = database, spool, beat, seal_old
@@ -244,7 +244,8 @@ class Recorder:
             self._wake.clear()
             try:
                 self._work()
-                self._seal_old(self._stored)
+                if self._seal_old is not None:
+                    self._seal_old(self._stored)
             except Exception as error:  # noqa: BLE001  and said where somebody waits
                 # Without this thread nothing is stored and the attempt falls silent: it goes on.
                 _log.exception("the recorder failed, and tries again")
