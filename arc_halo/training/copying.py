@@ -62,7 +62,7 @@ class _Copied:
             return value  # or without end, if it holds itself; whoever saves it says so
         if isinstance(value, Mapping | list):
             return self._items(value, place)
-        if type(value) is tuple or hasattr(value, "_fields"):
+        if type(value) is tuple or (isinstance(value, tuple) and hasattr(value, "_fields")):
             parts = [self.of(part, (*place, index)) for index, part in enumerate(value)]
             return tuple(parts) if type(value) is tuple else type(value)(*parts)
         if is_dataclass(value) and not isinstance(value, type):

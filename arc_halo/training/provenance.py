@@ -6,9 +6,11 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path, PurePath
@@ -171,9 +173,11 @@ def _path(printed: bytes) -> Path:
 
 
 def _content(path: Path) -> bytes:
-    """What a new file adds to the digest: its bytes, or of a big one its size."""
+    """What a new file adds to the digest: its bytes, of a big one its size, of a link where it leads."""
     try:
-        size = path.lstat().st_size
+        if path.is_symlink():
+            return os.fsencode(path.readlink())
+        size = path.stat().st_size
         is_read = path.is_file() and size <= _MAX_UNTRACKED_NBYTES
         return path.read_bytes() if is_read else str(size).encode()
     except OSError:  # gone, or not for us to read
@@ -207,10 +211,11 @@ def _run(command: list[str], take: Callable[[bytes], object]) -> bool:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
+            start_new_session=True,
         )
     except OSError:
         return False
-    timer = threading.Timer(_SECONDS, process.kill)
+    timer = threading.Timer(_SECONDS, _kill, [process])
     timer.start()
     try:
         with process:
@@ -219,6 +224,15 @@ def _run(command: list[str], take: Callable[[bytes], object]) -> bool:
     finally:
         timer.cancel()
     return bool(process.returncode == 0)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Where that can be done with all that it has started, which may hold its output open."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def plain(value: Any, where: str = "config") -> Any:

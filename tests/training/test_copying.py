@@ -54,7 +54,7 @@ def test_containers_keep_their_types_and_orders():
 
 
 @pytest.mark.parametrize(
-    "tree", [{"a": defaultdict(list)}, [type("Own", (list,), {})()], (type("Own", (tuple,), {})(),)]
+    "tree", [{"a": defaultdict(list)}, {"a": Moments}, [type("Own", (list,), {})()], (type("Own", (tuple,), {})(),)]
 )
 def test_what_a_save_refuses_a_copy_does_not_hide(tree):
     with pytest.raises(CheckpointError) as directly:
