@@ -22,9 +22,9 @@ from arc_halo.registry.comparing import (
     Storage,
     TensorDifference,
     compare_models,
-    delete_model,
     measure_storage,
 )
+from arc_halo.registry.deleting import ModelRuns, count_runs, delete_model
 from arc_halo.registry.dequantizing import dequantize_model, dequantize_tensor
 from arc_halo.registry.differing import Distance, TensorDistance
 from arc_halo.registry.embeddings import Match, Matches, add_embeddings, find_similar_tokens, search_embeddings
@@ -47,6 +47,7 @@ __all__ = [
     "HeatMap",
     "Match",
     "Matches",
+    "ModelRuns",
     "Storage",
     "TensorDifference",
     "TensorDistance",
@@ -56,6 +57,7 @@ __all__ = [
     "check_model",
     "children_of",
     "compare_models",
+    "count_runs",
     "create_model",
     "delete_model",
     "dequantize_model",

@@ -215,15 +215,3 @@ def measure_storage(session: Session, model: Model | uuid.UUID | str) -> Storage
     session.flush()
     columns = [getattr(ModelStorage, each.name) for each in fields(Storage)]
     return Storage(*session.execute(select(*columns).where(ModelStorage.model_id == found.id)).one())
-
-
-def delete_model(session: Session, model: Model | uuid.UUID | str) -> None:
-    """Delete a model with its layers, heads, files and aliases; its chunks wait for ``prune``.
-
-    Raises
-    ------
-    ModelNotFound
-        There is no such model.
-    """
-    session.delete(find_model(session, model))
-    session.flush()

@@ -54,8 +54,9 @@ def finetuned_model(
 ) -> Model:
     """Publish a new version of a model with other weights, in the caller's transaction.
 
-    Of the weights that are not given it keeps buffers, and what is tied to one that is given. Its config and its other
-    files are the origin's; rows of new embedding matrices are searchable where those of the origin's are.
+    Weights that are not given are what they are tied to, or those of the origin, unless no name given is one of the
+    origin's: then its buffers alone are. Its config and its other files are the origin's; rows of new embedding
+    matrices are searchable where those of the origin's are.
 
     Raises
     ------
@@ -91,13 +92,14 @@ def finetuned_model(
 def _with_inherited(weights: Sequence[ModelWeight], given: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The tensors in the order of the origin's weights, and what is new behind."""
     roots = tie_roots(weights)
+    is_part = any(weight.name in given for weight in weights)
     kept = {}
     for weight in weights:
         if weight.name in given:
             kept[weight.name] = given[weight.name]
         elif roots[weight.name].name in given:
             kept[weight.name] = replace(given[roots[weight.name].name], name=weight.name)
-        elif weight.category == "buffer":
+        elif is_part or weight.category == "buffer":
             kept[weight.name] = StoredTensor.of(weight)
     return kept | {name: stored for name, stored in given.items() if name not in kept}
 

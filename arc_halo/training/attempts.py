@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -10,9 +11,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from arc_halo.errors import AttemptLost, RunInUse
-from arc_halo.registry.naming import check_name, find_model
+from arc_halo.registry.naming import check_name
 from arc_halo.schema import Model, ModelWeight, TrainingAttempt, TrainingRank, TrainingSession
 from arc_halo.schema.columns import TENANT_ID, uuid7
+from arc_halo.training.naming import find_trained
 from arc_halo.training.processes import ProcessIdentity
 from arc_halo.training.ranks import discard_pending
 from arc_halo.training.resuming import Origin, find_origin
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 STALE_SECONDS: Final = 60.0
 """An attempt that was silent for so long may be taken over."""
+_SHOWN: Final = 5
+_log = logging.getLogger(__name__)
 _ADJECTIVES: Final = "amber bold calm dusky early fleet gentle hazel icy keen lively mellow noble quiet rapid silver"
 _NOUNS: Final = "aspen brook cedar delta ember falcon grove harbor island jasper lagoon maple otter pine reef willow"
 
@@ -110,7 +114,7 @@ def open_attempt(session: Session, request: RunRequest, starter: Starter) -> Ope
     InvalidName
         The run's name could not be referred to.
     """
-    model = find_model(session, request.model)
+    model = find_trained(session, request.model, request.name)
     run = _lock_run(session, model, request)
     newest = session.scalars(
         select(TrainingAttempt)
@@ -126,6 +130,7 @@ def open_attempt(session: Session, request: RunRequest, starter: Starter) -> Ope
         _take_over(session, run, newest, stale_after=request.stale_after, starter=starter)
     origin = find_origin(session, run, request.resume, request.fork_step)
     starter.provenance[MODEL_STATUS] = begin_training(session, model)
+    _note_config(run, request, starter, goes_on=origin is not None)
     _insert_attempt(session, run, number, origin, starter)
     _describe(run, request, origin)
     if request.trainable is not None:
@@ -225,6 +230,22 @@ def _insert_attempt(
         attempt.fork_checkpoint_id = origin.checkpoint_id
     session.add(attempt)
     session.flush()
+
+
+def _note_config(run: TrainingSession, request: RunRequest, starter: Starter, *, goes_on: bool) -> None:
+    """Keep with the attempt what it was configured to; the run has what its newest attempt was."""
+    if request.config is None:
+        starter.provenance.setdefault("config", run.config)
+        return
+    config = starter.provenance["config"] = dict(request.config)
+    changed = [key for key in run.config | config if run.config.get(key) != config.get(key)]
+    if goes_on and run.config and changed:
+        _log.warning(
+            "run %r goes on with another config: %s; the steps before were made with what their attempts keep",
+            run.name,
+            "; ".join(f"{key} {run.config.get(key)!r} -> {config.get(key)!r}" for key in changed[:_SHOWN])
+            + ("; ..." if len(changed) > _SHOWN else ""),
+        )
 
 
 def _describe(run: TrainingSession, request: RunRequest, origin: Origin | None) -> None:

@@ -19,12 +19,13 @@ class BackgroundSaver(Generic[Result]):
 
     def __init__(self) -> None:
         self._future: Future[Result] | None = None
+        self._what = ""
 
-    def start(self, work: Callable[[], Result]) -> Future[Result]:
-        """Begin; `wait` has said that nothing is under way."""
+    def start(self, work: Callable[[], Result], what: str) -> Future[Result]:
+        """Begin; `wait` has said that nothing is under way. ``what`` tells it from others if it fails."""
         future: Future[Result] = Future()
         future.set_running_or_notify_cancel()  # nobody cancels half a checkpoint
-        self._future = future
+        self._future, self._what = future, what
         threading.Thread(target=_run, args=(future, work), name="arc-halo-save", daemon=True).start()
         return future
 
@@ -47,7 +48,9 @@ class BackgroundSaver(Generic[Result]):
                 f"the checkpoint that is being saved in the background is not stored after {timeout:g} s; wait longer"
             ) from None
         future, self._future = self._future, None
-        future.result()
+        if (error := future.exception()) is not None:
+            error.add_note(f"{self._what} failed of this")
+            raise error
 
 
 def _run(future: Future[Any], work: Callable[[], Any]) -> None:

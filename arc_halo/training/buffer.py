@@ -189,10 +189,9 @@ def _text_of(context: Mapping[str, Any]) -> str:
 
 
 def _step(step: Any) -> int:
-    try:
-        number = operator.index(step)
-    except TypeError:
-        raise MetricError(f"a step is a whole number, not {step!r:.80}; give the number of updates so far") from None
+    if isinstance(step, bool) or not hasattr(step, "__index__"):
+        raise MetricError(f"a step is a whole number, not {step!r:.80}; give the number of updates so far")
+    number = operator.index(step)
     if not 0 <= number <= _MAX_STEP:
         raise MetricError(f"step {number} is outside 0 to 2^63 - 1; give the number of updates so far")
     return number

@@ -6,18 +6,22 @@ import logging
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Text, cast, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from arc_halo.errors import ArcHaloError
+from arc_halo.errors import ArcHaloError, CheckpointError
 from arc_halo.schema import ModelCheckpoint
+from arc_halo.training.attempts import beat
 from arc_halo.training.background import BackgroundSaver
+from arc_halo.training.checkpoint import CheckpointState
+from arc_halo.training.contents import take_apart
 from arc_halo.training.copying import StateCopier
 from arc_halo.training.rank_saving import RankSaver
 from arc_halo.training.ranks import find_pending, publish_checkpoint
-from arc_halo.training.saving import save_checkpoint
+from arc_halo.training.saving import describe_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     import uuid
@@ -28,9 +32,9 @@ if TYPE_CHECKING:
 
     from arc_halo.codecs.policy import PolicyName
     from arc_halo.database import Database
-    from arc_halo.training.checkpoint import CheckpointState, CheckpointType
+    from arc_halo.training.checkpoint import CheckpointType
     from arc_halo.training.keys import Goal
-    from arc_halo.training.recorder import Recorder
+    from arc_halo.training.recorder import Drain, Recorder
     from arc_halo.training.saving import CheckpointBase
 
 _MAX_METRICS: Final = 1000
@@ -79,6 +83,22 @@ class Wanted:
     base: CheckpointBase
 
 
+def check_state(state: CheckpointState, wanted: Wanted) -> None:
+    """Refuse what cannot be saved, as far as that can be told before anything is waited for.
+
+    Raises
+    ------
+    CheckpointError
+        It is no state, or its step, epoch or type is none.
+    """
+    if not isinstance(state, CheckpointState):
+        raise CheckpointError(
+            f"a state is a CheckpointState, such as CheckpointState(weights={{...}}), not {type(state).__name__}; "
+            "of a torch model arc_halo.integrations.torch_training.capture_state makes one"
+        )
+    describe_checkpoint(wanted.step, wanted.epoch, wanted.checkpoint_type, None, wanted.compression)
+
+
 class Checkpointer:
     """Saves the states of one attempt, one at a time.
 
@@ -113,6 +133,7 @@ class Checkpointer:
     def save(self, state: CheckpointState, wanted: Wanted) -> SavedCheckpoint:
         """Save a state and wait until it is stored, or raise what the one before failed of."""
         began = time.monotonic()
+        check_state(state, wanted)
         self._saver.wait()
         self._recorder.check()
         return self._publish(state, wanted, began)
@@ -120,11 +141,14 @@ class Checkpointer:
     def start(self, state: CheckpointState, wanted: Wanted) -> Future[SavedCheckpoint]:
         """Copy a state and save the copy beside training; waits for the one before, whose error it raises."""
         began = time.monotonic()
+        check_state(state, wanted)
         self._saver.wait()
         self._recorder.check()
+        take_apart(state, wanted.checkpoint_type)  # what cannot be stored is said here, not by a thread later
         copy = self._copier.copy(state)
         metrics = self._metrics(wanted.step)
-        return self._saver.start(lambda: self._publish(copy, wanted, began, metrics))
+        what = f"the checkpoint of step {wanted.step} that was saved in the background"
+        return self._saver.start(lambda: self._publish(copy, wanted, began, metrics), what)
 
     def publish(self, checkpoint_id: uuid.UUID, *, is_best: bool | None) -> SavedCheckpoint:
         """Publish what all ranks have written of a checkpoint, with the points that were logged before."""
@@ -136,6 +160,7 @@ class Checkpointer:
             def unit(session: Session) -> ModelCheckpoint:
                 drain(session)
                 pending = find_pending(session, checkpoint_id)
+                beat(session, self._attempt_id, step=self._reached(pending.step), epoch=pending.epoch)
                 metrics = self._metrics(pending.step)
                 best = self._is_best(session, is_best, pending.checkpoint_type, metrics)
                 return publish_checkpoint(session, pending, metrics=metrics, is_best=best)
@@ -173,10 +198,19 @@ class Checkpointer:
                     is_best=self._is_best(session, wanted.is_best, wanted.checkpoint_type, metrics),
                     compression=wanted.compression,
                     base=wanted.base,
-                    before_publish=drain,
+                    before_publish=partial(self._drain, drain=drain, wanted=wanted),
                 )
 
             return self._database.transaction(unit)
+
+    def _drain(self, session: Session, *, drain: Drain, wanted: Wanted) -> None:
+        drain(session)
+        beat(session, self._attempt_id, step=self._reached(wanted.step), epoch=wanted.epoch)
+
+    def _reached(self, step: int) -> int:
+        """The last step that was logged, or is saved."""
+        logged = self._recorder.buffer.last_step
+        return step if logged is None else max(step, logged)
 
     def _save_part(self, state: CheckpointState, wanted: Wanted, metrics: Mapping[str, float]) -> ModelCheckpoint:
         assert self._ranks is not None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sqlalchemy import select, text
 
-from arc_halo.errors import AttemptLost, CheckpointNotFound, ModelNotFound
+from arc_halo.errors import AttemptLost, CheckpointNotFound, ModelNotFound, RunNotFound
 from arc_halo.registry import find_model
 from arc_halo.schema import Model, ModelCheckpoint, TrainingAttempt, TrainingSession
+from arc_halo.training.naming import find_run
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     from arc_halo.training.checkpoint import CheckpointType
 
 CheckpointReference: TypeAlias = ModelCheckpoint | TrainingSession | Model | uuid.UUID | str
-"""A checkpoint or its id; a run, for the newest of its line; a model or its reference, for the newest of its runs."""
+"""A checkpoint or its id, also as text; a run, its id or ``model/run``, for the newest of its line; a model, its id or
+its reference, for the newest of its runs."""
 
+_ID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ON_LINE: Final = """
 SELECT c.* FROM arc_halo.training_attempts AS a
  CROSS JOIN LATERAL arc_halo.attempt_line(a.training_session_id, a.attempt_number) AS l
@@ -42,8 +46,9 @@ def latest_checkpoint(
     Parameters
     ----------
     owner
-        A run or its id: the last on the line of its newest attempt, so not one that was rewound past. A model or its
-        reference: the one that was published last in any of its runs, as ``get_latest_checkpoint`` says.
+        A run, its id or ``model/run``: the last on the line of its newest attempt, so not one that was rewound past. A
+        model, its id or its reference: the one that was published last in any of its runs, as
+        ``get_latest_checkpoint`` says.
     checkpoint_type
         Any, by default.
 
@@ -53,14 +58,30 @@ def latest_checkpoint(
         There is no such run or model.
     """
     session.flush()
-    run = owner if isinstance(owner, TrainingSession) else None
-    if isinstance(owner, uuid.UUID):
-        run = session.get(TrainingSession, owner)
-    if run is None:
-        return _latest_of_model(session, find_model(session, owner), checkpoint_type)  # type: ignore[arg-type]  # no run
+    run = _owner(session, owner)
+    if isinstance(run, Model):
+        return _latest_of_model(session, run, checkpoint_type)
     newest = select(TrainingAttempt.id).where(TrainingAttempt.training_session_id == run.id)
     attempt_id = session.scalar(newest.order_by(TrainingAttempt.attempt_number.desc()).limit(1))
     return None if attempt_id is None else checkpoint_on_line(session, attempt_id, None, checkpoint_type)
+
+
+def _owner(session: Session, owner: TrainingSession | Model | uuid.UUID | str) -> TrainingSession | Model:
+    if isinstance(owner, TrainingSession | Model):
+        return owner
+    if isinstance(owner, uuid.UUID):
+        return session.get(TrainingSession, owner) or find_model(session, owner)
+    if not isinstance(owner, str):
+        raise CheckpointNotFound(f"{owner!r:.80} is no run and no model; give one, its id, or model/run")
+    try:
+        return find_model(session, owner)
+    except ModelNotFound as no_model:
+        if "/" not in owner:
+            raise
+        try:
+            return find_run(session, owner)
+        except RunNotFound as no_run:
+            raise ModelNotFound(f"{no_model}; and {no_run}") from None
 
 
 def checkpoint_on_line(
@@ -89,6 +110,8 @@ def find_checkpoint(session: Session, reference: CheckpointReference) -> ModelCh
     session.flush()
     if isinstance(reference, ModelCheckpoint):
         return _published(session, reference.id)
+    if isinstance(reference, str) and _ID.fullmatch(reference):
+        reference = uuid.UUID(reference)
     if isinstance(reference, uuid.UUID) and session.get(ModelCheckpoint, reference) is not None:
         return _published(session, reference)
     try:

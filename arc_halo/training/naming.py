@@ -12,7 +12,7 @@ from sqlalchemy import Text, cast, false, or_, select
 from sqlalchemy.orm import joinedload
 
 from arc_halo.errors import MetricError, MetricNotFound, RunNotFound
-from arc_halo.registry.naming import named
+from arc_halo.registry.naming import find_model, named
 from arc_halo.schema import Model, ModelAlias, TrainingSession
 from arc_halo.schema.columns import TENANT_ID
 from arc_halo.training.keys import SCOPES, SeriesKey
@@ -63,14 +63,40 @@ def find_run(session: Session, reference: TrainingSession | uuid.UUID | str) -> 
     return runs[0]
 
 
-def runs_meant(session: Session, references: Iterable[TrainingSession | uuid.UUID | str]) -> list[TrainingSession]:
-    """The runs of references in their order, each once, as `find_run` finds them; names and ids by a query each.
+def find_trained(session: Session, model: Model | uuid.UUID | str, run: str | None) -> Model:
+    """The model that a run of a name trains: by a name without a version, the newest version that has such a run.
+
+    So a script goes on though another version was stored meanwhile. Where no version has such a run, it is the newest.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no such model.
+    """
+    found = find_model(session, model)
+    if run is None or not isinstance(model, str) or found.name != model:
+        return found
+    trained = session.scalars(
+        _ordered((Model.name == found.name) & (TrainingSession.name == run)).limit(1)
+    ).one_or_none()
+    return found if trained is None else trained.model
+
+
+def runs_meant(
+    session: Session,
+    references: Iterable[TrainingSession | uuid.UUID | str] | TrainingSession | uuid.UUID | str,
+) -> list[TrainingSession]:
+    """The runs of references, or of the one, in their order, each once, as `find_run` finds them.
+
+    Names and ids are a query each, however many.
 
     Raises
     ------
     RunNotFound
         One of them means none.
     """
+    if isinstance(references, TrainingSession | uuid.UUID | str):
+        references = [references]
     asked = list(references)
     ids = dict(_ids_by_name(session, [each for each in asked if isinstance(each, str) and each.isprintable()]))
     wanted = [*ids.values(), *(each for each in asked if isinstance(each, uuid.UUID))]

@@ -39,7 +39,8 @@ def publish_as_model(
     """Make a model of a checkpoint's weights, in the caller's transaction; its lineage says which run it is from.
 
     Nothing is copied, but for weights that ranks saved in parts, which are stored whole. Config and files are those of
-    the model that was trained, and so are its buffers, and weights tied to one that was saved.
+    the model that was trained. So are weights that were not saved, if some of its were; those tied to one that was
+    saved are that one.
 
     Parameters
     ----------

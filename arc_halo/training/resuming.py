@@ -47,6 +47,8 @@ def find_origin(
     CheckpointNotFound
         There is none; the message lists those that there are.
     """
+    if fork_step is not None and (isinstance(fork_step, bool) or not isinstance(fork_step, int)):
+        raise CheckpointNotFound(f"fork_step is the step of a checkpoint, a whole number, not {fork_step!r:.80}")
     if resume is False:
         if fork_step is not None:
             raise CheckpointNotFound(f"fork_step={fork_step} and resume=False contradict each other; leave one out")
@@ -102,4 +104,5 @@ def _known(session: Session, run: TrainingSession) -> str:
     if not rows:
         return "it has published none"
     named = ", ".join(f"step {row.step} ({row.checkpoint_type}) {row.id}" for row in rows[:_SHOWN])
-    return f"it has {named}" + (", ..." if len(rows) > _SHOWN else "")
+    more = ", ..." if len(rows) > _SHOWN else ""
+    return f"it has {named}{more}; resume='<id>' goes on from one that stands aside of its line"

@@ -6,7 +6,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from arc_halo.errors import AttemptLost, CheckpointError
+from arc_halo.errors import AttemptLost, CheckpointError, ConfigurationError
 from arc_halo.training.attempts import STALE_SECONDS, RunRequest
 from arc_halo.training.kept import TrainingRun
 from arc_halo.training.opening import begin_attempt, begin_rank, checked_goals, default_spool_folder, describe_error
@@ -112,6 +112,9 @@ def training_run(
         trainable=trainable,
     )
     wanted = checked_goals(goals)
+    for what, planned in (("total_steps", total_steps), ("total_epochs", total_epochs)):
+        if planned is not None and not planned >= 0:
+            raise ConfigurationError(f"{what} is how much is planned, a number from 0 on, not {planned!r:.80}")
     found = capture_provenance(config=config, seed=seed, dataset_digest=dataset_digest) if capture else Provenance()
     folder = default_spool_folder() if spool_folder is None else spool_folder
     if not 0 <= rank < world_size:

@@ -105,6 +105,8 @@ def save_checkpoint(
         raise lost(found)
     refuse_taken(session, found, row)
     contents = take_apart(state, checkpoint_type)
+    if not (contents.blocks or contents.shared or contents.own):
+        raise CheckpointError(f"the state of step {step} holds nothing for a {checkpoint_type} checkpoint")
     row |= contents.shared | {column: {"0": tree} for column, tree in contents.own.items()}
     row["nbytes"] = contents.nbytes
     weights = ModelWeights(session, found)

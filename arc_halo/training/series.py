@@ -6,8 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from arc_halo.errors import RunNotFound
+from arc_halo.schema import TrainingAttempt
 from arc_halo.training.keys import SeriesKey
 from arc_halo.training.naming import metric_not_found, parse_metric, run_name, runs_meant
 
@@ -107,9 +109,19 @@ def find_tracks(
     for metric, candidates in keys.items():
         if not any(each in known for each in candidates):
             first = next(iter(found.values()))
+            if attempt is not None:
+                _refuse_attempt(session, first, attempt)
             shown = f"{metric.scope}/{metric.name}" if isinstance(metric, SeriesKey) else metric
             raise metric_not_found(first, shown, metrics_of(session, first.id))
     return tracks
+
+
+def _refuse_attempt(session: Session, run: TrainingSession, attempt: int) -> None:
+    """Raise `RunNotFound` if a run has no attempt of that number, which says more than that it has no metric."""
+    numbers = select(TrainingAttempt.attempt_number).where(TrainingAttempt.training_session_id == run.id)
+    known = session.scalars(numbers.order_by(TrainingAttempt.attempt_number)).all()
+    if attempt not in known:
+        raise RunNotFound(f"{run_name(run)} has no attempt {attempt}; it has {', '.join(map(str, known)) or 'none'}")
 
 
 def _asked(

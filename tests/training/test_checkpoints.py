@@ -199,7 +199,7 @@ def test_what_cannot_be_stored_is_named_and_nothing_is_stored(session, attempt, 
 
 def test_metrics_keep_nan_and_infinity_for_sql_too(session, attempt):
     metrics = {"loss": math.nan, "up": math.inf, "down": -math.inf, "big": 1e16, "one": 1}
-    checkpoint = save_checkpoint(session, attempt, CheckpointState(), 1, metrics=metrics)
+    checkpoint = save_checkpoint(session, attempt, CheckpointState(extra="some"), 1, metrics=metrics)
     loaded = load_checkpoint(session, checkpoint).metrics
     assert str(loaded) == str({name: float(loaded[name]) for name in loaded})
     assert math.isnan(loaded["loss"])
@@ -207,6 +207,12 @@ def test_metrics_keep_nan_and_infinity_for_sql_too(session, attempt):
     assert session.scalar(text("SELECT (metrics->>'up')::float8 FROM arc_halo.model_checkpoints")) == math.inf
     with pytest.raises(CheckpointError, match="'loss' is no number"):
         save_checkpoint(session, attempt, CheckpointState(), 2, metrics={"loss": "low"})
+
+
+@pytest.mark.parametrize("checkpoint_type", ["full", "weights", "optimizer"])
+def test_a_state_that_holds_nothing_is_refused(session, attempt, checkpoint_type):
+    with pytest.raises(CheckpointError, match=f"step 1 holds nothing for a {checkpoint_type} checkpoint"):
+        save_checkpoint(session, attempt, CheckpointState(), 1, checkpoint_type=checkpoint_type)
 
 
 def test_a_step_is_saved_once(session, attempt):

@@ -73,7 +73,7 @@ def test_they_go_with_run_and_model(session, attempt, owner):
         session.flush()
         assert gradients(session) == {"w": None, "v": None}
     else:
-        delete_model(session, "m")
+        delete_model(session, "m", force=True)
         assert count(session, "model_weights") == 0
 
 

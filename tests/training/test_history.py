@@ -92,7 +92,7 @@ def test_what_is_not_there(session, attempt):
     add_points(session, attempt, [1], [1.0])
     with pytest.raises(MetricNotFound, match="small@1/tune has no metric 'los'; it has train/loss"):
         history(session, "small/tune", "los")
-    with pytest.raises(MetricNotFound):
+    with pytest.raises(RunNotFound, match="small@1/tune has no attempt 7; it has 0"):
         history(session, "small/tune", "loss", attempt=7)
     with pytest.raises(RunNotFound):
         history(session, "small/nothing", "loss")

@@ -103,8 +103,9 @@ def test_a_save_that_fails_says_so_and_points_stay(begin, database, away):
         with pytest.raises(DatabaseUnavailable):
             run.save_checkpoint(state(), 1)
         future = run.save_checkpoint(state(), 1, wait=False)
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(DatabaseUnavailable) as told:
             run.flush()
+        assert told.value.__notes__ == ["the checkpoint of step 1 that was saved in the background failed of this"]
         assert isinstance(future.exception(), DatabaseUnavailable)
         away(False)
         run.save_checkpoint(state(), 1)

@@ -76,6 +76,17 @@ def test_what_is_tied_follows(session):
     assert model.parameter_count == origin.parameter_count == 96
 
 
+def test_weights_that_were_not_saved_are_those_of_the_model_that_was_trained(session):
+    """As of a loop that saves what it trains alone."""
+    arrays = {"w": weights((3, 4)), "frozen": weights((5,), 1)}
+    origin = create_model(session, "m", {}, arrays)
+    model = publish_as_model(session, train(session, origin, {"w": arrays["w"] * 2}))
+    found = loaded(session, model)
+    assert list(found) == ["w", "frozen"]
+    assert same(found["w"], arrays["w"] * np.float32(2))
+    assert same(found["frozen"], arrays["frozen"])
+
+
 def test_weights_of_other_names_are_a_model_of_their_own(session):
     origin = create_model(session, "m", {}, {"old": weights((3,))})
     model = publish_as_model(session, train(session, origin, {"new": weights((4,))}))
@@ -97,7 +108,8 @@ def test_weights_that_ranks_saved_in_parts_are_whole(session):
 
 def test_what_cannot_become_a_model_is_refused(session):
     origin = create_model(session, "m", {}, {"w": weights((3,))})
-    checkpoint = train(session, origin, {})
+    attempt = add_attempt(session, add_run(session, origin))
+    checkpoint = save_checkpoint(session, attempt, CheckpointState(extra="no weights"), 5)
     with pytest.raises(CheckpointError, match="holds no weights"):
         publish_as_model(session, checkpoint)
     with pytest.raises(ModelExists):

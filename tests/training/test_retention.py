@@ -125,7 +125,7 @@ def test_checkpoints_go_with_their_run_and_with_its_model(database, owner):
     database.transaction(unit)
     with database.session() as session, session.begin():
         if owner == "model":
-            delete_model(session, "m")
+            delete_model(session, "m", force=True)
         else:
             session.delete(session.scalars(select(TrainingSession)).one())
     prune(database.engine, grace=AT_ONCE)

@@ -49,34 +49,47 @@ def delete(
     model: Reference,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also one that is being trained.")] = False,
     json: Json = False,
 ) -> None:
-    """Delete one version of a model; its chunks wait for prune.
+    """Delete one version of a model with its training runs; its chunks wait for prune.
 
     Example: arc-halo model delete minilm@2 --yes
     """
-    from arc_halo.registry import delete_model, find_model, measure_storage
+    from arc_halo.registry import count_runs, delete_model, find_model, measure_storage
     from arc_halo.registry.leaning import measure_leaning
 
     with context.obj.connect() as database:
         with database.session() as session:
             found = find_model(session, model)
             own, leaning = measure_storage(session, found).own_nbytes, measure_leaning(session, found)
+            runs = count_runs(session, found)
         name = f"{found.name}@{found.version}"
         leaned_on, others = leaning.leaned_on_nbytes, shown(some(leaning.leaning_models))
+        training = f"{count(runs.run_count, 'training run')} with {count(runs.checkpoint_count, 'checkpoint')}"
         if not yes:
             but = f"; differences of {others} are from {size(leaned_on)} of it" if leaned_on else ""
-            typer.confirm(f"Delete {shown(name)} ({size(own)} that no other model uses{but})?", abort=True, err=True)
-        database.transaction(lambda session: delete_model(session, found.id))
+            also = f", and {training}" if runs.run_count else ""
+            typer.confirm(
+                f"Delete {shown(name)} ({size(own)} that no other model uses{but}){also}?", abort=True, err=True
+            )
+        database.transaction(lambda session: delete_model(session, found.id, force=force))
     if json:
-        print_json({"deleted": name, "id": found.id, "own_nbytes": own, "leaned_on_nbytes": leaned_on})
-    elif leaned_on:
-        say(
-            f"deleted {shown(name)}; arc-halo prune frees up to {size(own)} after the grace period, "
-            f"less what differences of {others} grow by"
+        print_json(
+            {
+                "deleted": name,
+                "id": found.id,
+                "own_nbytes": own,
+                "leaned_on_nbytes": leaned_on,
+                "run_count": runs.run_count,
+                "checkpoint_count": runs.checkpoint_count,
+            }
         )
-    else:
-        say(f"deleted {shown(name)}; arc-halo prune frees its {size(own)} after the grace period")
+        return
+    less = f", less what differences of {others} grow by" if leaned_on else ""
+    freed = f"up to {size(own)}" if leaned_on else f"its {size(own)}"
+    with_runs = f" with {training}" if runs.run_count else ""
+    say(f"deleted {shown(name)}{with_runs}; arc-halo prune frees {freed} after the grace period{less}")
 
 
 @app.command("alias")
