@@ -240,3 +240,17 @@ def test_delete_of_a_run_in_use(trained: CommandLine):
     assert trained.says("train", "delete", "tune/tune", "--yes", "--force").startswith(
         "deleted tune@1/tune: 3 attempts"
     )
+
+
+def test_a_model_is_deleted_with_its_runs_and_says_so(trained: CommandLine):
+    asked = trained.run("model", "delete", "small", answer="n\n", code=1)
+    assert ", and 1 training run with 0 checkpoints?" in asked.stderr
+    assert "deleted small@1 with 1 training run with 0 checkpoints; " in trained.says(
+        "model", "delete", "small", "--yes"
+    )
+
+
+def test_a_model_that_is_trained_is_deleted_by_force_alone(trained: CommandLine):
+    assert "tune@1 is being trained by tune, and its runs" in trained.error("model", "delete", "tune", "--yes")
+    deleted = trained.json("model", "delete", "tune", "--yes", "--force")
+    assert deleted["run_count"] == 1
