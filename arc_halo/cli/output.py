@@ -74,6 +74,20 @@ def print_error(message: str) -> None:
     console(stderr=True).print(line, soft_wrap=True)
 
 
+def confirm(question: str) -> None:
+    """Ask on stderr before something is deleted; ends the command unless the answer, typed or piped, is yes."""
+    try:
+        if sys.stdin is not None:
+            typer.confirm(question, abort=True, err=True)
+            return
+    except typer.Abort as abort:
+        if not isinstance(abort.__context__, EOFError) or sys.stdin.isatty():
+            raise  # no, or ^C, or ^D
+        typer.echo(err=True)  # the question stands on this line
+    print_error("nobody can be asked, for stdin is no terminal; --yes deletes without asking")
+    raise typer.Exit(1)
+
+
 def print_interruption(interruption: KeyboardInterrupt) -> None:
     """One line on stderr, with what is noted of what is stored and what is not."""
     screen = console(stderr=True)

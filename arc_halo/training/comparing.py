@@ -153,7 +153,7 @@ def align_curves(
 
 def _settings(run: RunSummary) -> Iterator[tuple[str, Any]]:
     """What may differ between runs: the config, leaf by leaf, and what else they were made with."""
-    yield from _leaves(run.config)
+    yield from leaves(run.config)
     others = {
         "seed": run.seed,
         "dataset": run.dataset_name,
@@ -164,10 +164,11 @@ def _settings(run: RunSummary) -> Iterator[tuple[str, Any]]:
     yield from ((f"[{name}]", value) for name, value in others.items() if value is not None)
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Those of a config by dotted keys."""
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -10,7 +10,7 @@ from arc_halo.errors import MetricError
 
 FIGURES: Final = ("last", "best", "min", "max")
 OPERATORS: Final = ("<=", ">=", "!=", "<", ">", "=")
-_FIGURE: Final = re.compile(rf"({'|'.join(FIGURES)})\((.+)\)")
+_FIGURE: Final = re.compile(r"(\w+)\((.*)\)")
 _CONDITION: Final = re.compile(r"(.*?[^<>=!\s])\s*(<=|>=|!=|==|<|>|=)\s*([^<>=!]+)")
 
 
@@ -43,13 +43,21 @@ def parse_figure(text: str) -> Figure:
     Raises
     ------
     MetricError
-        There is no name in it.
+        There is no name in it, or no such figure; ``last(top(5))`` is that of a metric called ``top(5)``.
     """
     text = text.strip()
     if not text or not text.isprintable():
         raise MetricError(f"{text!r} names no metric; write loss, validation/loss or best(loss)")
     matched = _FIGURE.fullmatch(text)
-    return Figure(matched[2].strip(), matched[1]) if matched else Figure(text)
+    if matched is None:
+        return Figure(text)
+    figure, metric = matched[1], matched[2].strip()
+    if figure not in FIGURES or not metric:
+        raise MetricError(
+            f"{text!r} is no figure of a metric; write {', '.join(FIGURES[:-1])} or {FIGURES[-1]} of one, such as "
+            f"best(loss), or last({text}) if the metric is called so"
+        )
+    return Figure(metric, figure)
 
 
 def parse_condition(text: str) -> Condition:

@@ -214,6 +214,21 @@ def metric_not_found(run: TrainingSession, metric: str, known: Iterable[str]) ->
     return MetricNotFound(f"{run_name(run)} has no metric {metric!r}; {hint}")
 
 
+def nowhere_recorded(metric: str, known: Iterable[str]) -> MetricNotFound:
+    """The error for a metric that no run has recorded, with those that come near, of whatever scope."""
+    spelled: dict[str, list[str]] = {}
+    for label in sorted(set(known)):
+        for form in (label, label.partition("/")[2]):
+            spelled.setdefault(form, []).append(label.removeprefix("train/"))
+    names = list(dict.fromkeys(name for either in spelled.values() for name in either))
+    near = [name for form in get_close_matches(metric, spelled, _NEAR) for name in spelled[form]]
+    if near:
+        hint = f"did you mean {' or '.join(list(dict.fromkeys(near))[:_NEAR])}?"
+    else:
+        hint = _near(metric, names, "there are") if names else "they have recorded nothing"
+    return MetricNotFound(f"no run has recorded {metric!r}; {hint}")
+
+
 def _near(given: str, known: Sequence[str], otherwise: str) -> str:
     if near := get_close_matches(given, known, _NEAR):
         return f"did you mean {' or '.join(near)}?"

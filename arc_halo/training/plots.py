@@ -1,4 +1,4 @@
-"""Pictures of curves: a panel for each metric, a line for each run, its checkpoints and where it was resumed."""
+"""Pictures of curves: a panel for each metric, a line for each run, with checkpoints, forks and what is not finite."""
 
 from __future__ import annotations
 
@@ -109,11 +109,12 @@ class CurvePlot:
     def _draw(self, panel: Axes, metric: str) -> None:
         runs = self._runs()
         for curve in self.curves:
-            if curve.metric == metric:
+            if curve.metric == metric and len(curve.buckets):
                 place = runs.index(curve.run_id)
                 colour = COLOURS[place % len(COLOURS)]
                 _draw_curve(panel, curve, colour, self.smoothing)
-                if curve.run_id in self.landmarks and len(curve.buckets):
+                _draw_crosses(panel, curve, colour, place)
+                if curve.run_id in self.landmarks:
                     _draw_landmarks(panel, self.landmarks[curve.run_id], curve, colour, place)
         panel.set_title(metric, loc="left", fontsize=10)
         panel.set_yscale("log" if self.log else "linear")
@@ -144,6 +145,8 @@ class CurvePlot:
             )
         if any(each.forks for each in marks):
             signs.append(Line2D([], [], color=_GREY, linestyle=":", label="resumed"))
+        if any(len(steps) for each in self.curves for steps in _not_finite(each.buckets)):
+            signs.append(Line2D([], [], marker="x", markersize=5, label="not finite", color=_GREY, linestyle="none"))
         if signs:
             figure.legend(handles=signs, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
         if self.title:
@@ -155,23 +158,67 @@ class CurvePlot:
 def _draw_curve(panel: Axes, curve: Curve, colour: str, smoothing: float) -> None:
     """The last value of each bucket as a line, over the range of its values; smoothed over the line that it was."""
     buckets = curve.buckets
+    ends = np.array([buckets["first_step"][0], buckets["last_step"][-1]], np.float64)
+    panel.update_datalim(np.column_stack([ends, ends]), updatey=False)  # also where nothing can be drawn
     steps, values = buckets["last_step"], buckets["last_value"]
     if (buckets["point_count"] > 1).any():
         panel.fill_between(steps, buckets["min_value"], buckets["max_value"], color=colour, alpha=0.25, linewidth=0.5)
     if smoothing:
         panel.plot(steps, values, color=colour, alpha=0.35, linewidth=0.8)
         values = ema(values, smoothing)
-    is_point = np.isfinite(values).sum() == 1
-    panel.plot(steps, values, color=colour, linewidth=1.4, marker="o" if is_point else None, markersize=3)
+    alone = _alone(values).tolist()
+    marks: dict[str, Any] = {"marker": "o", "markevery": alone, "markersize": 3} if alone else {}
+    panel.plot(steps, values, color=colour, linewidth=1.4, **marks)
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    """Positions of finite values between others, of which no line is drawn."""
+    finite = np.pad(np.isfinite(values), 1)
+    return np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:])
+
+
+def _not_finite(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps with values that have no place on the axis: -inf, and NaN or +inf.
+
+    Where a bucket has many points these are its extremes and its last: NaN before a number in it is not known of.
+    """
+    at = [
+        (buckets[value], buckets[step])
+        for value, step in (("min_value", "min_at_step"), ("max_value", "max_at_step"), ("last_value", "last_step"))
+    ]
+    below = np.concatenate([steps[np.isneginf(values)] for values, steps in at])
+    above = np.concatenate([steps[np.isnan(values) | np.isposinf(values)] for values, steps in at])
+    return np.unique(below), np.unique(above)
+
+
+def _draw_crosses(panel: Axes, curve: Curve, colour: str, place: int) -> None:
+    """What is not finite, at the edges of the panel: a curve that diverges does not look as if it had ended."""
+    from matplotlib.patheffects import withStroke  # noqa: PLC0415  an extra, as above
+
+    below, above = _not_finite(curve.buckets)
+    for steps, height in ((below, 0.03 * place), (above, 1 - 0.03 * place)):
+        if len(steps):
+            panel.plot(
+                steps,
+                np.full(len(steps), height),
+                transform=panel.get_xaxis_transform(),
+                marker="x",
+                markersize=4,
+                zorder=3,
+                path_effects=[withStroke(linewidth=3, foreground="white")],  # to be seen on a checkpoint's sign
+                color=colour,
+                linestyle="none",
+                clip_on=False,
+            )
 
 
 def _draw_landmarks(panel: Axes, landmarks: Landmarks, curve: Curve, colour: str, place: int) -> None:
-    """Where the curve is: checkpoints on the floor of the panel, and a dotted line wherever an attempt took over."""
-    first, last = curve.buckets["first_step"][0], curve.buckets["last_step"][-1]
+    """Checkpoints on the floor of the panel, and a dotted line wherever an attempt took over in between."""
+    reached = [*landmarks.checkpoints, curve.buckets["first_step"][0], curve.buckets["last_step"][-1]]
+    first, last = min(reached), max(reached)
     floor = panel.get_xaxis_transform()
     for steps, marker, size in ((landmarks.checkpoints, "^", 5), (landmarks.best_checkpoints, "*", 9)):
-        inside = steps[(steps >= first) & (steps <= last)]
-        height = np.full(len(inside), 0.02 + 0.04 * place)
+        height = np.full(len(steps), 0.02 + 0.04 * place)
         signs: dict[str, Any] = {
             "marker": marker,
             "markersize": size,
@@ -179,8 +226,8 @@ def _draw_landmarks(panel: Axes, landmarks: Landmarks, curve: Curve, colour: str
             "linestyle": "none",
             "clip_on": False,
         }
-        if len(inside):  # of none the layout would be undone
-            panel.plot(inside, height, transform=floor, **signs)
+        if len(steps):  # of none the layout would be undone
+            panel.plot(steps, height, transform=floor, **signs)
     for fork in landmarks.forks:
         if first <= fork.step <= last:
             panel.axvline(fork.step, color=colour, linestyle=":", linewidth=1)

@@ -19,7 +19,7 @@ from arc_halo.training.downsampling import resample
 from arc_halo.training.history import fetch_histories
 from arc_halo.training.naming import model_condition, parse_metric, run_name, runs_meant
 from arc_halo.training.runs import Runs, fetch_runs
-from arc_halo.training.series import find_tracks
+from arc_halo.training.series import check_recorded, find_tracks
 
 if TYPE_CHECKING:
     import uuid
@@ -88,6 +88,8 @@ def find_runs(
     ------
     MetricError
         A condition or figure is none.
+    MetricNotFound
+        No run at all has recorded a metric that is named.
 
     Examples
     --------
@@ -101,8 +103,13 @@ def find_runs(
     if status is not None:
         conditions.append(TrainingSession.status.in_([status] if isinstance(status, str) else list(status)))
     conditions += [_has(key, value) for key, value in (config or {}).items()]
-    conditions += [_reaches(each if isinstance(each, Condition) else parse_condition(each)) for each in metrics]
-    order = [] if order_by is None else [_order(order_by, descending=descending)]
+    reached = [each if isinstance(each, Condition) else parse_condition(each) for each in metrics]
+    sorted_by = parse_figure(order_by) if isinstance(order_by, str) else order_by
+    figures = [*(each.figure for each in reached), *([] if sorted_by is None else [sorted_by])]
+    if figures:
+        check_recorded(session, [each.metric for each in figures])
+    conditions += map(_reaches, reached)
+    order = [] if sorted_by is None else [_order(sorted_by, descending=descending)]
     return fetch_runs(session, conditions, order_by=order, limit=limit)
 
 
@@ -140,11 +147,10 @@ def _reaches(condition: Condition) -> ColumnElement[bool]:
     )
 
 
-def _order(figure: str | Figure, *, descending: bool) -> ColumnElement[Any]:
-    asked = figure if isinstance(figure, Figure) else parse_figure(figure)
+def _order(figure: Figure, *, descending: bool) -> ColumnElement[Any]:
     value = (
-        select(_FIGURES[asked.figure])
-        .where(RunMetric.training_session_id == TrainingSession.id, _is_metric(asked.metric))
+        select(_FIGURES[figure.figure])
+        .where(RunMetric.training_session_id == TrainingSession.id, _is_metric(figure.metric))
         .limit(1)
         .correlate(TrainingSession)
         .scalar_subquery()

@@ -11,11 +11,11 @@ from sqlalchemy import select, text
 from arc_halo.errors import RunNotFound
 from arc_halo.schema import TrainingAttempt
 from arc_halo.training.keys import SeriesKey
-from arc_halo.training.naming import metric_not_found, parse_metric, run_name, runs_meant
+from arc_halo.training.naming import metric_not_found, nowhere_recorded, parse_metric, run_name, runs_meant
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import numpy as np
     from sqlalchemy.orm import Session
@@ -41,6 +41,18 @@ SELECT DISTINCT {LABEL}
   FROM arc_halo.training_attempts AS a JOIN arc_halo.metric_series AS n ON n.attempt_id = a.id
  WHERE a.training_session_id = :run
 """)  # noqa: S608  # as above
+# No index begins with a name: LIMIT ends the scan at the first that is found, and one of none reads all series once.
+_RECORDED: Final = text("""
+SELECT k.place
+  FROM unnest(CAST(:names AS text[]), CAST(:scopes AS text[]), CAST(:contexts AS jsonb[]))
+       WITH ORDINALITY AS k (name, scope, context, place)
+ CROSS JOIN LATERAL (
+    SELECT FROM arc_halo.metric_series AS n
+     WHERE n.name = k.name AND n.scope = k.scope AND n.context = k.context
+     LIMIT 1
+ ) AS found
+""")
+_ALL_METRICS: Final = text(f"SELECT DISTINCT {LABEL} FROM arc_halo.metric_series AS n")  # noqa: S608  # as above
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +140,11 @@ def _asked(
     runs: Collection[uuid.UUID], keys: Mapping[Any, list[Any]], attempt: int | None, *, is_all: bool
 ) -> dict[str, Any]:
     candidates = [each for either in keys.values() for each in either]
+    return {"runs": list(runs), "attempt": attempt, "all": is_all, **_columns(candidates)}
+
+
+def _columns(candidates: Sequence[tuple[str, str, dict[str, Any]]]) -> dict[str, list[str]]:
     return {
-        "runs": list(runs),
-        "attempt": attempt,
-        "all": is_all,
         "names": [name for name, _, _ in candidates],
         "scopes": [scope for _, scope, _ in candidates],
         "contexts": [json.dumps(context) for _, _, context in candidates],
@@ -154,6 +167,22 @@ def asked_stretches(tracks: Sequence[Track]) -> dict[str, list[int]]:
         "after": [each.after_step for each in stretches],
         "through": [each.through_step for each in stretches],
     }
+
+
+def check_recorded(session: Session, metrics: Iterable[str]) -> None:
+    """Refuse metrics that no attempt of any run has recorded; one statement, however many.
+
+    Raises
+    ------
+    MetricNotFound
+        There is one; the message lists those that come near.
+    """
+    candidates = [(metric, key) for metric in dict.fromkeys(metrics) for key in parse_metric(metric)]
+    recorded = session.scalars(_RECORDED, _columns([key for _, key in candidates]))
+    known = {candidates[place - 1][0] for place in recorded}
+    for metric, _ in candidates:
+        if metric not in known:
+            raise nowhere_recorded(metric, session.scalars(_ALL_METRICS))
 
 
 def metrics_of(session: Session, run_id: uuid.UUID) -> list[str]:

@@ -270,7 +270,9 @@ def test_similar_to_what_is_not_there(stored: CommandLine, tmp_path: Path):
 
 def test_delete_asks(stored: CommandLine):
     stored.run("model", "delete", "m", answer="n\n", code=1)
-    stored.run("model", "delete", "m", answer="", code=1)
+    unasked = stored.run("model", "delete", "m", answer="", code=1).stderr
+    assert unasked.splitlines()[-1].startswith("error: nobody can be asked")
+    assert "--yes" in unasked
     assert len(stored.json("model", "list")) == 1
     assert "deleted m@1; " in stored.says("model", "delete", "m", answer="y\n")
     assert stored.json("model", "list") == []

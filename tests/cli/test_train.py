@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ from sqlalchemy import select, update
 
 from arc_halo import connect
 from arc_halo.schema import TrainingAttempt, TrainingSession
+from arc_halo.training.processes import this_process
 from tests.cli.command_line import start
 from tests.schema.rows import add_attempt, add_checkpoint, add_model, add_run
 from tests.training.recorded import add_forked_run, add_points
@@ -21,6 +24,7 @@ from tests.training.recorded import add_forked_run, add_points
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from arc_halo.training.processes import ProcessIdentity
     from tests.cli.command_line import CommandLine
 
 
@@ -82,7 +86,19 @@ def test_list_of_nothing(arc_halo: CommandLine):
 
 def test_list_with_what_is_no_condition(trained: CommandLine):
     assert "is no condition; write" in trained.error("train", "list", "--where", "loss")
+    assert "'bogus(loss)' is no figure" in trained.error("train", "list", "--where", "bogus(loss) < 2")
     assert "is no KEY=VALUE" in trained.run("train", "list", "--config", "lr", code=2).stderr
+
+
+def test_list_of_a_status_that_there_is_not(trained: CommandLine):
+    said = trained.run("train", "list", "--status", "weird", code=2).stderr
+    assert all(status in said for status in ("weird", "pending", "running", "completed", "failed", "stopped"))
+
+
+@pytest.mark.parametrize("options", [("--where", "accurcy < 2"), ("--sort", "best(accurcy)")])
+def test_list_by_a_metric_that_no_run_has(trained: CommandLine, options):
+    said = trained.error("train", "list", *options)
+    assert "no run has recorded 'accurcy'; did you mean validation/accuracy?" in said
 
 
 def test_show(trained: CommandLine):
@@ -94,6 +110,20 @@ def test_show(trained: CommandLine):
     first = trained.says("train", "show", "small/first")
     assert "optimizer.name  adam" in first
     assert "2.02 @ 99" in first
+
+
+def test_show_ends_with_the_config_in_the_order_of_the_alphabet(trained: CommandLine, migrated_url):
+    config = {"zeta_of_all": 1, "b": {"z": 2, "along": {"y": 3}}, "a": 4, "be": {}}
+    with connect(migrated_url) as database, database.session() as session:
+        run = session.scalars(select(TrainingSession).where(TrainingSession.name == "first")).one()
+        run.config = config
+        session.commit()
+    lines = [line.split() for line in trained.says("train", "show", "small/first").splitlines()]
+    assert lines[-6:] == [
+        ["set", "to"],
+        *(["a", "4"], ["b.along.y", "3"], ["b.z", "2"], ["be", "{}"], ["zeta_of_all", "1"]),
+    ]
+    assert [line[0] for line in lines if line[0] in ("attempt", "metric")] == ["attempt", "metric"]
 
 
 def test_show_as_json(trained: CommandLine):
@@ -156,6 +186,14 @@ def test_tail_once(trained: CommandLine):
     assert "train/loss  ▁▁▁▁▁▁▁▁▁▁" in shown
     told = trained.json("train", "tail", "tune/tune", "--once")
     assert told["curves"]["train/loss"] == [*range(10), *range(110, 120)]
+
+
+def test_tail_once_as_json_is_a_line_of_what_was_asked(trained: CommandLine):
+    asked = ("train", "tail", "small/first", "--once", "--json")
+    (line,) = trained.says(*asked, "--metric", "validation/accuracy").splitlines()
+    told = json.loads(line)
+    assert list(told["curves"]) == list(told["metrics"]) == ["validation/accuracy"]
+    assert sorted(json.loads(trained.says(*asked))["metrics"]) == ["train/loss", "validation/accuracy"]
 
 
 def test_tail_of_a_run_that_is_over(trained: CommandLine):
@@ -221,6 +259,26 @@ def test_resume_info(trained: CommandLine):
     assert (anew["checkpoint"], anew["steps_again"]) == (None, 100)
 
 
+def keep_by(url, process: ProcessIdentity):
+    kept = {"host": process.host, "boot_id": process.boot_id, "pid": process.pid}
+    with connect(url) as database, database.session() as session:
+        session.execute(update(TrainingAttempt).values(**kept, process_started_at=process.started_at))
+        session.commit()
+
+
+def test_resume_info_looks_for_the_process(trained: CommandLine, migrated_url):
+    alive = this_process()
+    keep_by(migrated_url, alive)
+    assert "a next one is refused until" in trained.says("train", "resume-info", "tune/tune")
+    assert trained.json("train", "resume-info", "tune/tune")["is_process_gone"] is False
+    keep_by(migrated_url, replace(alive, started_at=alive.started_at - dt.timedelta(days=1)))
+    said = trained.says("train", "resume-info", "tune/tune")
+    assert "but its process is gone: a next one takes it over at once" in said
+    assert "refused" not in said
+    assert trained.json("train", "resume-info", "tune/tune")["is_process_gone"] is True
+    assert trained.json("train", "resume-info", "small/first")["is_process_gone"] is None
+
+
 def test_seal(trained: CommandLine):
     before = trained.says("train", "show", "small/first")
     assert trained.says("train", "seal", "small/first") == "packed 110 points of 2 series of small@1/first\n"
@@ -233,6 +291,16 @@ def test_delete(trained: CommandLine):
     assert "Delete small@1/first (110 points on its line, 0 checkpoints)?" in refused.stderr
     assert trained.json("train", "delete", "small/first", "--yes")["point_count"] == 110
     assert [each["name"] for each in trained.json("train", "list")] == ["tune"]
+
+
+def test_delete_where_nobody_can_be_asked(trained: CommandLine):
+    refused = trained.run("train", "delete", "small/first", code=1)
+    assert refused.stderr.splitlines()[-1] == (
+        "error: nobody can be asked, for stdin is no terminal; --yes deletes without asking"
+    )
+    assert "Aborted" not in refused.output
+    assert refused.stdout.strip() == ""
+    assert len(trained.json("train", "list")) == 2
 
 
 def test_delete_of_a_run_in_use(trained: CommandLine):

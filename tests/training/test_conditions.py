@@ -23,6 +23,7 @@ def test_a_condition_is_read_as_it_is_written(name, figure, operator, value):
     [
         ("loss<2.5", Condition(Figure("loss"), "<", 2.5)),
         (" validation/loss  >=  1e-3 ", Condition(Figure("validation/loss"), ">=", 1e-3)),
+        ("last(top(5)) > 1", Condition(Figure("top(5)"), ">", 1.0)),
         ("max(grad norm) == inf", Condition(Figure("grad norm", "max"), "=", float("inf"))),
         ('best(train/f1 {"k": 1}) > .5', Condition(Figure('train/f1 {"k": 1}', "best"), ">", 0.5)),
     ],
@@ -37,7 +38,7 @@ def test_what_is_no_condition(text):
         parse_condition(text)
 
 
-@pytest.mark.parametrize("text", ["", "  ", "a\0"])
+@pytest.mark.parametrize("text", ["", "  ", "a\0", "bogus(loss)", "mean(validation/loss)", "best()", "best( )"])
 def test_what_is_no_figure(text):
     with pytest.raises(MetricError, match="write"):
         parse_figure(text)

@@ -49,7 +49,66 @@ def test_checkpoints_and_forks_are_marked(plot):
 def test_what_the_signs_mean(plot):
     (legend,) = plot.figure().legends
     said = [text.get_text() for text in legend.get_texts()]
-    assert said == ["one@1/one", "two@1/two", "checkpoint", "best checkpoint", "resumed"]
+    assert said == ["one@1/one", "two@1/two", "checkpoint", "best checkpoint", "resumed", "not finite"]
+
+
+@pytest.fixture
+def attempt(session):
+    return add_attempt(session, add_run(session, add_model(session, "small"), "tune"))
+
+
+def crosses(panel):
+    """At the lower and at the upper edge: steps of what is not finite."""
+    marked = [line for line in panel.lines if line.get_marker() == "x"]
+    return [
+        sorted(int(step) for line in marked for step, at in line.get_xydata() if (at > 0.5) == is_upper)
+        for is_upper in (False, True)
+    ]
+
+
+def test_what_is_not_finite_is_marked_at_the_edges(session, attempt):
+    add_points(session, attempt, range(6), [math.nan, 1, -math.inf, 2, 3, math.inf])
+    plot = plot_runs(session, ["small/tune"])
+    panel = plot.figure().axes[0]
+    assert crosses(panel) == [[2], [0, 5]]
+    assert panel.get_xlim()[0] <= 0
+    assert panel.get_xlim()[1] >= 5
+    assert "not finite" in [text.get_text() for text in plot.figure().legends[0].get_texts()]
+
+
+def test_a_curve_that_diverges_is_marked_to_its_end(session, attempt):
+    add_points(session, attempt, range(100), [*range(40), math.inf, *[math.nan] * 59])
+    panel = plot_runs(session, ["small/tune"], buckets=10).figure().axes[0]
+    assert crosses(panel) == [[], [40, 49, 50, 59, 60, 69, 70, 79, 80, 89, 90, 99]]
+    assert panel.get_xlim()[0] <= 0
+    assert panel.get_xlim()[1] >= 99
+
+
+def test_a_finite_curve_has_no_crosses(session):
+    plot = plot_runs(session, [add_forked_run(session)])
+    assert crosses(plot.figure().axes[0]) == [[], []]
+    assert "not finite" not in [text.get_text() for text in plot.figure().legends[0].get_texts()]
+
+
+def test_a_point_between_such_that_are_not_finite_is_seen(session, attempt):
+    add_points(session, attempt, range(6), [math.nan, 1, -math.inf, 2, 3, 4])
+    line = lines(plot_runs(session, ["small/tune"]).figure().axes[0])[0]
+    assert (line.get_marker(), list(line.get_markevery())) == ("o", [1])
+
+
+def test_checkpoints_beyond_the_points_are_in_the_picture(session, attempt):
+    add_points(session, attempt, [5, 6], [1, 2])
+    for step in (2, 40):
+        add_checkpoint(session, attempt, step)
+    panel = plot_runs(session, ["small/tune"]).figure().axes[0]
+    assert [list(line.get_xdata()) for line in panel.lines if line.get_marker() == "^"] == [[2, 40]]
+    assert panel.get_xlim()[0] <= 2
+    assert panel.get_xlim()[1] >= 40
+
+
+def test_the_axis_begins_where_the_first_bucket_does(session, attempt):
+    add_points(session, attempt, range(100), range(100))
+    assert plot_runs(session, ["small/tune"], buckets=2).figure().axes[0].get_xlim()[0] <= 0
 
 
 def test_files(plot, tmp_path):
@@ -82,8 +141,7 @@ def test_a_logarithmic_scale(session):
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [math.nan, math.nan], [math.inf, 1.0, -math.inf]])
-def test_curves_of_few_values(session, values, tmp_path):
-    attempt = add_attempt(session, add_run(session, add_model(session, "small"), "tune"))
+def test_curves_of_few_values(session, attempt, values, tmp_path):
     add_points(session, attempt, range(len(values)), values)
     plot_runs(session, ["small/tune"], smoothing=0.5).save(tmp_path / "curves.png")
 

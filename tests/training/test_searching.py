@@ -73,7 +73,7 @@ def test_the_newest_comes_first(session):
         ({"metrics": ["loss >= 3", "min(loss) < 0.85"]}, ["third"]),
         ({"metrics": ["best(train/loss) = 0.9"]}, ["second"]),
         ({"metrics": ["max(loss) != 3"]}, ["third"]),
-        ({"metrics": ["accuracy > 0"]}, []),
+        ({"metrics": ["loss > 9"]}, []),
         ({"order_by": "best(loss)"}, ["third", "second", "first"]),
         ({"order_by": "last(loss)", "limit": 1}, ["first"]),
         ({"order_by": "best(loss)", "descending": True}, ["first", "second", "third"]),
@@ -133,7 +133,33 @@ def test_a_run_without_attempts_is_found(session, model):
 def test_statements_do_not_grow_with_runs(session):
     with statements(session) as sent:
         find_runs(session, config={"optimizer.name": "adam"}, metrics=["loss > 0"], order_by="loss")
+    assert len(sent) == 3
+    with statements(session) as sent:
+        find_runs(session, status="failed")
     assert len(sent) == 2
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("asked", [{"metrics": ["loss > 0", "best(lass) < 2"]}, {"order_by": "max(lass)"}])
+def test_a_metric_that_no_run_has_recorded(session, asked):
+    with pytest.raises(MetricNotFound, match="no run has recorded 'lass'; did you mean loss"):
+        find_runs(session, **asked)
+
+
+@pytest.mark.parametrize("metric", ["validation/loss", 'loss {"rank": 1}'])
+def test_a_metric_of_another_scope_or_context(session, model, metric):
+    attempt = add_attempt(session, add_run(session, model, "first"))
+    add_points(session, attempt, [0], [1.0])
+    with pytest.raises(MetricNotFound, match="no run has recorded"):
+        find_runs(session, order_by=metric)
+    add_points(session, attempt, [0], [1.0], scope="validation")
+    add_points(session, attempt, [0], [1.0], context={"rank": 1})
+    assert names(find_runs(session, metrics=[f"{metric} = 1"], order_by=metric)) == ["first"]
+
+
+def test_metrics_where_nothing_is_recorded(session):
+    with pytest.raises(MetricNotFound, match="no run has recorded 'loss'; they have recorded nothing"):
+        find_runs(session, order_by="loss")
 
 
 def test_runs_are_described_in_their_order(session, runs):

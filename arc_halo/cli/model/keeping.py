@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from arc_halo.cli.model.application import Reference, app
-from arc_halo.cli.output import Json, count, print_json, say, say_first, shown, size, some
+from arc_halo.cli.output import Json, confirm, count, print_json, say, say_first, shown, size, some
 from arc_halo.cli.progress import progress_bars
 from arc_halo.errors import CorruptionError
 
@@ -70,9 +70,7 @@ def delete(
         if not yes:
             but = f"; differences of {others} are from {size(leaned_on)} of it" if leaned_on else ""
             also = f", and {training}" if runs.run_count else ""
-            typer.confirm(
-                f"Delete {shown(name)} ({size(own)} that no other model uses{but}){also}?", abort=True, err=True
-            )
+            confirm(f"Delete {shown(name)} ({size(own)} that no other model uses{but}){also}?")
         database.transaction(lambda session: delete_model(session, found.id, force=force))
     if json:
         print_json(

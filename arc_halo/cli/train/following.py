@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from arc_halo.cli.output import Json, console, print_json, print_json_line, say, shown
+from arc_halo.cli.output import Json, console, print_json_line, say, shown
 from arc_halo.cli.train.application import Metrics, Reference, app
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def tail(
         views = _views(database, run, metric, every, is_once=once)
         try:
             if json:
-                _print_json(views, is_once=once)
+                _print_json(views, is_all=metric is None)
             elif once:
                 for view in views:
                     console().print(_picture(view))
@@ -161,11 +161,13 @@ def _print_lines(views: Iterator[View]) -> None:
         last = now
 
 
-def _print_json(views: Iterator[View], *, is_once: bool) -> None:
+def _print_json(views: Iterator[View], *, is_all: bool) -> None:
+    """A line for each look, with all metrics or those that are followed."""
     from arc_halo.cli.train.shown import run_fields
 
     for view in views:
-        fields = run_fields(view.run) | {
-            "curves": {name: each["last_value"].tolist() for name, each in view.buckets.items()}
-        }
-        (print_json if is_once else print_json_line)(fields)
+        fields = run_fields(view.run)
+        if not is_all:
+            fields["metrics"] = {name: each for name, each in fields["metrics"].items() if name in view.buckets}
+        fields["curves"] = {name: each["last_value"].tolist() for name, each in view.buckets.items()}
+        print_json_line(fields)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from arc_halo.cli.output import Json, count, print_json, say, shown
+from arc_halo.cli.output import Json, confirm, count, print_json, say, shown
 from arc_halo.cli.train.application import Reference, app
 
 
@@ -61,7 +61,7 @@ def delete(
         points = sum(each.point_count for each in found.metrics.values())
         if not yes:
             told = f"{count(points, 'point')} on its line, {count(found.checkpoint_count, 'checkpoint')}"
-            typer.confirm(f"Delete {shown(found.run)} ({told})?", abort=True, err=True)
+            confirm(f"Delete {shown(found.run)} ({told})?")
         deleted = database.transaction(lambda session: delete_run(session, found.id, force=force))
     if json:
         print_json(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json as json_text
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from arc_halo.training.runs import Runs, RunSummary
 
 _MAIN_METRICS = 3
+_STATUSES: Final = ("pending", "running", "completed", "failed", "stopped")
+_STATUSES_SAID: Final = f"{', '.join(_STATUSES[:-1])} or {_STATUSES[-1]}"
+
+
+def _check_statuses(statuses: list[str] | None) -> list[str] | None:
+    for status in statuses or ():
+        if status not in _STATUSES:
+            raise typer.BadParameter(f"{status!r} is no status of a run; write {_STATUSES_SAID}")
+    return statuses
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -47,7 +56,7 @@ def list_(
     name: Annotated[str | None, typer.Option(help="Of this name, in which * stands for anything.")] = None,
     status: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATUS", help="pending, running, completed, failed or stopped; repeatable."),
+        typer.Option(metavar="STATUS", callback=_check_statuses, help=f"{_STATUSES_SAID}; repeatable."),
     ] = None,
     config: Annotated[
         list[str] | None,
@@ -113,11 +122,11 @@ def _print_runs(runs: Runs) -> None:
 
 @app.command("show")
 def show(context: typer.Context, run: Reference, *, json: Json = False) -> None:
-    """Show a run: its config, its attempts, and what its metrics reached.
+    """Show a run: its attempts, what its metrics reached, and its config.
 
     Example: arc-halo train show minilm/tune
     """
-    from arc_halo.cli.train.shown import SPARKLINE_WIDTH, run_fields
+    from arc_halo.cli.train.shown import SPARKLINE_WIDTH, run_fields, settings
     from arc_halo.training.curves import charts
     from arc_halo.training.runs import describe_runs
 
@@ -132,6 +141,8 @@ def show(context: typer.Context, run: Reference, *, json: Json = False) -> None:
     _print_attempts(attempts)
     if curves:
         print_metrics(described, {each.metric: each.buckets for each in curves})
+    if described.config:
+        print_table(["set", "to"], settings(described.config))
 
 
 def _attempts(session: Session, run: RunSummary) -> Sequence[TrainingAttempt]:
@@ -149,7 +160,7 @@ def _attempt_fields(attempt: TrainingAttempt) -> dict[str, Any]:
 
 
 def _print_run(run: RunSummary) -> None:
-    from arc_halo.cli.train.shown import progress, settings, state
+    from arc_halo.cli.train.shown import progress, state
 
     say((shown(run.run), "bold"), f"  {run.id}")
     epochs = f", epoch {run.current_epoch:.4g}" + (f" of {run.total_epochs:.4g}" if run.total_epochs else "")
@@ -160,8 +171,6 @@ def _print_run(run: RunSummary) -> None:
     if run.dataset_name or run.seed is not None:
         data = f"data {shown(run.dataset_name)}" if run.dataset_name else ""
         say(", ".join(filter(None, [data, "" if run.seed is None else f"seed {run.seed}"])))
-    if run.config:
-        print_table(["set", "to"], settings(run.config))
 
 
 def _print_attempts(attempts: Sequence[TrainingAttempt]) -> None:

@@ -25,6 +25,8 @@ class Resumption:
 
     run: RunSummary
     checkpoint: ModelCheckpoint | None
+    is_process_gone: bool | None
+    """Of a running attempt, as far as this machine can tell; None of one that does not run."""
 
     @property
     def last_recorded_step(self) -> int | None:
@@ -57,6 +59,7 @@ class Resumption:
             "run": self.run.run,
             "id": self.run.id,
             **{name: getattr(self.run, name) for name in _OF_RUN},
+            "is_process_gone": self.is_process_gone,
             "checkpoint": checkpoint,
             "last_recorded_step": self.last_recorded_step,
             "steps_again": self.steps_again,
@@ -71,14 +74,30 @@ def read_resumption(session: Session, reference: str) -> Resumption:
 
     found = find_run(session, reference)
     (run,) = describe_runs(session, [found])
-    return Resumption(run, latest_checkpoint(session, found, checkpoint_type="full"))
+    return Resumption(run, latest_checkpoint(session, found, checkpoint_type="full"), _is_process_gone(session, run))
+
+
+def _is_process_gone(session: Session, run: RunSummary) -> bool | None:
+    from sqlalchemy import select
+
+    from arc_halo.schema import TrainingAttempt
+    from arc_halo.training.attempts import process_of
+
+    newest = select(TrainingAttempt).where(
+        TrainingAttempt.training_session_id == run.id, TrainingAttempt.attempt_number == run.attempt_number
+    )
+    attempt = session.scalar(newest)
+    if attempt is None or attempt.status != "running":
+        return None
+    process = process_of(attempt)
+    return process is not None and process.is_gone()
 
 
 def print_resumption(found: Resumption) -> None:
     """In sentences."""
     from arc_halo.cli.train.shown import moment
 
-    say((shown(found.run.run), "bold"), f", {_attempt(found.run)}")
+    say((shown(found.run.run), "bold"), f", {_attempt(found.run, is_gone=bool(found.is_process_gone))}")
     if (checkpoint := found.checkpoint) is None:
         say("no full checkpoint on its line: a next attempt begins at the beginning")
     else:
@@ -89,7 +108,7 @@ def print_resumption(found: Resumption) -> None:
         say(f"recorded up to step {found.last_recorded_step:,}: {found.steps_again:,} of these are trained again")
 
 
-def _attempt(run: RunSummary) -> str:
+def _attempt(run: RunSummary, *, is_gone: bool) -> str:
     from arc_halo.cli.train.shown import SILENT_SECONDS, duration
 
     if run.attempt_number is None:
@@ -98,6 +117,9 @@ def _attempt(run: RunSummary) -> str:
         return f"attempt {run.attempt_number} {run.attempt_status}: a next one may begin"
     where = f"on {shown(run.host)}, process {run.pid}" if run.host else "somewhere"
     heard = f"heard of {duration(run.heartbeat_age_seconds)} ago"
+    if is_gone:
+        gone = "but its process is gone: a next one takes it over at once"
+        return f"attempt {run.attempt_number} ran {where}, {heard}, {gone}"
     is_silent = run.heartbeat_age_seconds > SILENT_SECONDS
     may = "it may be taken over" if is_silent else "a next one is refused until it ends or its process is gone"
     return f"attempt {run.attempt_number} runs {where}, {heard}: {may}"

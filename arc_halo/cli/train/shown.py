@@ -80,14 +80,10 @@ def _level(value: float, low: float, high: float) -> str:
 
 
 def settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The leaves of a config by dotted keys."""
-    rows = []
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            rows += [(f"{key}.{below}", text) for below, text in settings(value)]
-        else:
-            rows.append((key, shown(str(value))))
-    return rows
+    """The leaves of a config by dotted keys, in the order of the alphabet."""
+    from arc_halo.training.comparing import leaves  # noqa: PLC0415  heavy, as commands import it
+
+    return sorted((key, shown(str(value))) for key, value in leaves(config))
 
 
 def run_fields(run: RunSummary) -> dict[str, Any]:
