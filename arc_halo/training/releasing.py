@@ -45,7 +45,7 @@ def publish_as_model(
     Parameters
     ----------
     checkpoint
-        As in `load_checkpoint`.
+        As in `load_checkpoint`: of a run its newest, which need not be its best.
     name
         By default that of the model that was trained: this is its next version.
     version
@@ -62,8 +62,8 @@ def publish_as_model(
 
     Examples
     --------
-    >>> publish_as_model(session, run, version="best").version  # doctest: +SKIP
-    'best'
+    >>> publish_as_model(session, find_run(session, "minilm/tune")).version  # doctest: +SKIP
+    '2'
     """
     found = find_checkpoint(session, checkpoint)
     # Nobody deletes it, and its tensors, meanwhile.

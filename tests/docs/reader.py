@@ -8,7 +8,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from importlib.resources import files
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,17 +57,22 @@ class Reader:
     def read(self, page: Path) -> None:
         """Do what a page says."""
         for block in blocks(page):
-            self._follow(block)
+            self.follow(block)
 
-    def _follow(self, block: Block) -> None:
+    def follow(self, block: Block) -> None:
+        """Do what a block says."""
         match block.language:
             case "python":
                 # Blank lines before it make a traceback name the line of the page.
-                exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), self.names)
+                with redirect_stdout(StringIO()) as printed:
+                    exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), self.names)
+                self.printed[block.next_line] = printed.getvalue()
             case "sh":
                 self.printed[block.next_line] = "".join(self._shell(line, block.place) for line in block.lines)
             case "sql":
-                assert self._query(block.text), f"{block.place}: finds nothing"
+                rows = self._query(block.text)
+                assert rows, f"{block.place}: finds nothing"
+                self.printed[block.next_line] = "\n".join(" | ".join(map(str, row)) for row in rows)
             case "mermaid":
                 self._see(block.text)
             case "text":
@@ -123,7 +130,7 @@ class Reader:
         assert names <= {table.name for table in Base.metadata.tables.values()}
 
     def _compare(self, lines: list[str], printed: str | None) -> None:
-        """A text block right below commands quotes what they print, with ``...`` for what it leaves out."""
+        """A text block right below a block quotes what that prints, with ``...`` for what it leaves out."""
         if printed is not None:
             known = ["...", *(line.strip() for line in printed.splitlines())]
             assert [line for line in lines if line not in known] == []

@@ -15,6 +15,11 @@ def test_a_page_can_be_followed(page, reader):
     reader.read(page)
 
 
+def test_the_cells_of_the_readme_can_be_run_again(reader):
+    for block in 2 * [block for block in blocks(README) if block.language == "python"]:
+        reader.follow(block)
+
+
 def test_the_readme_begins_with_two_commands():
     lines = [line for block in blocks(README) if block.language == "sh" for line in block.lines]
     assert lines[:2] == [FIRST, SECOND]
@@ -42,6 +47,8 @@ UNREADABLE = {
         "```sh\narc-halo --version\n```\n\n```sh\narc-halo model list\n```\n\n```text\nnothing@1\n```\n"
     ),
     "a table that is not there": "```mermaid\nerDiagram\n  models ||--o{ nothings : has\n```\n",
+    "output that Python did not print": "```python\nprint(1)\n```\n\n```text\n2\n```\n",
+    "rows that a query did not find": "```sql\nSELECT 'a', 1\n```\n\n```text\na | 2\n```\n",
     "output that was not printed": "```sh\narc-halo --version\n```\n\n```text\narc-halo 0.0.0\n```\n",
 }
 
