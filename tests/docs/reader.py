@@ -53,6 +53,7 @@ class Reader:
         self.printed: dict[int, str] = {}
         self.environment: dict[str, str] = {}
         self.typed: set[str] = set()
+        self.databases: list[Database] = []
 
     def read(self, page: Path) -> None:
         """Do what a page says."""
@@ -67,6 +68,7 @@ class Reader:
                 with redirect_stdout(StringIO()) as printed:
                     exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), self.names)
                 self.printed[block.next_line] = printed.getvalue()
+                self.databases += [each for each in self.names.values() if isinstance(each, Database)]
             case "sh":
                 self.printed[block.next_line] = "".join(self._shell(line, block.place) for line in block.lines)
             case "sql":
@@ -81,10 +83,9 @@ class Reader:
                 pytest.fail(f"{block.place}: nobody can read {other or 'a block without a language'}")
 
     def close(self) -> None:
-        """Close what the page left open."""
-        for value in self.names.values():
-            if isinstance(value, Database):
-                value.close()
+        """Close what the page left open; closing twice does nothing."""
+        for database in self.databases:
+            database.close()
 
     def _shell(self, line: str, place: str) -> str:
         if line.startswith("export "):
