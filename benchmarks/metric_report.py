@@ -65,12 +65,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A loop that logs: seconds of each call, of the loop, and until all points were rows."""
+    """A loop that logs so many points: seconds of each call, and of each turn for the loop and until all were rows."""
 
     points: int
     call_seconds: list[float]
-    logged_seconds: float
-    stored_seconds: float
+    logged_seconds: list[float]
+    stored_seconds: list[float]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _of_size(nbytes: Memory) -> Iterator[Goal]:
 def _of_recorder(recorded: Recorded) -> Iterator[Goal]:
     call = median(recorded.call_seconds) * 1e6
     yield Goal("a call of `log` with five metrics: at most 50 µs, median", f"{call:.1f} µs", call <= 50)
-    rate = recorded.points / recorded.stored_seconds
+    rate = recorded.points / median(recorded.stored_seconds)
     yield Goal("recorder: at least 100,000 points/s as rows", f"{rate:,.0f}", rate >= 100_000)
 
 
@@ -173,8 +173,8 @@ def to_markdown(results: Results, reached: list[Goal]) -> str:
             [
                 ("a call of `log`, median", f"{median(calls) * 1e6:.1f} µs"),
                 ("of a thousand calls the slowest but one", f"{calls[-max(1, len(calls) // 1000)] * 1e6:.0f} µs"),
-                ("points/s taken from the loop", f"{recorded.points / recorded.logged_seconds:,.0f}"),
-                ("points/s, until all were rows", f"{recorded.points / recorded.stored_seconds:,.0f}"),
+                ("points/s taken from the loop", f"{recorded.points / median(recorded.logged_seconds):,.0f}"),
+                ("points/s, until all were rows", f"{recorded.points / median(recorded.stored_seconds):,.0f}"),
             ],
         ),
         "### Deleting a run, as a command\n",

@@ -97,24 +97,31 @@ class Comparison:
                 task.theirs.append(1 / median(seconds))
         return task
 
-    def record(self, by_step: Task) -> tuple[Task, Recorded]:
-        """A loop that does nothing but log, through the recorder with its thread, its heartbeats and its sealing."""
+    def record(self) -> tuple[Task, Recorded]:
+        """A loop that does nothing but log and never waits: through our recorder, and MLflow's queue."""
         curves = make_curves(_LOGGED_METRICS, self.size.recorded_steps)
         steps = [dict(zip(curves.names, column, strict=True)) for column in curves.values.T.tolist()]
-        seconds = []
-        with training_run(self.ours.database, model="m", name="recorded", capture=False) as run:
+        few = Curves(curves.names, 0, curves.values[:, : self.size.recorded_steps // 100])
+        task = Task("`log` of five metrics a step, until all are rows", "steps/s", goal=20)
+        recorded = Recorded(curves.values.size, [], [], [])
+        for turn in range(self.size.turns):
+            self._record(f"recorded_{turn}", steps, recorded)
+            task.ours.append(len(steps) / recorded.stored_seconds[-1])
+            if self.mlflow:
+                seconds = self.mlflow.log_beside(self.mlflow.begin(f"recorded_{turn}"), few, _LOGGED_METRICS)
+                task.theirs.append(len(few.steps) / seconds)
+        return task, recorded
+
+    def _record(self, name: str, steps: list[dict[str, float]], recorded: Recorded) -> None:
+        with training_run(self.ours.database, model="m", name=name, capture=False) as run:
             began = time.perf_counter()
             for step, metrics in enumerate(steps):
                 before = time.perf_counter()
                 run.log(metrics, step)
-                seconds.append(time.perf_counter() - before)
-            logged = time.perf_counter() - began
+                recorded.call_seconds.append(time.perf_counter() - before)
+            recorded.logged_seconds.append(time.perf_counter() - began)
             run.flush()
-            stored = time.perf_counter() - began
-        task = Task("`log` of five metrics a step, until all are rows", "steps/s", goal=20)
-        task.ours.extend([len(steps) / stored] * len(by_step.theirs or [0]))
-        task.theirs.extend(by_step.theirs)
-        return task, Recorded(curves.values.size, seconds, logged, stored)
+            recorded.stored_seconds.append(time.perf_counter() - began)
 
     def draw(self) -> list[Task]:
         """A chart of a run that is sealed, as runs are that have ended."""
@@ -196,9 +203,8 @@ def run(size: Size, folder: Path, resources: ExitStack) -> Results:
     comparison = Comparison(ours, mlflow, server, size)
     tasks = comparison.ingest()
     _tell("writing")
-    by_step = comparison.log()
-    logged, recorded = comparison.record(by_step)
-    tasks += [logged, by_step, *comparison.draw()]
+    logged, recorded = comparison.record()
+    tasks += [logged, comparison.log(), *comparison.draw()]
     _tell("logging, charts")
     tasks.append(comparison.list_runs())
     _tell("lists")
