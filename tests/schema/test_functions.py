@@ -180,8 +180,10 @@ def test_time_partitions_made_by_many_at_once_are_made_once(database):
         assert sum(pool.map(ensure, range(4))) == 6
 
 
-def test_a_table_that_has_a_partitions_name_and_is_none_is_refused(session):
-    session.execute(text("CREATE TABLE arc_halo.inference_metrics_2031_05 (id integer)"))
+@pytest.mark.parametrize("made", ["TABLE {} (id integer)", "TYPE {} AS ENUM ('a')"], ids=["table", "type"])
+def test_what_has_a_partitions_name_and_is_none_is_refused(session, made):
+    """A type is found where a table that somebody else has just made was not there yet a moment before."""
+    session.execute(text("CREATE " + made.format("arc_halo.inference_metrics_2031_05")))
     with pytest.raises(ProgrammingError, match="is no partition of"):
         session.scalar(ENSURE, {"start": dt.datetime(2031, 5, 1, tzinfo=dt.UTC), "ahead": 0})
 

@@ -41,15 +41,15 @@ BEGIN
                 pg_catalog.to_char(month_start, 'YYYY-MM-DD 00:00:00+00'),
                 pg_catalog.to_char(month_start + interval '1 month', 'YYYY-MM-DD 00:00:00+00'));
             created := created + 1;
-        EXCEPTION WHEN duplicate_table OR unique_violation THEN
-            -- Somebody else made it meanwhile: the catalog's unique index let us wait for their commit. Or a table that
-            -- is no partition, a detached one perhaps, has the name.
+        EXCEPTION WHEN duplicate_table OR duplicate_object OR unique_violation THEN
+            -- Somebody else made it meanwhile: the catalog's unique index let us wait for their commit, or it came
+            -- between the looks for a table and for its row type. Or a table that is no partition has the name.
             PERFORM FROM pg_catalog.pg_inherits AS i
               WHERE i.inhparent = parent
                 AND i.inhrelid = pg_catalog.to_regclass(pg_catalog.format('arc_halo.%I', partition_name));
             IF NOT FOUND THEN
                 RAISE EXCEPTION 'arc_halo.% is no partition of %', partition_name, parent
-                    USING ERRCODE = 'duplicate_table', HINT = 'Attach, rename, move or drop that table.';
+                    USING ERRCODE = 'duplicate_table', HINT = 'Attach, rename, move or drop what has that name.';
             END IF;
         END;
     END LOOP;
