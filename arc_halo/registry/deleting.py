@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from arc_halo.schema import Model
 
 _ALIVE_SECONDS: Final = 60.0
-_NEAR: Final = 5
+_SHOWN: Final = 5
 _RUNS: Final = text("""
 SELECT count(*),
        COALESCE(sum((SELECT count(*) FROM arc_halo.model_checkpoints AS c
@@ -79,8 +79,8 @@ def delete_model(session: Session, model: Model | uuid.UUID | str, *, force: boo
     alive = [] if force else count_runs(session, found).alive
     if alive:
         raise RunInUse(
-            f"{found.name}@{found.version} is being trained by {', '.join(alive[:_NEAR])}"
-            + (", ..." if len(alive) > _NEAR else "")
+            f"{found.name}@{found.version} is being trained by {', '.join(alive[:_SHOWN])}"
+            + (", ..." if len(alive) > _SHOWN else "")
             + ", and its runs would go with it: end them and wait a minute, or force this"
         )
     session.delete(found)

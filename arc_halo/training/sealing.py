@@ -100,7 +100,7 @@ class Sealed:
 def seal_points(
     session: Session, training_session: TrainingSession | uuid.UUID | str, *, keep_points: int = 0
 ) -> Sealed:
-    """Pack a run's points into segments of up to 4,096: about 13 bytes a point instead of 90.
+    """Pack a run's points into segments of up to 4,096: about 17 bytes a point instead of 90.
 
     Runs that `training_run` keeps are sealed by themselves, old points as they go and all when they end. Views,
     functions and `history` show sealed points as before, and charts read a summary of each 64. A point that is written

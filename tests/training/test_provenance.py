@@ -106,7 +106,6 @@ def test_without_git_nothing_is_claimed(repository, monkeypatch, tmp_path):
     assert code(repository) == (None, None)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the program that hangs is a shell script")
 @pytest.mark.parametrize("hanging", ["diff", "ls-files"])
 def test_changes_that_take_too_long_to_find_are_not_called_none(repository, monkeypatch, tmp_path, hanging):
     (repository / "train.py").write_text("print(2)\n")

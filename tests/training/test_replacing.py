@@ -29,7 +29,7 @@ def series(session):
 
 @pytest.mark.parametrize("stretch", [1, 4, 40])
 def test_scattered_points_are_replaced_as_fast_as_others(session, series, stretch):
-    """Not in time that grows with their square; a second is three times what it takes on a busy machine."""
+    """In time that grows with their number: compared each with each, so many would take a minute."""
     steps = np.arange(MANY)
     write_points(session, points_of(series.id, steps, 1.0))
     others = [add_series(session, series.attempt, f"other {number}").id for number in range(3)]
