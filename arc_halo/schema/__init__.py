@@ -18,8 +18,12 @@ Training
                   for the backward pass
 Inference
     Session       a model in use (InferenceSession), its InferenceMetric and AttentionPattern
-    Namespace     all that must be equal for a cache hit (CacheNamespace); KVCacheBlock, KVCachePayload and
-                  KVCacheStatistics belong to one; CachedActivation to a digest of weights
+    Namespace     all that must be equal for a cache hit (CacheNamespace), with its CacheStatistics
+    Entry         what is cached in one: KVCacheBlock with payloads (KVCachePayload, KVCacheUnloggedPayload) and
+                  KVCacheStatistics, CachedActivation, CachedResponse
+    Quota, Lease, Audit
+                  what a tenant may keep (CacheQuota), who is computing what (CacheLease), what was found and not
+                  served (CacheAudit)
 Fusion
     Reactor       several models run as one; Member one of them (ReactorModel), ModelInteraction an edge between two
     Operation     a question and its joint answer (FusionOperation), with each member's (FusionOperationMember)
@@ -28,12 +32,25 @@ Upkeep
     UploadLease, Operation, BlobDeletion, Verification: what the database remembers of work on itself
 Views
     ModelArchitecture, TrainingProgress, TrainingPoint, RunMetric, ReactorStatus, TensorStatistics, ModelStorage,
-    ModelFamily, DuplicateTensor, UnsoundLayer: computed, read-only
+    ModelFamily, DuplicateTensor, UnsoundLayer, CacheStatus: computed, read-only
 
 Importing this package makes ``Base.metadata`` complete, functions and triggers included.
 """
 
 from arc_halo.schema.base import Base
+from arc_halo.schema.caches import (
+    CacheAudit,
+    CachedActivation,
+    CachedResponse,
+    CacheLease,
+    CacheNamespace,
+    CacheQuota,
+    CacheStatistics,
+    KVCacheBlock,
+    KVCachePayload,
+    KVCacheStatistics,
+    KVCacheUnloggedPayload,
+)
 from arc_halo.schema.checkpoints import (
     CheckpointRank,
     CheckpointTensor,
@@ -52,16 +69,7 @@ from arc_halo.schema.fusion import (
     ReactorMetric,
     ReactorModel,
 )
-from arc_halo.schema.inference import (
-    AttentionPattern,
-    CachedActivation,
-    CacheNamespace,
-    InferenceMetric,
-    InferenceSession,
-    KVCacheBlock,
-    KVCachePayload,
-    KVCacheStatistics,
-)
+from arc_halo.schema.inference import AttentionPattern, InferenceMetric, InferenceSession
 from arc_halo.schema.metric_views import RunMetric
 from arc_halo.schema.tensors import Chunk, Embedding, ModelWeight, Tensor, TensorChunk
 from arc_halo.schema.training import (
@@ -74,6 +82,7 @@ from arc_halo.schema.training import (
     TrainingSession,
 )
 from arc_halo.schema.upkeep import BlobDeletion, Operation, UploadLease, Verification
+from arc_halo.schema.usage_views import CacheStatus
 from arc_halo.schema.views import ModelArchitecture, ReactorStatus, TensorStatistics, TrainingPoint, TrainingProgress
 from arc_halo.schema.weight_views import DuplicateTensor, ModelFamily, ModelStorage, UnsoundLayer
 
@@ -82,8 +91,14 @@ __all__ = [
     "AttentionPattern",
     "Base",
     "BlobDeletion",
+    "CacheAudit",
+    "CacheLease",
     "CacheNamespace",
+    "CacheQuota",
+    "CacheStatistics",
+    "CacheStatus",
     "CachedActivation",
+    "CachedResponse",
     "CheckpointRank",
     "CheckpointTensor",
     "Chunk",
@@ -99,6 +114,7 @@ __all__ = [
     "KVCacheBlock",
     "KVCachePayload",
     "KVCacheStatistics",
+    "KVCacheUnloggedPayload",
     "MetricSegment",
     "MetricSeries",
     "MetricSummary",

@@ -54,6 +54,7 @@ class Model(ModelHtml, Timestamped, Tenanted, Base):
     __table_args__ = (
         UniqueConstraint("tenant_id", "name", "version"),
         UniqueConstraint("id", "name"),  # what an alias refers to
+        Index(None, "tenant_id", "weights_digest"),  # whether cached content still belongs to a model
         closed_set("status", "initialized", "training", "trained", "deployed", "archived"),
         *digest_length("weights_digest", "config_digest", "tokenizer_digest"),
     )

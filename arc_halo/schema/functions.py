@@ -26,6 +26,8 @@ for _name in (
     "update_updated_at_column",
     "calculate_model_parameters",
     "get_latest_checkpoint",
+    "token_ids",
+    "is_servable",
     "expire_caches",
     "ensure_time_partitions",
     "reset_weights_digest",

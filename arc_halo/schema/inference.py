@@ -1,7 +1,4 @@
-"""Inference: sessions and their metrics, caches of keys and values and of activations, attention patterns.
-
-Cached content belongs to the digest of the weights it was computed with, never to a model's name.
-"""
+"""Inference: sessions and their metrics, attention patterns; what is cached stands in `caches`."""
 
 # ruff: noqa: TC001, TC003  (SQLAlchemy evaluates the annotations of mapped classes)
 
@@ -11,11 +8,11 @@ import datetime as dt
 import uuid
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Identity, Index, Integer, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Integer, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import ARRAY, REAL
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from arc_halo.autogenerate import declare, declare_partitions
+from arc_halo.autogenerate import declare_partitions
 from arc_halo.schema.base import Base
 from arc_halo.schema.columns import (
     Digest,
@@ -24,7 +21,6 @@ from arc_halo.schema.columns import (
     Now,
     SmallInt,
     Tenanted,
-    TenantId,
     Timestamped,
     closed_set,
     digest_length,
@@ -33,8 +29,6 @@ from arc_halo.schema.columns import (
 )
 from arc_halo.schema.core import EMPTY_OBJECT, Model, TransformerLayer
 from arc_halo.schema.tensors import Tensor
-
-_NOT_PINNED = text("expires_at IS NOT NULL AND NOT is_pinned")
 
 
 class InferenceSession(Timestamped, Tenanted, Base):
@@ -67,151 +61,6 @@ class InferenceSession(Timestamped, Tenanted, Base):
     attention_patterns: Mapped[list[AttentionPattern]] = relationship(
         back_populates="inference_session", passive_deletes="all"
     )
-
-
-class CacheNamespace(Base):
-    """Everything that must be equal for keys and values to be the same, under one digest."""
-
-    __tablename__ = "cache_namespaces"
-    __table_args__ = (
-        UniqueConstraint("tenant_id", "digest"),
-        *digest_length("digest", "weights_digest", "adapter_digest", "tokenizer_digest", "config_digest"),
-        CheckConstraint("block_token_count > 0", name="block_token_count_positive"),
-        Index(None, "tenant_id", "weights_digest"),
-    )
-
-    tenant_id: Mapped[TenantId] = mapped_column(primary_key=True)
-    id: Mapped[int] = mapped_column(Integer, Identity(always=True), primary_key=True)
-    digest: Mapped[Digest] = mapped_column(comment="BLAKE3-256 over all columns below but the last")
-    weights_digest: Mapped[Digest]
-    adapter_digest: Mapped[Digest | None]
-    tokenizer_digest: Mapped[Digest | None]
-    config_digest: Mapped[Digest] = mapped_column(comment="of the architecture with its position encoding")
-    dtype: Mapped[str]
-    layout: Mapped[str] = mapped_column(comment="axes of a payload, e.g. kv_heads,tokens,head_dim")
-    block_token_count: Mapped[Int]
-    salt: Mapped[bytes] = mapped_column(comment="the tenant's: equal tokens of two tenants have other hashes")
-    created_at: Mapped[Now]
-
-
-_IN_NAMESPACE = (["tenant_id", "namespace_id"], ["arc_halo.cache_namespaces.tenant_id", "arc_halo.cache_namespaces.id"])
-_OF_BLOCK = (
-    ["tenant_id", "namespace_id", "block_hash"],
-    ["arc_halo.kv_cache.tenant_id", "arc_halo.kv_cache.namespace_id", "arc_halo.kv_cache.block_hash"],
-)
-
-
-class KVCacheBlock(Base):
-    """A block of consecutive tokens whose keys and values are stored, chained to the block before it."""
-
-    __tablename__ = "kv_cache"
-    __table_args__ = (
-        ForeignKeyConstraint(*_IN_NAMESPACE, ondelete="CASCADE"),
-        CheckConstraint("(parent_hash IS NULL) = (position = 0)", name="only_first_without_parent"),
-        CheckConstraint("cardinality(token_ids) > 0", name="token_ids_not_empty"),
-        *digest_length("block_hash", "parent_hash"),
-        *not_negative("position", "stored_nbytes"),
-        Index(None, "expires_at", postgresql_where=_NOT_PINNED),
-    )
-
-    tenant_id: Mapped[TenantId] = mapped_column(primary_key=True)
-    namespace_id: Mapped[Int] = mapped_column(primary_key=True)
-    block_hash: Mapped[Digest] = mapped_column(primary_key=True, comment="over the parent's hash and the tokens")
-    # No foreign key: blocks of a chain are evicted one by one, and a lookup ends at the first that is missing.
-    parent_hash: Mapped[Digest | None]
-    position: Mapped[Int] = mapped_column(comment="number of the block in its chain")
-    token_ids: Mapped[list[int]] = mapped_column(ARRAY(Integer), comment="compared at every hit")
-    stored_nbytes: Mapped[int] = mapped_column(comment="of its payloads: what a quota counts")
-    is_pinned: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
-    expires_at: Mapped[dt.datetime | None] = mapped_column(comment="by the database's clock; null: never")
-    created_at: Mapped[Now]
-
-    namespace: Mapped[CacheNamespace] = relationship()
-    payloads: Mapped[list[KVCachePayload]] = relationship(
-        back_populates="block", passive_deletes="all", order_by="KVCachePayload.layer_index"
-    )
-
-
-class KVCachePayload(Base):
-    """Keys and values of one layer for one block; an operator may make this table UNLOGGED."""
-
-    __tablename__ = "kv_cache_payloads"
-    __table_args__ = (
-        ForeignKeyConstraint(*_OF_BLOCK, ondelete="CASCADE"),
-        *digest_length("key_digest", "value_digest"),
-        *not_negative("layer_index"),
-    )
-
-    tenant_id: Mapped[TenantId] = mapped_column(primary_key=True)
-    namespace_id: Mapped[Int] = mapped_column(primary_key=True)
-    block_hash: Mapped[Digest] = mapped_column(primary_key=True)
-    layer_index: Mapped[SmallInt] = mapped_column(primary_key=True)
-    codec: Mapped[str] = mapped_column(comment="id of the codec that made both payloads")
-    key_digest: Mapped[Digest] = mapped_column(comment="BLAKE3-256 of the raw keys, checked at every hit")
-    value_digest: Mapped[Digest] = mapped_column(comment="BLAKE3-256 of the raw values, checked at every hit")
-    key_payload: Mapped[bytes] = mapped_column(deferred=True, deferred_raiseload=True)
-    value_payload: Mapped[bytes] = mapped_column(deferred=True, deferred_raiseload=True)
-
-    block: Mapped[KVCacheBlock] = relationship(back_populates="payloads")
-
-
-# Keys and values hardly compress: TOAST would spend the time of a hit to find that out.
-declare(
-    Base.metadata,
-    "ALTER TABLE arc_halo.kv_cache_payloads ALTER COLUMN key_payload SET STORAGE EXTERNAL",
-    "ALTER TABLE arc_halo.kv_cache_payloads ALTER COLUMN value_payload SET STORAGE EXTERNAL",
-)
-
-
-class KVCacheStatistics(Base):
-    """Hits of a block, apart from the block so that counting them rewrites a narrow row."""
-
-    # No index on last_hit_at and free room on each page: updates then stay on their page and touch no index. Finding
-    # the least recently used reads the whole of this narrow table, which happens once per sweep.
-    __tablename__ = "kv_cache_statistics"
-    __table_args__ = (
-        ForeignKeyConstraint(*_OF_BLOCK, ondelete="CASCADE"),
-        *not_negative("hit_count"),
-        {"postgresql_with": {"fillfactor": 70}},
-    )
-
-    tenant_id: Mapped[TenantId] = mapped_column(primary_key=True)
-    namespace_id: Mapped[Int] = mapped_column(primary_key=True)
-    block_hash: Mapped[Digest] = mapped_column(primary_key=True)
-    hit_count: Mapped[int] = mapped_column(default=0, server_default=text("0"))
-    last_hit_at: Mapped[dt.datetime | None]
-
-
-class CachedActivation(Base):
-    """The output of a hook point of a model for one input, kept so that it need not be computed again."""
-
-    __tablename__ = "activation_cache"
-    __table_args__ = (
-        ForeignKeyConstraint(
-            ["tenant_id", "tensor_id"],
-            ["arc_halo.tensor_metadata.tenant_id", "arc_halo.tensor_metadata.id"],
-            ondelete="RESTRICT",
-        ),
-        *digest_length("weights_digest", "input_digest"),
-        *not_negative("hit_count", "recompute_ms", "read_ms"),
-        Index(None, "tenant_id", "tensor_id"),
-        Index(None, "expires_at", postgresql_where=_NOT_PINNED),
-    )
-
-    tenant_id: Mapped[TenantId] = mapped_column(primary_key=True)
-    weights_digest: Mapped[Digest] = mapped_column(primary_key=True)
-    hook_point: Mapped[str] = mapped_column(primary_key=True, comment="layer and place in it")
-    input_digest: Mapped[Digest] = mapped_column(primary_key=True)
-    tensor_id: Mapped[uuid.UUID]
-    hit_count: Mapped[int] = mapped_column(default=0, server_default=text("0"))
-    last_hit_at: Mapped[dt.datetime | None]
-    recompute_ms: Mapped[float | None] = mapped_column(comment="measured time to compute it")
-    read_ms: Mapped[float | None] = mapped_column(comment="measured time to read it from here")
-    is_pinned: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
-    expires_at: Mapped[dt.datetime | None] = mapped_column(comment="by the database's clock; null: never")
-    created_at: Mapped[Now]
-
-    tensor: Mapped[Tensor] = relationship(primaryjoin="foreign(CachedActivation.tensor_id) == Tensor.id")
 
 
 class InferenceMetric(Base):
@@ -273,6 +122,10 @@ class AttentionPattern(Base):
     mean_entropy: Mapped[float] = mapped_column(comment="nats, over the queries")
     mean_distance: Mapped[float] = mapped_column(comment="tokens between query and key, weighted by attention")
     first_token_share: Mapped[float] = mapped_column(comment="attention that falls on the first token")
+    previous_token_share: Mapped[float | None] = mapped_column(comment="attention that falls on the token before")
+    induction_share: Mapped[float | None] = mapped_column(
+        comment="attention that falls behind an earlier place of the same token; null where none is repeated"
+    )
     entropies: Mapped[list[float] | None] = mapped_column(ARRAY(REAL), comment="nats, of each query")
     top_count: Mapped[SmallInt] = mapped_column(default=0, server_default=text("0"), comment="keys kept per query")
     top_positions: Mapped[list[int]] = mapped_column(
@@ -282,7 +135,9 @@ class AttentionPattern(Base):
         ARRAY(REAL), default=list, server_default=text("'{}'::real[]"), comment="of the keys at top_positions"
     )
     tensor_id: Mapped[uuid.UUID | None] = mapped_column(
-        reference("tensor_metadata", ondelete="RESTRICT"), index=True, comment="the full matrix"
+        reference("tensor_metadata", ondelete="RESTRICT"),
+        index=True,
+        comment="the full matrix; one axis: its lower triangle, row by row",
     )
     created_at: Mapped[Now]
 

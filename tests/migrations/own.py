@@ -120,7 +120,7 @@ def copy_of_ours() -> MetaData:
     ours = Base.metadata
     copy = MetaData(schema=ours.schema, naming_convention=ours.naming_convention)
     for table in ours.tables.values():
-        table.to_metadata(copy)
+        table.to_metadata(copy)._prefixes = table._prefixes  # SQLAlchemy leaves UNLOGGED behind
     copy.info = {key: list(declared) for key, declared in ours.info.items()}
     return copy
 

@@ -99,10 +99,15 @@ def test_it_comes_to_head(released_url):
     check(released_url)
 
 
-def test_no_row_is_lost(upgraded, expected):
+# Revision 0004 empties them: what was cached before it has no namespace that could be relied on.
+CACHES = ("cache_namespaces", "kv_cache", "kv_cache_payloads", "kv_cache_statistics", "activation_cache")
+
+
+def test_no_row_is_lost_but_what_was_cached(upgraded, expected):
     tables = Base.metadata.tables
     rows = {name: upgraded.scalar(select(func.count()).select_from(tables[name])) for name in expected["rows"]}
-    assert rows == expected["rows"]
+    emptied = dict.fromkeys((f"arc_halo.{name}" for name in CACHES), 0)
+    assert rows == expected["rows"] | emptied
 
 
 def test_every_class_reads_its_rows(upgraded):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import struct
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -144,18 +145,25 @@ def add_checkpoint(session: Session, attempt: TrainingAttempt, step: int, **colu
     )
 
 
-def add_namespace(session: Session) -> CacheNamespace:
+def add_namespace(session: Session, **columns: Any) -> CacheNamespace:
+    """One of keys and values, unless said otherwise."""
     return add(
         session,
         CacheNamespace(
             tenant_id=0,
-            digest=digest(uuid.uuid4()),
-            weights_digest=digest("weights"),
-            config_digest=digest("config"),
-            dtype="F16",
-            layout="kv_heads,tokens,head_dim",
-            block_token_count=2,
-            salt=b"",
+            **{
+                "digest": digest(uuid.uuid4()),
+                "kind": "kv",
+                "weights_digest": digest("weights"),
+                "is_registered": False,
+                "config_digest": digest("config"),
+                "dtype": "F16",
+                "layout": "kv_heads,tokens,head_dim",
+                "precision": "exact",
+                "block_token_count": 2,
+                "salt": b"",
+                **columns,
+            },
         ),
     )
 
@@ -167,7 +175,8 @@ def add_block(session: Session, namespace: CacheNamespace, number: int, **column
         "block_hash": digest(number),
         "parent_hash": digest(number - 1) if number else None,
         "position": number,
-        "token_ids": [number, number],
+        "token_ids": struct.pack(">2i", number, number),
+        "is_logged": True,
         "stored_nbytes": 0,
     }
     return add(session, KVCacheBlock(**{**defaults, **columns}))

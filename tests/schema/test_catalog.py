@@ -93,6 +93,7 @@ def test_functions_say_whether_they_read_or_write(ask):
         "calculate_model_parameters",
         "compare_weights",
         "get_latest_checkpoint",
+        "is_servable",
         "metric_history",
         "summarize_metric_parts",
     ]

@@ -9,7 +9,16 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import ProgrammingError
 
 from arc_halo.errors import LockTimeout
-from arc_halo.schema import InferenceMetric, InferenceSession, KVCacheBlock, Model, ModelWeight
+from arc_halo.schema import (
+    CachedActivation,
+    CachedResponse,
+    CacheNamespace,
+    InferenceMetric,
+    InferenceSession,
+    KVCacheBlock,
+    Model,
+    ModelWeight,
+)
 from tests.schema.rows import (
     NOON,
     add,
@@ -81,42 +90,78 @@ def test_a_model_without_published_checkpoints_has_no_latest(session):
     assert latest.all() == []
 
 
+PAST, FUTURE = func.now() - text("interval '1 second'"), func.now() + text("interval '1 hour'")
+EXPIRE = text("SELECT * FROM arc_halo.expire_caches(:rows)")
+
+
 @pytest.fixture
 def expired(session):
-    """A namespace with blocks: 0 and 1 expired, 2 expired and pinned, 3 not yet, 4 never."""
+    """A chain of blocks: 0 never expires, 1 not yet, 2 expired and is pinned, 3 and 4 expired."""
     namespace = add_namespace(session)
-    past, future = func.now() - text("interval '1 second'"), func.now() + text("interval '1 hour'")
-    for number, expiry in enumerate((past, past, past, future, None)):
+    for number, expiry in enumerate((None, FUTURE, PAST, PAST, PAST)):
         add_block(session, namespace, number, expires_at=expiry, is_pinned=number == 2)
     return namespace
 
 
-EXPIRE = text("SELECT * FROM arc_halo.expire_caches(:rows)")
-
-
 @pytest.mark.usefixtures("expired")
 def test_expire_caches_leaves_pinned_and_living_entries(session):
-    assert session.execute(EXPIRE, {"rows": 100}).one() == (2, 0)
-    assert set(session.scalars(select(KVCacheBlock.position))) == {2, 3, 4}
+    assert session.execute(EXPIRE, {"rows": 100}).one() == (2, 0, 0)
+    assert set(session.scalars(select(KVCacheBlock.position))) == {0, 1, 2}
 
 
 @pytest.mark.usefixtures("expired")
-def test_expire_caches_deletes_no_more_than_it_may(session):
-    assert [session.execute(EXPIRE, {"rows": 1}).one()[0] for _ in range(3)] == [1, 1, 0]
+def test_expire_caches_deletes_tails_first_and_no_more_than_it_may(session):
+    left = [
+        session.scalar(select(func.max(KVCacheBlock.position)))
+        for _ in range(3)
+        if session.execute(EXPIRE, {"rows": 1}).one()
+    ]
+    assert left == [3, 2, 2]
+
+
+def test_what_has_a_living_successor_does_not_expire(session):
+    namespace = add_namespace(session)
+    add_block(session, namespace, 0, expires_at=PAST)
+    add_block(session, namespace, 1, expires_at=FUTURE)
+    assert session.execute(EXPIRE, {"rows": 100}).one() == (0, 0, 0)
 
 
 def test_expire_caches_deletes_activations_and_frees_their_tensors(session):
-    tensor = add_tensor(session)
-    session.execute(
-        text(
-            "INSERT INTO arc_halo.activation_cache (weights_digest, hook_point, input_digest, tensor_id, expires_at)"
-            " VALUES (:digest, 'layers.0', :digest, :tensor, now())"
-        ),
-        {"digest": digest("input"), "tensor": tensor.id},
-    )
-    assert session.execute(EXPIRE, {"rows": 1}).one() == (0, 1)
+    tensor, namespace = add_tensor(session), add_namespace(session, kind="activation", block_token_count=None)
+    key = {"tenant_id": 0, "namespace_id": namespace.id, "hook_point": "layers.0", "input_digest": digest("input")}
+    add(session, CachedActivation(**key, tensor_id=tensor.id, expires_at=PAST))
+    assert session.execute(EXPIRE, {"rows": 1}).one() == (0, 1, 0)
     session.delete(tensor)
     session.flush()
+
+
+def test_expire_caches_deletes_responses(session):
+    namespace = add_namespace(session, kind="response", block_token_count=None)
+    asked = {"tenant_id": 0, "namespace_id": namespace.id, "prompt": "?", "response": "!", "stored_nbytes": 2}
+    for number, expiry in enumerate((None, FUTURE, PAST)):
+        key = {"settings_digest": digest("s"), "prompt_digest": digest(number)}
+        add(session, CachedResponse(**asked, **key, expires_at=expiry))
+    assert session.execute(EXPIRE, {"rows": 9}).one() == (0, 0, 1)
+
+
+@pytest.mark.parametrize("retire", ["archive", "change", "delete"])
+def test_what_no_model_can_serve_any_more_goes_with_its_namespace(session, retire):
+    model = add_model(session, weights_digest=digest("served"))
+    kept = add_namespace(session, weights_digest=digest("other"))
+    retired = add_namespace(session, weights_digest=digest("served"), is_registered=True)
+    for namespace in (kept, retired):
+        for number in range(3):
+            add_block(session, namespace, number, is_pinned=True)
+    assert session.execute(EXPIRE, {"rows": 9}).one() == (0, 0, 0)
+    if retire == "delete":
+        session.delete(model)
+    elif retire == "archive":
+        model.status = "archived"
+    else:
+        model.weights_digest = digest("new")
+    session.flush()
+    assert [session.execute(EXPIRE, {"rows": 2}).one()[0] for _ in range(3)] == [2, 1, 0]
+    assert session.scalars(select(CacheNamespace.id)).all() == [kept.id]
 
 
 def test_expire_caches_passes_over_entries_in_use(database):

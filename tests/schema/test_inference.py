@@ -1,10 +1,19 @@
 """Caches and what is known of sessions."""
 
+import struct
+
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
 from arc_halo.errors import ConstraintViolation
-from arc_halo.schema import AttentionPattern, CacheNamespace, InferenceSession, KVCachePayload, KVCacheStatistics
+from arc_halo.schema import (
+    AttentionPattern,
+    CacheNamespace,
+    InferenceSession,
+    KVCacheBlock,
+    KVCachePayload,
+    KVCacheStatistics,
+)
 from tests.schema.rows import add, add_block, add_layer, add_model, add_namespace, add_tensor, digest
 
 
@@ -25,10 +34,11 @@ def test_a_block_takes_payloads_and_statistics_with_it(session, block):
     assert session.scalar(select(func.count()).select_from(KVCacheStatistics)) == 0
 
 
-def test_payloads_are_not_loaded_by_accident(session, block):
+@pytest.mark.usefixtures("block")
+def test_payloads_are_not_loaded_by_accident(session):
     session.expire_all()
     with pytest.raises(Exception, match="raiseload"):
-        _ = block.payloads[0].key_payload
+        _ = session.scalars(select(KVCachePayload)).one().key_payload
 
 
 def test_a_namespace_needs_the_digest_of_its_weights(session):
@@ -38,10 +48,31 @@ def test_a_namespace_needs_the_digest_of_its_weights(session):
         session.flush()
 
 
-@pytest.mark.parametrize("columns", [{"parent_hash": None}, {"token_ids": []}, {"block_hash": b"short"}])
+@pytest.mark.parametrize(
+    "columns", [{"parent_hash": None}, {"token_ids": b""}, {"token_ids": b"12345"}, {"block_hash": b"short"}]
+)
 def test_a_block_must_be_well_formed(session, columns):
+    namespace = add_namespace(session)
+    add_block(session, namespace, 0)
     with pytest.raises(ConstraintViolation):
-        add_block(session, add_namespace(session), 1, **columns)
+        add_block(session, namespace, 1, **columns)
+
+
+def test_a_block_stands_behind_its_parent_and_goes_with_it(session):
+    namespace = add_namespace(session)
+    with pytest.raises(ConstraintViolation), session.begin_nested():
+        add_block(session, namespace, 1)
+    first = add_block(session, namespace, 0)
+    for number in (1, 2):
+        add_block(session, namespace, number)
+    session.delete(first)
+    session.flush()
+    assert session.scalar(select(func.count()).select_from(KVCacheBlock)) == 0
+
+
+def test_token_ids_can_be_shown(session):
+    block = add_block(session, add_namespace(session), 0, token_ids=struct.pack(">3i", 0, 30521, 2**31 - 1))
+    assert session.scalar(select(func.arc_halo.token_ids(KVCacheBlock.token_ids))) == [0, 30521, 2**31 - 1], block
 
 
 def test_a_namespace_belongs_to_one_tenant(session):
@@ -49,12 +80,6 @@ def test_a_namespace_belongs_to_one_tenant(session):
     with pytest.raises(ConstraintViolation):
         add_block(session, namespace, 0, tenant_id=1)
     assert CacheNamespace.__table__.primary_key.columns.keys()[0] == "tenant_id"
-
-
-@pytest.mark.usefixtures("block")
-def test_the_payload_table_may_become_unlogged(session):
-    session.execute(text("ALTER TABLE arc_halo.kv_cache_payloads SET UNLOGGED"))
-    assert session.scalar(select(func.count()).select_from(KVCachePayload)) == 1
 
 
 def test_an_attention_summary_has_its_top_keys_for_each_token(session):

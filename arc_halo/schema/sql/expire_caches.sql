@@ -1,33 +1,66 @@
--- Deletes expired entries, at most max_rows of each cache; pinned ones stay, ones that are in use wait for the next call.
+-- Deletes at most max_rows of each cache: what expired, and what nobody can be served any more; entries in use wait.
 CREATE FUNCTION arc_halo.expire_caches(max_rows integer DEFAULT 10000)
-RETURNS TABLE (kv_cache_count bigint, activation_cache_count bigint)
+RETURNS TABLE (kv_cache_count bigint, activation_cache_count bigint, response_cache_count bigint)
 LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 1
 BEGIN ATOMIC
-    WITH expired_blocks AS (
+    -- The rest of a namespace goes with its row, once little enough is left of it.
+    WITH retired AS MATERIALIZED (
+        SELECT n.tenant_id, n.id
+          FROM arc_halo.cache_namespaces AS n
+         WHERE NOT arc_halo.is_servable(n.tenant_id, n.weights_digest, n.is_registered)
+    ), dead_blocks AS (
+        -- Tails before heads: what is deleted takes along all that follows it.
         SELECT b.tenant_id, b.namespace_id, b.block_hash
           FROM arc_halo.kv_cache AS b
-         WHERE b.expires_at <= now() AND NOT b.is_pinned
-         ORDER BY b.expires_at
+         WHERE (b.expires_at <= now() AND NOT b.is_pinned
+                AND NOT EXISTS (SELECT FROM arc_halo.kv_cache AS c
+                                 WHERE c.tenant_id = b.tenant_id AND c.namespace_id = b.namespace_id
+                                   AND c.parent_hash = b.block_hash
+                                   AND (c.is_pinned OR c.expires_at IS NULL OR c.expires_at > now())))
+            OR (b.tenant_id, b.namespace_id) IN (SELECT r.tenant_id, r.id FROM retired AS r)
+         ORDER BY b.position DESC
          LIMIT max_rows
            FOR UPDATE SKIP LOCKED
     ), deleted_blocks AS (
         DELETE FROM arc_halo.kv_cache AS b
-         USING expired_blocks AS e
-         WHERE b.tenant_id = e.tenant_id AND b.namespace_id = e.namespace_id AND b.block_hash = e.block_hash
+         USING dead_blocks AS d
+         WHERE b.tenant_id = d.tenant_id AND b.namespace_id = d.namespace_id AND b.block_hash = d.block_hash
         RETURNING b.block_hash
-    ), expired_activations AS (
-        SELECT a.tenant_id, a.weights_digest, a.hook_point, a.input_digest
+    ), dead_activations AS (
+        SELECT a.tenant_id, a.namespace_id, a.hook_point, a.input_digest
           FROM arc_halo.activation_cache AS a
-         WHERE a.expires_at <= now() AND NOT a.is_pinned
-         ORDER BY a.expires_at
+         WHERE (a.expires_at <= now() AND NOT a.is_pinned)
+            OR (a.tenant_id, a.namespace_id) IN (SELECT r.tenant_id, r.id FROM retired AS r)
          LIMIT max_rows
            FOR UPDATE SKIP LOCKED
     ), deleted_activations AS (
         DELETE FROM arc_halo.activation_cache AS a
-         USING expired_activations AS e
-         WHERE a.tenant_id = e.tenant_id AND a.weights_digest = e.weights_digest
-           AND a.hook_point = e.hook_point AND a.input_digest = e.input_digest
+         USING dead_activations AS d
+         WHERE a.tenant_id = d.tenant_id AND a.namespace_id = d.namespace_id
+           AND a.hook_point = d.hook_point AND a.input_digest = d.input_digest
         RETURNING a.input_digest
+    ), dead_responses AS (
+        SELECT p.id
+          FROM arc_halo.response_cache AS p
+         WHERE (p.expires_at <= now() AND NOT p.is_pinned)
+            OR (p.tenant_id, p.namespace_id) IN (SELECT r.tenant_id, r.id FROM retired AS r)
+         LIMIT max_rows
+           FOR UPDATE SKIP LOCKED
+    ), deleted_responses AS (
+        DELETE FROM arc_halo.response_cache AS p
+         USING dead_responses AS d
+         WHERE p.id = d.id
+        RETURNING p.id
+    ), emptied AS (
+        DELETE FROM arc_halo.cache_namespaces AS n
+         USING retired AS r
+         WHERE n.tenant_id = r.tenant_id AND n.id = r.id
+           AND NOT EXISTS (SELECT FROM arc_halo.kv_cache AS b WHERE b.tenant_id = r.tenant_id AND b.namespace_id = r.id)
+           AND NOT EXISTS (SELECT FROM arc_halo.activation_cache AS a
+                            WHERE a.tenant_id = r.tenant_id AND a.namespace_id = r.id)
+           AND NOT EXISTS (SELECT FROM arc_halo.response_cache AS p
+                            WHERE p.tenant_id = r.tenant_id AND p.namespace_id = r.id)
     )
-    SELECT (SELECT count(*) FROM deleted_blocks), (SELECT count(*) FROM deleted_activations);
+    SELECT (SELECT count(*) FROM deleted_blocks), (SELECT count(*) FROM deleted_activations),
+           (SELECT count(*) FROM deleted_responses);
 END

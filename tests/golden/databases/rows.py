@@ -105,8 +105,9 @@ def _inference(session: Session, model: Model) -> None:
     content = {"key_digest": rows.digest("k"), "value_digest": rows.digest("v"), "codec": "raw"}
     session.add(KVCachePayload(**key, layer_index=0, key_payload=b"keys", value_payload=b"vals", **content))
     session.add(KVCacheStatistics(**key, hit_count=2, last_hit_at=rows.NOON))
-    place = {"hook_point": "model.layers.0", "input_digest": rows.digest("input"), "tenant_id": 0}
-    session.add(CachedActivation(weights_digest=rows.digest("w"), tensor_id=model.weights[0].tensor_id, **place))
+    activations = rows.add_namespace(session, kind="activation", block_token_count=None)
+    place = {"hook_point": "model.layers.0", "input_digest": rows.digest("input"), "namespace_id": activations.id}
+    session.add(CachedActivation(tensor_id=model.weights[0].tensor_id, tenant_id=0, **place))
 
 
 def _fusion(session: Session, model: Model) -> None:
