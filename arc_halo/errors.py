@@ -52,6 +52,9 @@
     │   ├── CheckpointExists                    its attempt has one of that step and type
     │   ├── RanksMissing                        not every rank has brought its part
     │   └── StateMismatch                       its parameters are not those of the module or optimizer
+    ├── CacheError (ValueError)                 something that cannot be cached, or not so
+    │   ├── WeightsNotFinal                     a model without a digest of its weights
+    │   └── UnknownCacheLayer (TypeError)       a layer of another library's cache that cannot be stored or restored
     ├── QuantizationError (ValueError)          a model that is quantised already, or is not
     └── LineageError (ValueError)               a model that would be its own origin
 
@@ -286,6 +289,18 @@ class RanksMissing(CheckpointError):
 
 class StateMismatch(CheckpointError):
     """A checkpoint whose parameters are not those of the module or optimizer it is to be restored into."""
+
+
+class CacheError(ArcHaloError, ValueError):
+    """Something that cannot be cached, or not in this way."""
+
+
+class WeightsNotFinal(CacheError):
+    """A model whose weights have no digest: nothing computed with them could be found again."""
+
+
+class UnknownCacheLayer(CacheError, TypeError):
+    """A layer of another library's cache whose state is not just keys and values of all tokens."""
 
 
 class QuantizationError(ArcHaloError, ValueError):
