@@ -198,6 +198,19 @@ TENSOR_CHUNKS = _table(
     raw_offset="bigint",
     raw_nbytes="integer",
 )
+_OF_KEYS_AND_VALUES = {
+    "tenant_id": "integer",
+    "namespace_id": "integer",
+    "block_hash": "bytea",
+    "layer_index": "smallint",
+    "codec": "text",
+    "key_digest": "bytea",
+    "value_digest": "bytea",
+    "key_payload": "bytea",
+    "value_payload": "bytea",
+}
+KV_CACHE_PAYLOADS = _table("kv_cache_payloads", **_OF_KEYS_AND_VALUES)
+KV_CACHE_UNLOGGED_PAYLOADS = _table("kv_cache_unlogged_payloads", **_OF_KEYS_AND_VALUES)
 EMBEDDINGS = _table(
     "embeddings",
     tenant_id="integer",

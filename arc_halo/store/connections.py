@@ -106,7 +106,7 @@ class CallerTransaction:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.by_copy = _may_copy(session.connection())
+        self.by_copy = may_copy(session.connection())
         self.blobs = blob_store(session)
 
     @contextmanager
@@ -136,7 +136,7 @@ class ShortTransactions:
         self.blobs = blobs
         try:
             with self._borrowed() as connection, connection.begin():
-                self.by_copy = _may_copy(connection)
+                self.by_copy = may_copy(connection)
                 self._owner = owner_of(connection)
             self.lease = Lease(self._engine, nbytes)
         except BaseException:
@@ -183,13 +183,15 @@ class ShortTransactions:
         self._engine.dispose()
 
 
-def _may_copy(connection: Connection) -> bool:
+def may_copy(connection: Connection) -> bool:
+    """Whether rows may come by COPY, which row-level security forbids."""
     return not connection.scalar(text(_ROW_SECURITY))
 
 
 _ROW_SECURITY = """
 SELECT bool_or(pg_catalog.row_security_active(name::pg_catalog.regclass))
-  FROM unnest(ARRAY['arc_halo.tensor_data', 'arc_halo.tensor_chunks', 'arc_halo.embeddings']) AS name
+  FROM unnest(ARRAY['arc_halo.tensor_data', 'arc_halo.tensor_chunks', 'arc_halo.embeddings',
+                    'arc_halo.kv_cache_payloads', 'arc_halo.kv_cache_unlogged_payloads']) AS name
 """
 _WROTE = "arc_halo.content_written_in"
 
