@@ -168,7 +168,7 @@ def weights_of_model(session: Session, model: Model | uuid.UUID | str) -> tuple[
     if found.weights_digest is None:
         raise WeightsNotFinal(
             f"{found.name}@{found.version} has no weights, or they were changed and not published: nothing computed "
-            "with them can be kept; `arc_halo.store.manifest.set_weights_digest(session, model.id)` computes their digest"
+            "with them can be kept; `arc_halo.store.manifest.set_weights_digest(session, model.id)` computes it"
         )
     return found, found.weights_digest
 

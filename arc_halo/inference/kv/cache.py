@@ -1,7 +1,8 @@
-"""A cache of keys and values as an application holds it: short transactions of its own, audits, counts, single flight."""
+"""A cache of keys and values as an application holds it: short transactions, audits, counts, single flight."""
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,11 +14,12 @@ from arc_halo.inference.expiry import ttl_seconds
 from arc_halo.inference.kv import hashing
 from arc_halo.inference.kv.costs import BreakEven, Costs
 from arc_halo.inference.kv.counting import Counter
-from arc_halo.inference.kv.loading import Fault, load_prefix
-from arc_halo.inference.kv.lookup import Prefix, find_prefix
-from arc_halo.inference.kv.storing import StoredPrefix, check_layers, encode_blocks, write_blocks
+from arc_halo.inference.kv.loading import load_prefix
+from arc_halo.inference.kv.lookup import find_prefix
+from arc_halo.inference.kv.storing import check_layers, encode_blocks, write_blocks
+from arc_halo.inference.namespaces import find_namespace
 from arc_halo.inference.single_flight import single_flight
-from arc_halo.schema import CacheAudit, KVCacheBlock
+from arc_halo.schema import CacheAudit
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -30,20 +32,35 @@ if TYPE_CHECKING:
 
     from arc_halo.database import Database
     from arc_halo.inference.kv.layout import KVLayout
+    from arc_halo.inference.kv.loading import Fault
+    from arc_halo.inference.kv.lookup import Prefix
+    from arc_halo.inference.kv.storing import StoredPrefix
     from arc_halo.inference.kv.types import CodecName, Layers
     from arc_halo.inference.namespaces import Namespace
 
     Tokens = Sequence[int] | np.ndarray
     Arrays = list[tuple[np.ndarray, np.ndarray]]
 
-_STORE_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 5
 _FLIGHT: Final = "arc-halo 2026-11 computation of keys and values"
 _MEASURED: Final = text("""
-SELECT read_nbytes_per_second, computed_tokens_per_second
-  FROM arc_halo.v_cache_status AS s
+SELECT s.read_nbytes / nullif(s.read_seconds, 0), s.computed_token_count / nullif(s.computed_seconds, 0)
+  FROM arc_halo.cache_statistics AS s
   JOIN arc_halo.cache_namespaces AS n ON n.tenant_id = s.tenant_id AND n.id = s.namespace_id
  WHERE n.tenant_id = :tenant_id AND n.digest = :digest
 """)
+_DROP: Final = text("""
+WITH dropped AS (
+    SELECT b.block_hash
+      FROM arc_halo.kv_cache AS b
+     WHERE b.tenant_id = :tenant AND b.namespace_id = :namespace AND b.block_hash = ANY(CAST(:hashes AS bytea[]))
+     ORDER BY b.position DESC
+       FOR UPDATE SKIP LOCKED)
+DELETE FROM arc_halo.kv_cache AS b
+ USING dropped AS d
+ WHERE b.tenant_id = :tenant AND b.namespace_id = :namespace AND b.block_hash = d.block_hash
+""")
+_log = logging.getLogger(__name__)
 
 
 class KVCache:
@@ -93,6 +110,7 @@ class KVCache:
         self.ttl = ttl_seconds(ttl)
         self._counter = Counter(db, namespace.tenant_id)
         self._costs = Costs(self._measured_before())
+        self._namespace_id: int | None = None
 
     @property
     def break_even(self) -> BreakEven:
@@ -101,9 +119,7 @@ class KVCache:
 
     def lookup(self, token_ids: Tokens) -> Prefix:
         """The longest stored prefix, in one round trip; counted as a hit if there is one."""
-        prefix = self.db.transaction(lambda session: find_prefix(session, self.namespace, token_ids))
-        if prefix.suspects:
-            self._audit(prefix, [("other_tokens", {"block": each.hex()}) for each in prefix.suspects])
+        prefix = self._find(token_ids)
         self._counter.note_lookup(prefix)
         return prefix
 
@@ -112,20 +128,16 @@ class KVCache:
 
         Whatever was evicted, retired or damaged since the lookup ends the prefix before it: never half, never wrong.
         """
-        if not prefix:
+        if prefix.namespace_id is None or not prefix:
             return self.layout.empty(0)
         begun = time.perf_counter()
-        layers, faults = self.db.transaction(
-            lambda session: load_prefix(session, self.namespace, self.layout, prefix)
-        )
+        layers, faults = self.db.transaction(lambda session: load_prefix(session, self.namespace, self.layout, prefix))
         seconds = time.perf_counter() - begun
-        nbytes = layers[0][0].shape[1] * self.layout.token_nbytes
-        assert prefix.namespace_id is not None
-        if nbytes:
+        if nbytes := _token_count(layers) * self.layout.token_nbytes:
             self._costs.note_read(nbytes, seconds)
             self._counter.note_read(prefix.namespace_id, nbytes, seconds)
         if faults:
-            self._drop(prefix, faults)
+            self._audit(prefix.namespace_id, [(each.reason, _details(each)) for each in faults], drop=faults)
         return layers
 
     def restore(self, token_ids: Tokens) -> tuple[Arrays, int]:
@@ -134,32 +146,21 @@ class KVCache:
         if not prefix or not self._costs.reads():
             return self.layout.empty(0), 0
         layers = self.load(prefix)
-        return layers, layers[0][0].shape[1]
+        return layers, _token_count(layers)
 
     def store(self, token_ids: Tokens, layers: Layers, *, pinned: bool = False, skip: int = 0) -> StoredPrefix:
-        """Store the keys and values of all tokens, in one transaction; see `store_prefix`.
+        """Store the keys and values of all tokens, in one transaction; parameters and errors are `store_prefix`'s.
 
-        Encoded before the transaction begins. A model version that was retired in the meantime stores nothing that
-        could be found.
+        They are encoded before it begins. For a version that was retired in the meantime nothing is stored that could
+        be found.
         """
         check_layers(self.namespace, token_ids, layers, self.codec)
-        blocks = list(
-            encode_blocks(self.namespace, self.layout, token_ids, layers, codec=self.codec, skip=skip)
-        )
+        blocks = list(encode_blocks(self.namespace, self.layout, token_ids, layers, codec=self.codec, skip=skip))
 
         def unit(session: Session) -> StoredPrefix:
-            return write_blocks(
-                session, self.namespace, blocks, logged=self.logged, ttl=self.ttl, pinned=pinned
-            )
+            return write_blocks(session, self.namespace, blocks, logged=self.logged, ttl=self.ttl, pinned=pinned)
 
-        for attempt in range(_STORE_ATTEMPTS):
-            try:
-                stored = self.db.transaction(unit)
-                break
-            except ConstraintViolation as error:
-                # What it stands behind was evicted, or its namespace swept, between two statements.
-                if not error.is_dangling or attempt == _STORE_ATTEMPTS - 1:
-                    raise
+        stored = self._run(unit)
         if stored.suspects:
             self._audit(None, [("other_tokens", {"block": each.hex()}) for each in stored.suspects])
         return stored
@@ -176,24 +177,34 @@ class KVCache:
         compute
             Given the layers of what is stored, [kv_heads, hit, dim], and ``hit``, returns layers of all tokens. It is
             called with no transaction open.
+
+        Raises
+        ------
+        CacheError
+            What was computed does not fit the tokens or the layout.
         """
         count = len(token_ids)
+        self._counter.note_lookup(prefix := self._find(token_ids))
+
+        def read(found: Prefix) -> tuple[Arrays, int]:
+            layers = self.load(found)
+            return layers, _token_count(layers)
 
         def look() -> tuple[Arrays, int] | None:
-            layers, hit = self.restore(token_ids)
+            found = self._find(token_ids)
+            if found.token_count < count:
+                return None
+            layers, hit = read(found)
             return (layers, hit) if hit == count else None
 
         def work() -> tuple[Arrays, int]:
-            layers, hit = self.restore(token_ids)
-            begun = time.perf_counter()
-            computed = [(np_keys, np_values) for np_keys, np_values in compute(layers, hit)]
-            self.note_computed(count - hit, time.perf_counter() - begun)
-            self.store(token_ids, computed, pinned=pinned, skip=hit)
-            return computed, hit
+            layers, hit = read(self._find(token_ids))
+            return self._compute(token_ids, layers, hit, compute, pinned=pinned), hit
 
-        found, _computed_here = single_flight(
-            self.db, self.namespace.tenant_id, self._flight_key(token_ids), look, work
-        )
+        if not self._costs.reads():
+            nothing = self.layout.empty(0)
+            return self._compute(token_ids, nothing, 0, compute, pinned=pinned, skip=prefix.token_count), 0
+        found, _ = single_flight(self.db, self.namespace.tenant_id, self._flight_key(token_ids), look, work)
         return found
 
     def note_computed(self, token_count: int, seconds: float) -> None:
@@ -201,9 +212,10 @@ class KVCache:
         if token_count < 1:
             return
         self._costs.note_computed(token_count, seconds)
-        prefix_namespace = self._namespace_id()
-        if prefix_namespace is not None:
-            self._counter.note_computed(prefix_namespace, token_count, seconds)
+        if self._namespace_id is None:
+            self._namespace_id = self.db.transaction(lambda session: find_namespace(session, self.namespace))
+        if self._namespace_id is not None:
+            self._counter.note_computed(self._namespace_id, token_count, seconds)
 
     def flush(self) -> None:
         """Write the counts of hits now; a thread does it every second."""
@@ -220,3 +232,79 @@ class KVCache:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _find(self, token_ids: Tokens) -> Prefix:
+        prefix = self.db.transaction(lambda session: find_prefix(session, self.namespace, token_ids))
+        if prefix.suspects:
+            self._audit(prefix.namespace_id, [("other_tokens", {"block": each.hex()}) for each in prefix.suspects])
+        return prefix
+
+    def _compute(
+        self,
+        token_ids: Tokens,
+        layers: Arrays,
+        hit: int,
+        compute: Callable[[Arrays, int], Layers],
+        *,
+        pinned: bool,
+        skip: int | None = None,
+    ) -> Arrays:
+        """Compute what is missing, note how long that took, and store it."""
+        if hit == len(token_ids):
+            return layers
+        begun = time.perf_counter()
+        computed = list(compute(layers, hit))
+        seconds = time.perf_counter() - begun
+        self.store(token_ids, computed, pinned=pinned, skip=hit if skip is None else skip)
+        self.note_computed(len(token_ids) - hit, seconds)
+        return computed
+
+    def _run(self, unit: Callable[[Session], StoredPrefix]) -> StoredPrefix:
+        """Commit a unit, again if what it stands behind was evicted, or its namespace swept, between two statements."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self.db.transaction(unit)
+            except ConstraintViolation as error:
+                if not error.is_dangling or attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("attempts are positive")
+
+    def _audit(
+        self, namespace_id: int | None, found: Sequence[tuple[str, dict[str, Any]]], drop: Sequence[Fault] = ()
+    ) -> None:
+        """Report what was not served, and delete blocks that cannot be read, with all that follows them."""
+        tenant_id = self.namespace.tenant_id
+        rows = [
+            {"tenant_id": tenant_id, "namespace_id": namespace_id, "kind": "kv", "reason": reason, "details": details}
+            for reason, details in found
+        ]
+        key = {"tenant": tenant_id, "namespace": namespace_id, "hashes": sorted({each.block_hash for each in drop})}
+
+        def unit(session: Session) -> None:
+            session.execute(insert(CacheAudit), rows)
+            if drop:
+                session.execute(_DROP, key)
+
+        self.db.transaction(unit)
+        for reason, details in found:
+            _log.warning("cached keys and values were not served: %s %s", reason, details)
+
+    def _flight_key(self, token_ids: Tokens) -> bytes:
+        hasher = blake3(self.namespace.digest, derive_key_context=_FLIGHT)
+        hasher.update(hashing.pack_tokens(token_ids))
+        return hasher.digest()
+
+    def _measured_before(self) -> BreakEven:
+        """Where others have measured, the first call need not find out again."""
+        key = {"tenant_id": self.namespace.tenant_id, "digest": self.namespace.digest}
+        with self.db.session() as session:
+            row = session.execute(_MEASURED, key).one_or_none()
+        return BreakEven(self.layout.token_nbytes, *(row or (None, None)))
+
+
+def _token_count(layers: Layers) -> int:
+    return int(layers[0][0].shape[1])
+
+
+def _details(fault: Fault) -> dict[str, Any]:
+    return {"block": fault.block_hash.hex(), "layer": fault.layer_index, "message": fault.message}

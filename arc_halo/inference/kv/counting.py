@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, fields
+from functools import partial
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Final
 
@@ -64,7 +65,7 @@ SELECT n.tenant_id, n.id, {", ".join(f"%({name})s" for name in _NAMES)}
  WHERE n.tenant_id = %(tenant)s AND n.id = %(namespace)s
 ON CONFLICT (tenant_id, namespace_id)
 DO UPDATE SET {", ".join(f"{name} = s.{name} + excluded.{name}" for name in _NAMES)}
-"""
+"""  # noqa: S608  (of the names above)
 
 
 class Counter:
@@ -118,7 +119,7 @@ class Counter:
             taken, self._pending = self._pending, {}
         for namespace_id, pending in sorted(taken.items()):
             try:
-                self._db.transaction(lambda session, n=namespace_id, p=pending: self._write(session, n, p), attempts=2)
+                self._db.transaction(partial(self._write, namespace_id, pending), attempts=2)
             except ArcHaloError as error:
                 _log.warning("hits of the cache were not counted: %s", error)
 
@@ -143,7 +144,7 @@ class Counter:
         while not self._wake.wait(FLUSH_SECONDS):
             self.flush()
 
-    def _write(self, session: Session, namespace_id: int, pending: _Pending) -> None:
+    def _write(self, namespace_id: int, pending: _Pending, session: Session) -> None:
         key = {"tenant": self._tenant_id, "namespace": namespace_id}
         hashes = sorted(pending.hits)
         with Reading(session)() as connection:

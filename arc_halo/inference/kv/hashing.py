@@ -29,7 +29,7 @@ def pack_tokens(token_ids: Sequence[int] | np.ndarray) -> bytes:
     array = np.asarray(token_ids)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise CacheError(f"token ids are one row of integers, not {array.dtype} of shape {array.shape}")
-    if array.size and not (0 <= array.min() and array.max() <= MAX_TOKEN):
+    if array.size and not (array.min() >= 0 and array.max() <= MAX_TOKEN):
         raise CacheError(f"token ids are from 0 to {MAX_TOKEN}; these are from {array.min()} to {array.max()}")
     return array.astype(">i4").tobytes()
 
@@ -40,7 +40,7 @@ def unpack_tokens(packed: bytes | memoryview) -> np.ndarray:
 
 
 def block_hash(parent: bytes, tokens: bytes | memoryview) -> bytes:
-    """The name of a block: BLAKE3-256 of its parent's (32 bytes; of the first, the namespace's digest) and its tokens."""
+    """The name of a block: BLAKE3-256 of its parent's (of the first: of the namespace's digest) and its tokens."""
     hasher = blake3(parent, derive_key_context=_CONTEXT)
     hasher.update(tokens)
     return hasher.digest()

@@ -43,7 +43,7 @@ def _neighbour(parent: str, condition: str, comparison: str, direction: str) -> 
       WHERE b.tenant_id = %(tenant)s AND b.namespace_id = d.namespace_id AND b.parent_hash {parent} AND {condition}
         AND b.token_ids {comparison} d.tokens AND {_ALIVE}
       ORDER BY b.parent_hash {direction}, b.token_ids {direction}
-      LIMIT 1)"""
+      LIMIT 1)"""  # noqa: S608  (of constants)
 
 
 _NEIGHBOURS: Final = "\n     UNION ALL".join(
@@ -59,7 +59,8 @@ chained AS MATERIALIZED (
            AND bool_and(b.parent_hash IS NOT DISTINCT FROM w.parent_hash) OVER line AS is_equal,
            row_number() OVER line = w.number AS is_next
       FROM namespace AS n
-      CROSS JOIN unnest(%(hashes)b::bytea[], %(parents)b::bytea[]) WITH ORDINALITY AS w (block_hash, parent_hash, number)
+      CROSS JOIN unnest(%(hashes)b::bytea[], %(parents)b::bytea[]) WITH ORDINALITY
+                 AS w (block_hash, parent_hash, number)
       CROSS JOIN LATERAL (
            SELECT k.* FROM arc_halo.kv_cache AS k
             WHERE k.tenant_id = %(tenant)s AND k.namespace_id = n.id AND k.block_hash = w.block_hash
@@ -87,7 +88,7 @@ SELECT d.namespace_id, -1, t.block_hash, t.token_ids, t.is_logged, t.stored_nbyt
   CROSS JOIN LATERAL ({_NEIGHBOURS}) AS t
  WHERE d.tokens <> ''
  ORDER BY 2
-"""
+"""  # noqa: S608  (of constants)
 
 
 class CachedBlock(NamedTuple):

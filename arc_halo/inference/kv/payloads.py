@@ -34,7 +34,7 @@ def encode(array: np.ndarray, dtype: DType, codec: CodecName) -> tuple[str, memo
     memoryview or bytes
         What its digest covers: the bytes of the array; of ``int8`` those of codes and scales, which stand for it.
     """
-    raw = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     if codec == "int8":
         payload = _to_int8(array)
         return INT8, payload, payload
@@ -85,7 +85,7 @@ def _to_int8(array: np.ndarray) -> bytes:
         raise CodecError("keys or values that are not finite have no scale: store them losslessly")
     scales = (np.abs(numbers).max(axis=1, keepdims=True) / _LARGEST).astype(_SCALE)
     codes = np.rint(numbers / np.where(scales == 0, 1, scales)).clip(-_LARGEST, _LARGEST).astype(np.int8)
-    return scales.tobytes() + codes.tobytes()
+    return bytes(scales.tobytes() + codes.tobytes())
 
 
 def _from_int8(payload: bytes, dtype: DType, shape: tuple[int, int, int]) -> np.ndarray:

@@ -50,9 +50,7 @@ class Room(NamedTuple):
     evicted_count: int = 0
 
 
-def make_room(
-    connection: psycopg.Connection[Any], tenant_id: int, nbytes: int, kept: Sequence[Encoded] = ()
-) -> Room:
+def make_room(connection: psycopg.Connection[Any], tenant_id: int, nbytes: int, kept: Sequence[Encoded] = ()) -> Room:
     """Evict until ``nbytes`` more fit into the tenant's quota; without one there is always room.
 
     Parameters

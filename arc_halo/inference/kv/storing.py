@@ -306,7 +306,9 @@ def _settle(
         connection.execute(_RENEW, shared | {"hashes": older})
     for block in new:
         if block.position in written:
-            connection.execute(_behind(_SUPERSEDED, block), shared | {"tokens": block.tokens, "parent": block.parent_hash})
+            connection.execute(
+                _behind(_SUPERSEDED, block), shared | {"tokens": block.tokens, "parent": block.parent_hash}
+            )
 
 
 def _behind(statement: str, block: Encoded) -> str:
