@@ -37,7 +37,7 @@ def test_every_prefix_of_what_is_stored_is_found(session, count):
 @pytest.mark.parametrize("shared", range(len(TEXT) + 1))
 def test_what_is_shared_is_found_to_the_token(session, shared):
     store(session, TEXT)
-    asked = TEXT[:shared] + [7, 8, 9]
+    asked = [*TEXT[:shared], 7, 8, 9]
     hit, layers = restore(session, asked)
     assert hit == shared
     assert same(layers, make_layers(TEXT[:shared]))
@@ -69,8 +69,8 @@ def test_a_part_that_became_longer_is_stored_once(session):
     store(session, TEXT[:9])  # is the beginning of what is there
     tokens = session.scalars(select(func.arc_halo.token_ids(KVCacheBlock.token_ids)).order_by(KVCacheBlock.position))
     assert list(tokens) == [TEXT[:4], TEXT[4:8], TEXT[8:10]]
-    pinned = store(session, TEXT[:8] + [50], pinned=True)
-    store(session, TEXT[:8] + [50, 51])
+    pinned = store(session, [*TEXT[:8], 50], pinned=True)
+    store(session, [*TEXT[:8], 50, 51])
     assert pinned.new_token_count == 1
     assert session.scalar(select(func.count()).select_from(KVCacheBlock)) == 5
 

@@ -115,7 +115,7 @@ class Prefix:
     blocks
         From the first to the last.
     suspects
-        Hashes under which other tokens, or another parent, were found: collisions.
+        Hashes under which other tokens, or another parent, were found: collisions, or rows that were changed.
     """
 
     namespace_id: int | None
@@ -148,7 +148,6 @@ def find_prefix(session: Session, namespace: Namespace, token_ids: Sequence[int]
     if size is None:
         raise CacheError(f"a namespace of kind {namespace.kind!r} has no keys and values")
     packed = hashing.pack_tokens(token_ids)
-    asked = len(packed) // TOKEN_NBYTES
     hashes = hashing.chain(namespace.digest, packed, size)
     values = {
         "tenant": namespace.tenant_id,
@@ -161,10 +160,11 @@ def find_prefix(session: Session, namespace: Namespace, token_ids: Sequence[int]
     }
     with Reading(session)() as connection, connection.cursor(binary=True) as cursor:
         rows = cursor.execute(_FIND, values).fetchall()
-    return _assemble(rows, packed, size, asked)
+    return _assemble(rows, namespace.digest, packed, size)
 
 
-def _assemble(rows: Sequence[tuple[Any, ...]], packed: bytes, size: int, asked: int) -> Prefix:
+def _assemble(rows: Sequence[tuple[Any, ...]], digest: bytes, packed: bytes, size: int) -> Prefix:
+    asked = len(packed) // TOKEN_NBYTES
     if not rows:
         return Prefix(None, 0, asked)
     blocks: list[CachedBlock] = []
@@ -178,8 +178,13 @@ def _assemble(rows: Sequence[tuple[Any, ...]], packed: bytes, size: int, asked: 
         blocks.append(CachedBlock(bytes(name), is_logged, nbytes, size, size))
     wanted = memoryview(packed)[len(blocks) * size * TOKEN_NBYTES :][: size * TOKEN_NBYTES]
     best: CachedBlock | None = None
+    parent = blocks[-1].block_hash if blocks else digest
     for _namespace, number, name, tokens, is_logged, nbytes, _is_equal in rows:
-        if number == -1 and (used := common_tokens(tokens, wanted)) > (best.used_token_count if best else 0):
+        if number != -1:
+            continue
+        if hashing.block_hash(parent, tokens) != name:  # its row was changed: whose keys and values are these?
+            suspects.append(bytes(name))
+        elif (used := common_tokens(tokens, wanted)) > (best.used_token_count if best else 0):
             best = CachedBlock(bytes(name), is_logged, nbytes, len(tokens) // TOKEN_NBYTES, used)
     if best is not None:
         blocks.append(best)

@@ -260,9 +260,10 @@ def _missing_and_there(
     """The blocks to write and those that are there, as far as the chain holds."""
     there = dict(connection.execute(_STORED, shared | _arrays(blocks)).fetchall())
     chosen: list[Encoded] = []
+    seen: set[bytes] = set()
     for block in blocks:
         is_equal = there.get(block.position)
-        if is_equal is False:
+        if is_equal is False or block.block_hash in seen:
             stored.suspects.append(block.block_hash)
             break
         if is_equal is None and block is blocks[-1] and _is_covered(connection, shared, block):
@@ -271,6 +272,7 @@ def _missing_and_there(
         if is_equal is None and not block.rows:
             break  # skipped as stored, and evicted since
         stored.token_count += len(block.tokens) // TOKEN_NBYTES
+        seen.add(block.block_hash)
         chosen.append(block if is_equal is None else block._replace(rows=[]))
     return chosen
 
