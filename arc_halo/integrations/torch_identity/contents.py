@@ -64,7 +64,7 @@ class Held:
         CacheError
             One of them is of a class whose meaning is not in its memory alone.
         """
-        weights = dict(module.named_parameters(remove_duplicate=False))
+        weights: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
         parameters = frozenset(weights)
         rest: dict[str, torch.Tensor] = {}
         for path, part in module.named_modules(remove_duplicate=False):
@@ -170,4 +170,4 @@ def _counted(held: Held) -> Iterator[tuple[torch.dtype, int]]:
 
 
 def _raw(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data

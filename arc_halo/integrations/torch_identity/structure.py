@@ -137,8 +137,9 @@ def _refuse_hooks(parts: list[tuple[str, torch.nn.Module]]) -> None:
                 raise CacheError(
                     f"{_named(path)} has the forward hook {_qualified(hook)}, which may change results; {advice}"
                 )
-        for name in vars(part).keys() - _OF_ANY_MODULE:
-            if inspect.isroutine(inspect.getattr_static(type(part), name, None)):
+        for name, value in vars(part).items():
+            # A class may say None, or a property, where its modules have a function.
+            if callable(value) and name not in _OF_ANY_MODULE and inspect.isroutine(getattr(type(part), name, None)):
                 raise CacheError(f"{_named(path)} has a {name}() put in place of its class's; {advice}")
 
 
@@ -147,7 +148,7 @@ def _refuse_chance(parts: list[tuple[str, torch.nn.Module]]) -> None:
     for path, part in parts:
         if not part.training:
             continue
-        rates = {name: value for name, value in vars(part).items() if "drop" in name and name not in _OF_ANY_MODULE}
+        rates = {name: value for name, value in vars(part).items() if _is_rate(name)}
         if isinstance(part, torch.nn.modules.dropout._DropoutNd):  # noqa: SLF001  # the base that all of them have
             rates["p"] = part.p
         rates |= {f"config.{name}": value for name, value in _rates_of_config(part).items()}
@@ -161,8 +162,13 @@ def _refuse_chance(parts: list[tuple[str, torch.nn.Module]]) -> None:
 
 
 def _rates_of_config(part: torch.nn.Module) -> Mapping[str, Any]:
-    config = vars(vars(part).get("config", types.SimpleNamespace()))
-    return {name: value for name, value in config.items() if "drop" in name and name != "classifier_dropout"}
+    config = getattr(vars(part).get("config"), "__dict__", {})
+    # A classifier's is that of its Dropout, where there is a classifier.
+    return {name: value for name, value in config.items() if _is_rate(name) and name != "classifier_dropout"}
+
+
+def _is_rate(name: str) -> bool:
+    return "drop" in name or "jitter" in name
 
 
 def _attributes(part: torch.nn.Module) -> dict[str, Any]:
@@ -188,20 +194,22 @@ def _is_plain(value: Any) -> bool:
 def _plain(value: Any) -> Any:
     match value:
         case dict():
-            return {str(key): _plain(each) for key, each in value.items()}
+            plain: Any = {str(key): _plain(each) for key, each in value.items()}
         case list() | tuple():
-            return [_plain(each) for each in value]
+            plain = [_plain(each) for each in value]
         case set() | frozenset():
-            return sorted(map(str, value))
+            plain = sorted(map(str, value))
         case enum.Enum():
-            return _plain(value.value)
+            plain = _plain(value.value)
         case partial():
-            return [_qualified(value.func), _plain(value.args), _plain(value.keywords)]
+            plain = [_qualified(value.func), _plain(value.args), _plain(value.keywords)]
         case None | bool() | int() | float() | str():
-            return value
+            plain = value
         case torch.dtype() | torch.device():
-            return str(value)
-    return _qualified(value) if isinstance(value, _FUNCTIONS) else _qualified(type(value))
+            plain = str(value)
+        case _:
+            plain = _qualified(value if isinstance(value, _FUNCTIONS) else type(value))
+    return plain
 
 
 def _without_cosmetics(value: Any) -> Any:

@@ -114,6 +114,7 @@ def name_tensors(model: torch.nn.Module) -> Named:
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside of what wraps it for data parallelism or compiles it."""
     while True:
         if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
             model = model.module
