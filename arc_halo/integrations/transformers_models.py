@@ -12,7 +12,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import undefer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from arc_halo.dtypes import by_name
 from arc_halo.errors import ConfigurationError, DigestMismatch, ModelFolderError, QuantizationError, StateMismatch
 from arc_halo.formats.gguf import SUFFIX as GGUF_SUFFIX
 from arc_halo.formats.strict_json import parse_object
@@ -20,10 +19,11 @@ from arc_halo.integrations.torch import load_state_dict
 from arc_halo.integrations.torch_identity.contents import Held, hash_tensors
 from arc_halo.integrations.torch_identity.identity import remember_registered
 from arc_halo.integrations.torch_training.naming import some
+from arc_halo.quantization import Description
 from arc_halo.quantization.description import FIELD
 from arc_halo.registry import find_model
 from arc_halo.registry.exporting import CONFIG_NAME, export_side_files
-from arc_halo.registry.forms import stored_forms
+from arc_halo.registry.forms import refuse_lasting_blocks, stored_forms
 from arc_halo.registry.origins import without_origin
 from arc_halo.registry.reading import weights_of
 from arc_halo.schema import ModelFile
@@ -103,8 +103,8 @@ def load_pretrained(
     if (wrong := explain_weights_digest(session, found.id)) is not None:
         raise DigestMismatch(f"{found.name}@{found.version}: {wrong}; restore them from a copy")
     weights = weights_of(session, found)
-    _refuse_unfit(session, found, weights, dequantize=dequantize)
-    config = _config_of(session, found, dequantize=dequantize)
+    is_quantized = _refuse_unfit(session, found, weights, dequantize=dequantize)
+    config = _config_of(session, found)
     chosen = _class_of(config, auto_class, found)
     state = load_state_dict(session, found, dequantize=dequantize)
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
@@ -122,7 +122,7 @@ def load_pretrained(
     module.name_or_path = module.config.name_or_path = ""  # transformers would ask the hub for it
     _set_generation(session, found, module)
     module.to(device)
-    is_whole = not dequantize and not report["missing_keys"]
+    is_whole = not is_quantized and not report["missing_keys"]
     if is_whole and found.weights_digest is not None and _is_stored(module, state):
         remember_registered(module, found.id, found.weights_digest)
     return module
@@ -169,8 +169,8 @@ def load_tokenizer(session: Session, reference: Model | uuid.UUID | str, **optio
     return tokenizer
 
 
-def _refuse_unfit(session: Session, model: Model, weights: Sequence[ModelWeight], *, dequantize: bool) -> None:
-    """Refuse what transformers would take for something else."""
+def _refuse_unfit(session: Session, model: Model, weights: Sequence[ModelWeight], *, dequantize: bool) -> bool:
+    """Refuse what transformers would take for something else; whether the model is quantised."""
     where = f"{model.name}@{model.version}"
     paths = select(ModelFile.path).where(ModelFile.model_id == model.id, ModelFile.kind == "weights")
     if any(path.endswith(GGUF_SUFFIX) for path in session.scalars(paths)):
@@ -178,22 +178,24 @@ def _refuse_unfit(session: Session, model: Model, weights: Sequence[ModelWeight]
             f"{where} is from a GGUF file, whose tensors have other names than those of transformers; "
             f"export it and give the file to from_pretrained as gguf_file, or import the model's safetensors"
         )
-    if not dequantize and (forms := stored_forms(model, weights)):
+    if FIELD in model.architecture_config and Description.of(model.architecture_config) is None:
+        raise QuantizationError(f"{where} was quantised by another tool; export it and load the folder with that one")
+    if dequantize:
+        refuse_lasting_blocks(model, weights)
+    forms = stored_forms(model, weights)
+    if forms and not dequantize:
         raise QuantizationError(
             f"{where} is quantised ({some(list(forms))}); say dequantize=True for its floats, or load the version "
             f"it was made of"
         )
-    blocks = {each.tensor.dtype for each in weights if by_name(each.tensor.dtype).numpy is None}
-    if blocks and not dequantize:
-        raise QuantizationError(f"{where} has tensors of {', '.join(sorted(blocks))}, which PyTorch does not")
+    return bool(forms)
 
 
-def _config_of(session: Session, model: Model, *, dequantize: bool) -> Any:
+def _config_of(session: Session, model: Model) -> Any:
     raw = _content(session, model, CONFIG_NAME)
     values = without_origin(model.architecture_config) if raw is None else parse_object(raw, CONFIG_NAME)
     where = f"{model.name}@{model.version}"
-    if dequantize:
-        values = {key: value for key, value in values.items() if key != FIELD}
+    values = {key: value for key, value in values.items() if key != FIELD}  # of what are floats by now
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         advice = "its own code, which is never run; install a release that has it" if _CODE in values else "no class"
