@@ -48,6 +48,7 @@ _COSMETIC_ATTRIBUTES: Final = frozenset(
         "_ep_plan",
         "_fsdp_plan",
         "_is_hf_initialized",
+        "_output_capturing_hooks_installed",
         "_pp_plan",
         "_tp_plan",
         "_use_kernels",
