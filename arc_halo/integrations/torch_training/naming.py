@@ -95,7 +95,7 @@ class Stored:
 
 def name_tensors(model: torch.nn.Module) -> Named:
     """The state of a module, seen through what wraps it for data parallelism or compiles it."""
-    module = _unwrapped(model)
+    module = unwrapped(model)
     state = module.state_dict(keep_vars=True)
     tensors: dict[str, torch.Tensor] = {}
     first: dict[int, str] = {}
@@ -113,7 +113,8 @@ def name_tensors(model: torch.nn.Module) -> Named:
     return Named(module, tensors, aliases, frozen, others, parameters)
 
 
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside of what wraps it for data parallelism or compiles it."""
     while True:
         if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
             model = model.module

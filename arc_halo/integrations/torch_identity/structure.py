@@ -1,0 +1,235 @@
+"""What a module computes beside its weights: configs, classes and settings of its parts, as canonical JSON."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import json
+import types
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch.nn.modules import module as module_hooks
+
+from arc_halo.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# Of a config: where it came from, how answers are packed, and what its type or the module says better.
+_COSMETIC_KEYS: Final = frozenset(
+    {
+        "_arc_halo_origin",
+        "_attn_implementation_autoset",
+        "_commit_hash",
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "dtype",
+        "finetuning_task",
+        "id2label",
+        "label2id",
+        "name_or_path",
+        "output_attentions",
+        "output_hidden_states",
+        "problem_type",
+        "return_dict",
+        "task_specific_params",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+# Of a module of transformers: what loading, saving and distributing it leave behind.
+_COSMETIC_ATTRIBUTES: Final = frozenset(
+    {
+        "_ep_plan",
+        "_fsdp_plan",
+        "_is_hf_initialized",
+        "_output_capturing_hooks_installed",
+        "_pp_plan",
+        "_tp_plan",
+        "_use_kernels",
+        "_weight_conversions",
+        "all_tied_weights_keys",
+        "generation_config",
+        "loss_type",
+        "name_or_path",
+        "warnings_issued",
+    }
+)
+_OF_ANY_MODULE: Final = frozenset(vars(torch.nn.Module())) - {"training"}
+# They copy what passes by; transformers leaves them on a module that was once asked for its attentions.
+_CAPTURING: Final = "transformers.utils.output_capturing"
+_FUNCTIONS: Final = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
+
+
+def describe_structure(module: torch.nn.Module) -> dict[str, Any]:
+    """What of a module is no tensor and changes its results, as values of JSON.
+
+    Class names and plain attributes of each part (numbers, texts, functions by name), each distinct config with its
+    attention implementation, devices, and what torch does around it now: autocast and the precision of products.
+    """
+    configs: dict[int, tuple[str, Any]] = {}
+    parts = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        config = vars(part).get("config")
+        if config is not None:
+            configs.setdefault(id(config), (path, config))
+        parts[path] = [_qualified(type(part)), _attributes(part)]
+    devices = {tensor.device.type for tensor in (*module.parameters(), *module.buffers())}
+    return {
+        "parts": parts,
+        "configs": {path: describe_config(config) for path, config in configs.values()},
+        "devices": sorted(devices),
+        "autocast": {
+            device: str(torch.get_autocast_dtype(device))
+            for device in sorted(devices - {"meta"})
+            if torch.is_autocast_enabled(device)
+        },
+        "matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def describe_config(config: Any) -> Any:
+    """A config without what changes no result."""
+    if not callable(getattr(config, "to_dict", None)):
+        return _plain(config if isinstance(config, dict) else getattr(config, "__dict__", config))
+    # eager and sdpa differ by rounding only, but equal bytes are promised.
+    attention = getattr(config, "_attn_implementation", None)
+    return {"attention": _plain(attention), "values": _without_cosmetics(_plain(config.to_dict()))}
+
+
+def canonical(value: Any) -> bytes:
+    """JSON of one spelling."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def refuse_hidden_changes(module: torch.nn.Module, *, allow_hooks: bool) -> None:
+    """Refuse a module whose results no digest could tell.
+
+    Raises
+    ------
+    CacheError
+        A part has forward hooks or a method of its own, unless ``allow_hooks``; it keeps state that is no tensor; or it
+        is in training mode and draws random numbers or takes statistics.
+    """
+    parts = list(module.named_modules())
+    if not allow_hooks:
+        _refuse_hooks(parts)
+    for path, part in parts:
+        if type(part).get_extra_state is not torch.nn.Module.get_extra_state:
+            raise CacheError(f"{_named(path)} keeps state that is no tensor, which no digest covers")
+    if any(part.training for _, part in parts):
+        _refuse_chance(parts)
+
+
+def _refuse_hooks(parts: list[tuple[str, torch.nn.Module]]) -> None:
+    advice = "remove it, or say allow_hooks=True if it changes no result"
+    everywhere = [*module_hooks._global_forward_hooks.values(), *module_hooks._global_forward_pre_hooks.values()]  # noqa: SLF001
+    for hook in everywhere:
+        raise CacheError(f"all modules have the forward hook {_qualified(hook)}, which may change results; {advice}")
+    for path, part in parts:
+        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]  # noqa: SLF001
+        for hook in hooks:
+            if getattr(hook, "__module__", None) != _CAPTURING:
+                raise CacheError(
+                    f"{_named(path)} has the forward hook {_qualified(hook)}, which may change results; {advice}"
+                )
+        for name, value in vars(part).items():
+            # A class may say None, or a property, where its modules have a function.
+            if callable(value) and name not in _OF_ANY_MODULE and inspect.isroutine(getattr(type(part), name, None)):
+                raise CacheError(f"{_named(path)} has a {name}() put in place of its class's; {advice}")
+
+
+def _refuse_chance(parts: list[tuple[str, torch.nn.Module]]) -> None:
+    """Attention drops by an attribute, ``Dropout`` by ``p``, and either only in training mode."""
+    for path, part in parts:
+        if not part.training:
+            continue
+        rates = {name: value for name, value in vars(part).items() if _is_rate(name)}
+        if isinstance(part, torch.nn.modules.dropout._DropoutNd):  # noqa: SLF001  # the base that all of them have
+            rates["p"] = part.p
+        rates |= {f"config.{name}": value for name, value in _rates_of_config(part).items()}
+        for name, rate in rates.items():
+            if isinstance(rate, float) and rate > 0:
+                raise CacheError(
+                    f"{_named(path)} is in training mode and drops by chance ({name}={rate}): eval() first"
+                )
+        if isinstance(part, torch.nn.modules.batchnorm._NormBase):  # noqa: SLF001
+            raise CacheError(f"{_named(path)} is in training mode and takes statistics of a batch: eval() first")
+
+
+def _rates_of_config(part: torch.nn.Module) -> Mapping[str, Any]:
+    config = getattr(vars(part).get("config"), "__dict__", {})
+    # A classifier's is that of its Dropout, where there is a classifier.
+    return {name: value for name, value in config.items() if _is_rate(name) and name != "classifier_dropout"}
+
+
+def _is_rate(name: str) -> bool:
+    return "drop" in name or "jitter" in name
+
+
+def _attributes(part: torch.nn.Module) -> dict[str, Any]:
+    chosen = {}
+    for name, value in vars(part).items():
+        if name in _OF_ANY_MODULE or name in _COSMETIC_ATTRIBUTES or name.startswith("_keys_to_ignore"):
+            continue
+        if _is_plain(value):
+            chosen[name] = _plain(value)
+    return chosen
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str | int) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(
+        value, (bool, int, float, str, torch.dtype, torch.device, enum.Enum, partial, *_FUNCTIONS)
+    )
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            plain: Any = {str(key): _plain(each) for key, each in value.items()}
+        case list() | tuple():
+            plain = [_plain(each) for each in value]
+        case set() | frozenset():
+            plain = sorted(map(str, value))
+        case enum.Enum():
+            plain = _plain(value.value)
+        case partial():
+            plain = [_qualified(value.func), _plain(value.args), _plain(value.keywords)]
+        case None | bool() | int() | float() | str():
+            plain = value
+        case torch.dtype() | torch.device():
+            plain = str(value)
+        case _:
+            plain = _qualified(value if isinstance(value, _FUNCTIONS) else type(value))
+    return plain
+
+
+def _without_cosmetics(value: Any) -> Any:
+    if isinstance(value, dict):  # composite models nest configs
+        return {key: _without_cosmetics(each) for key, each in value.items() if key not in _COSMETIC_KEYS}
+    return value
+
+
+def _qualified(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
+def _named(path: str) -> str:
+    return f"submodule {path!r}" if path else "the module"
+
+
+def wrappers(module: torch.nn.Module, inner: torch.nn.Module) -> Iterator[str]:
+    """What stands around a module, and whether it is compiled, which changes how it rounds."""
+    if module is not inner:
+        yield _qualified(type(module))
+    if any(getattr(part, "_compiled_call_impl", None) is not None for part in inner.modules()):
+        yield "compiled"
