@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from arc_halo.errors import CacheError, TensorError
 from arc_halo.integrations.torch import save_state_dict
 from arc_halo.integrations.torch_identity import (
+    contents,
     identify,
     identity,
     namespace_of,
@@ -166,9 +167,37 @@ def test_autocast_and_the_precision_of_products_change_results(llama):
 
 
 def test_compiled_code_rounds_otherwise(llama):
-    compiled = torch.compile(llama)
-    assert identify(compiled).config_digest != identify(llama).config_digest
+    plain, compiled = identify(llama), torch.compile(llama)
+    seen = {identify(each).config_digest for each in (compiled, torch.nn.DataParallel(compiled))}
+    assert len(seen | {plain.config_digest, identify(torch.nn.DataParallel(llama)).config_digest}) == 4
     assert identify(compiled).is_registered
+    compiled.register_forward_hook(lambda *_: None)
+    with pytest.raises(CacheError, match="OptimizedModule around"):
+        identify(torch.nn.DataParallel(compiled))
+    llama.model.layers[0].compile()
+    assert identify(llama).config_digest != plain.config_digest
+
+
+def test_only_what_is_new_is_read_by_blake3(llama, monkeypatch):
+    hashed = []
+
+    class Counted(contents.TensorHasher):
+        def update(self, raw):
+            hashed.append(len(raw))
+            super().update(raw)
+
+    monkeypatch.setattr(contents, "TensorHasher", Counted)
+    identify(llama)
+    assert hashed == [16]  # the frequencies of positions
+    add_behind_the_counters(llama)
+    identify(llama)
+    assert len(hashed) > 10
+    hashed.clear()
+    identify(llama)
+    assert hashed == []
+    change_one_bit(llama)
+    identify(llama)
+    assert hashed == [llama.lm_head.weight.nbytes]
 
 
 def test_nothing_changes_by_being_used_or_asked(llama):

@@ -66,6 +66,7 @@ def test_a_merged_adapter_is_part_of_the_base():
 def test_adapters_that_are_scaled_switched_or_off():
     _, model = lora()
     model.add_adapter("other", peft.LoraConfig(target_modules=["q_proj"]))
+    model.set_adapter("default")
     seen = [identify(model)]
     model.set_adapter("other")
     seen.append(identify(model))
@@ -82,7 +83,7 @@ def test_adapters_that_are_scaled_switched_or_off():
 def test_an_adapter_in_a_model_of_transformers_is_part_of_its_weights():
     model = tiny("llama")
     remember_registered(model, MODEL_ID, DIGEST)
-    model.add_adapter(peft.LoraConfig(target_modules=["q_proj"]))
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj"]), model)
     known = identify(model.eval())
     assert (known.is_registered, known.adapter_digest) == (False, None)
 

@@ -93,8 +93,9 @@ def identify(
 ) -> ModelIdentity:
     """What a module computes with, as it is now.
 
-    Two modules with equal identities compute the same; a module that was changed in any way has another one. What
-    cannot be seen is refused, or stands here: code that was replaced in a class, or in a library.
+    Modules with equal identities compute the same, but for how machines, numbers of threads and batches round; one that
+    was changed in any way has another. What no digest could tell is refused. Not seen is code that was replaced in a
+    class or in a library, and an installed release that computes otherwise.
 
     Parameters
     ----------
@@ -122,7 +123,8 @@ def identify(
     True
     """
     inner = unwrapped(module)
-    refuse_hidden_changes(inner, allow_hooks=allow_hooks)
+    around = list(wrappers(module, inner))
+    refuse_hidden_changes(inner, around, allow_hooks=allow_hooks)
     state = _states.setdefault(inner, _State())
     held = Held.by(inner)
     weights = _contents(state, held, changes)
@@ -130,10 +132,7 @@ def identify(
     base, adapter = split_adapters(inner, held)
     own = {name: weights[held_name] for name, held_name in base.items()}
     loaded = _registered(inner, state, own, has_adapter=bool(adapter))
-    structure = describe_structure(inner) | {
-        "around": list(wrappers(module, inner)),
-        "rest": state.digests.root(held.rest, rest).hex(),
-    }
+    structure = describe_structure(inner, around) | {"rest": state.digests.root(held.rest, rest).hex()}
     identity = ModelIdentity(
         weights_digest=loaded.weights_digest
         if loaded

@@ -15,7 +15,7 @@ from torch.nn.modules import module as module_hooks
 from arc_halo.errors import CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 # Of a config: where it came from, how answers are packed, and what its type or the module says better.
 _COSMETIC_KEYS: Final = frozenset(
@@ -63,14 +63,16 @@ _COSMETIC_ATTRIBUTES: Final = frozenset(
 _OF_ANY_MODULE: Final = frozenset(vars(torch.nn.Module())) - {"training"}
 # They copy what passes by; transformers leaves them on a module that was once asked for its attentions.
 _CAPTURING: Final = "transformers.utils.output_capturing"
+_ADVICE: Final = "remove it, or say allow_hooks=True if it changes no result"
 _FUNCTIONS: Final = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
 
 
-def describe_structure(module: torch.nn.Module) -> dict[str, Any]:
+def describe_structure(module: torch.nn.Module, around: Iterable[torch.nn.Module] = ()) -> dict[str, Any]:
     """What of a module is no tensor and changes its results, as values of JSON.
 
     Class names and plain attributes of each part (numbers, texts, functions by name), each distinct config with its
-    attention implementation, devices, and what torch does around it now: autocast and the precision of products.
+    attention implementation, devices, what wraps or compiles it, which rounds otherwise, and what torch does around it
+    now: autocast and the precision of products.
     """
     configs: dict[int, tuple[str, Any]] = {}
     parts = {}
@@ -81,6 +83,8 @@ def describe_structure(module: torch.nn.Module) -> dict[str, Any]:
         parts[path] = [_qualified(type(part)), _attributes(part)]
     devices = {tensor.device.type for tensor in (*module.parameters(), *module.buffers())}
     return {
+        "around": [_qualified(type(each)) for each in around],
+        "compiled": [path for path, part in module.named_modules() if part._compiled_call_impl is not None],  # noqa: SLF001
         "parts": parts,
         "configs": {path: describe_config(config) for path, config in configs.values()},
         "devices": sorted(devices),
@@ -107,7 +111,9 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def refuse_hidden_changes(module: torch.nn.Module, *, allow_hooks: bool) -> None:
+def refuse_hidden_changes(
+    module: torch.nn.Module, around: Iterable[torch.nn.Module] = (), *, allow_hooks: bool
+) -> None:
     """Refuse a module whose results no digest could tell.
 
     Raises
@@ -118,7 +124,12 @@ def refuse_hidden_changes(module: torch.nn.Module, *, allow_hooks: bool) -> None
     """
     parts = list(module.named_modules())
     if not allow_hooks:
-        _refuse_hooks(parts)
+        _refuse_hooks_everywhere()
+        for each in around:
+            _refuse_hooks(f"the {type(each).__qualname__} around the module", each)
+        for path, part in parts:
+            _refuse_hooks(_named(path), part)
+            _refuse_replaced(_named(path), part)
     for path, part in parts:
         if type(part).get_extra_state is not torch.nn.Module.get_extra_state:
             raise CacheError(f"{_named(path)} keeps state that is no tensor, which no digest covers")
@@ -126,22 +137,23 @@ def refuse_hidden_changes(module: torch.nn.Module, *, allow_hooks: bool) -> None
         _refuse_chance(parts)
 
 
-def _refuse_hooks(parts: list[tuple[str, torch.nn.Module]]) -> None:
-    advice = "remove it, or say allow_hooks=True if it changes no result"
-    everywhere = [*module_hooks._global_forward_hooks.values(), *module_hooks._global_forward_pre_hooks.values()]  # noqa: SLF001
-    for hook in everywhere:
-        raise CacheError(f"all modules have the forward hook {_qualified(hook)}, which may change results; {advice}")
-    for path, part in parts:
-        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]  # noqa: SLF001
-        for hook in hooks:
-            if getattr(hook, "__module__", None) != _CAPTURING:
-                raise CacheError(
-                    f"{_named(path)} has the forward hook {_qualified(hook)}, which may change results; {advice}"
-                )
-        for name, value in vars(part).items():
-            # A class may say None, or a property, where its modules have a function.
-            if callable(value) and name not in _OF_ANY_MODULE and inspect.isroutine(getattr(type(part), name, None)):
-                raise CacheError(f"{_named(path)} has a {name}() put in place of its class's; {advice}")
+def _refuse_hooks_everywhere() -> None:
+    hooks = [*module_hooks._global_forward_hooks.values(), *module_hooks._global_forward_pre_hooks.values()]  # noqa: SLF001
+    for hook in hooks:
+        raise CacheError(f"all modules have the forward hook {_qualified(hook)}, which may change results; {_ADVICE}")
+
+
+def _refuse_hooks(where: str, part: torch.nn.Module) -> None:
+    for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):  # noqa: SLF001
+        if getattr(hook, "__module__", None) != _CAPTURING:
+            raise CacheError(f"{where} has the forward hook {_qualified(hook)}, which may change results; {_ADVICE}")
+
+
+def _refuse_replaced(where: str, part: torch.nn.Module) -> None:
+    for name, value in vars(part).items():
+        # A class may say None, or a property, where its modules have a function.
+        if callable(value) and name not in _OF_ANY_MODULE and inspect.isroutine(getattr(type(part), name, None)):
+            raise CacheError(f"{where} has a {name}() put in place of its class's; {_ADVICE}")
 
 
 def _refuse_chance(parts: list[tuple[str, torch.nn.Module]]) -> None:
@@ -227,9 +239,8 @@ def _named(path: str) -> str:
     return f"submodule {path!r}" if path else "the module"
 
 
-def wrappers(module: torch.nn.Module, inner: torch.nn.Module) -> Iterator[str]:
-    """What stands around a module, and whether it is compiled, which changes how it rounds."""
-    if module is not inner:
-        yield _qualified(type(module))
-    if any(getattr(part, "_compiled_call_impl", None) is not None for part in inner.modules()):
-        yield "compiled"
+def wrappers(module: torch.nn.Module, inner: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """What stands around a module, from outside."""
+    while module is not inner:
+        yield module
+        module = module.get_submodule("_orig_mod" if "_orig_mod" in module._modules else "module")  # noqa: SLF001
