@@ -1,0 +1,364 @@
+"""Keys and values of transformers models out of the database and into it; the extra ``transformers``."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.generation.streamers import BaseStreamer
+
+from arc_halo.errors import CacheError, UnknownCacheLayer
+from arc_halo.inference.kv import KVCache, KVLayout
+from arc_halo.integrations.torch import from_numpy, to_numpy
+from arc_halo.integrations.torch_identity import identify, namespace_of
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Mapping
+    from types import TracebackType
+    from typing import Self
+
+    import numpy as np
+    from transformers import PreTrainedModel
+
+    from arc_halo.database import Database
+    from arc_halo.inference.kv import BreakEven, StoredPrefix
+    from arc_halo.inference.kv.types import CodecName, Layers
+    from arc_halo.inference.namespaces import Namespace
+    from arc_halo.integrations.torch_identity.identity import Changes
+
+DEFAULT_BLOCK_TOKENS: Final = 256
+# Of fewer tokens the time says more of the machine's mood than of the prompt.
+_MEASURED_TOKENS: Final = 32
+# They would put something else than the prompt's tokens into keys and values, or make several rows of them.
+_REFUSED: Final = frozenset(
+    {"assistant_model", "cache", "cache_implementation", "inputs_embeds", "past_key_values", "position_ids"}
+    | {"prompt_lookup_num_tokens", "token_type_ids"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What `ModelCache.generate` made, and what it took.
+
+    Attributes
+    ----------
+    sequences
+        Prompt and answer, int64 of shape [1, tokens].
+    prompt_token_count, hit_token_count
+        Tokens of the prompt, and how many of them came from the cache.
+    first_token_seconds
+        From the call to the first new token, the look at the weights and the database included.
+    seconds
+        From the call to the last token.
+    seconds_saved
+        Against computing the tokens that were read, from measurements; None where there are none.
+    """
+
+    sequences: torch.Tensor
+    prompt_token_count: int
+    hit_token_count: int
+    first_token_seconds: float
+    seconds: float
+    seconds_saved: float | None
+
+    @property
+    def new_tokens(self) -> torch.Tensor:
+        """The answer alone, of shape [tokens]."""
+        return self.sequences[0, self.prompt_token_count :]
+
+
+class ModelCache:
+    """The stored keys and values of one live model.
+
+    Before each use the model is identified by what it holds (`identify`): weights that were changed in place, another
+    adapter, config or tokenizer have keys and values of their own, and never see those of what it was before.
+
+    Parameters
+    ----------
+    model
+        A decoder of transformers, in evaluation mode, whose layers keep plain keys and values of all tokens.
+    tokenizer
+        What makes its input; part of the identity.
+    block_token_count
+        Tokens of a whole block.
+    codec
+        ``none``, ``lossless``, or ``int8`` for an eighth to a quarter of the bytes and results that differ
+        (`rounding_divergence` measures by how much).
+    logged, ttl
+        As in `KVCache`.
+    salt
+        The tenant's.
+    changes
+        As in `identify`: ``content`` reads all weights at each use.
+
+    Raises
+    ------
+    UnknownCacheLayer
+        A layer keeps more or less than keys and values: a sliding window, a state.
+    CacheError
+        The model cannot be identified.
+
+    Examples
+    --------
+    >>> with ModelCache(db, load_pretrained(session, "lm@production")) as cache:  # doctest: +SKIP
+    ...     print(cache.generate(input_ids, max_new_tokens=20).hit_token_count)
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        model: PreTrainedModel,
+        *,
+        tokenizer: Any = None,
+        block_token_count: int = DEFAULT_BLOCK_TOKENS,
+        codec: CodecName = "none",
+        logged: bool = True,
+        ttl: dt.timedelta | float | None = None,
+        salt: bytes = b"",
+        changes: Changes = "content",
+    ) -> None:
+        self.model = model
+        self._db = db
+        self._tokenizer = tokenizer
+        self._block_token_count = block_token_count
+        self._options: dict[str, Any] = {"codec": codec, "logged": logged, "ttl": ttl}
+        self._salt = salt
+        self._changes: Changes = changes
+        self._caches: dict[bytes, KVCache] = {}
+        # What each cache was begun with: only then can be told what its keys and values were computed with.
+        self._begun: WeakKeyDictionary[DynamicCache, Namespace] = WeakKeyDictionary()
+        self.layout = _probe(model)
+        self.current()
+
+    @property
+    def break_even(self) -> BreakEven:
+        """What reading and computing take, as measured."""
+        return self.current().break_even
+
+    def current(self) -> KVCache:
+        """The stored keys and values of what the model is now."""
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled(self.model.device.type):
+            raise CacheError("under autocast keys and values are of types that no digest of the model tells; leave it")
+        identity = identify(self.model, tokenizer=self._tokenizer, changes=self._changes)
+        namespace = namespace_of(
+            identity,
+            kind="kv",
+            layout=str(self.layout),
+            dtype=self.layout.dtype,
+            precision="int8" if self._options["codec"] == "int8" else "exact",
+            block_token_count=self._block_token_count,
+            salt=self._salt,
+        )
+        found = self._caches.get(namespace.digest)
+        if found is None:
+            found = self._caches[namespace.digest] = KVCache(self._db, namespace, self.layout, **self._options)
+        return found
+
+    def restore(self, input_ids: torch.Tensor) -> tuple[DynamicCache, int]:
+        """A cache with what is stored of a prompt, and of how many tokens; the last token is always left to compute.
+
+        Parameters
+        ----------
+        input_ids
+            Of shape [1, tokens]; one row, without padding.
+
+        Returns
+        -------
+        DynamicCache
+            To be given to the model with the tokens after the hit, and then to `store`.
+        int
+            Tokens it holds.
+        """
+        tokens = _row(input_ids)
+        kv = self.current()
+        layers, hit = kv.restore(tokens[:-1])
+        return self._begin(kv, layers, hit), hit
+
+    def store(self, cache: DynamicCache, input_ids: torch.Tensor, *, pinned: bool = False) -> StoredPrefix:
+        """Store the keys and values of the first tokens of a cache that `restore` began.
+
+        Raises
+        ------
+        CacheError
+            The cache was not begun here, holds fewer tokens, or the model was changed since it was begun: nobody can
+            tell then what its keys and values were computed with.
+        """
+        namespace = self._begun.get(cache)
+        if namespace is None:
+            raise CacheError("this cache was not begun by restore(): what computed its keys and values is not known")
+        kv = self.current()
+        if kv.namespace.digest != namespace.digest:
+            raise CacheError("the model was changed since restore(): nothing of this cache is stored; begin anew")
+        tokens = _row(input_ids)
+        return kv.store(tokens, _layers(cache, self.layout, len(tokens)), pinned=pinned)
+
+    def generate(
+        self, input_ids: torch.Tensor, *, keep: Literal["prompt", "all", "nothing"] = "prompt", **options: Any
+    ) -> Generated:
+        """As the model's own ``generate``, with what is stored of the prompt, which is stored afterwards.
+
+        Parameters
+        ----------
+        input_ids
+            Of shape [1, tokens]; one row, without padding.
+        keep
+            What to store: the prompt, the answer with it (for a conversation that goes on), or nothing.
+        options
+            Those of ``generate``, but for several rows, beams, other caches, and input that is not tokens.
+
+        Raises
+        ------
+        CacheError
+            An option that would make keys and values differ from those of the tokens, or several rows of them.
+        """
+        begun = time.perf_counter()
+        tokens = _row(input_ids)
+        _check_options(options, len(tokens))
+        kv = self.current()
+        layers, hit = kv.restore(tokens[:-1])
+        cache = self._begin(kv, layers, hit)
+        first = _FirstToken(options.pop("streamer", None))
+        computing = time.perf_counter()
+        with torch.inference_mode():
+            sequences = self.model.generate(
+                input_ids, **{cache_argument(self.model): cache}, streamer=first, use_cache=True, **options
+            )
+        ended = time.perf_counter()
+        first_at = first.at or ended
+        if len(tokens) - hit >= _MEASURED_TOKENS:
+            kv.note_computed(len(tokens) - hit, first_at - computing)
+        kept = {"prompt": tokens, "all": _row(sequences)[:-1], "nothing": tokens[:0]}[keep]
+        if len(kept) > hit and self.current().namespace.digest == kv.namespace.digest:
+            kv.store(kept, _layers(cache, self.layout, len(kept)), skip=hit)
+        saved = kv.break_even.seconds_saved(hit) if hit else 0.0
+        return Generated(sequences, len(tokens), hit, first_at - begun, ended - begun, saved)
+
+    def close(self) -> None:
+        """Write the counts of hits that are left."""
+        for cache in self._caches.values():
+            cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self, kv: KVCache, layers: Layers, hit: int) -> DynamicCache:
+        cache = new_cache(self.model)
+        if hit:
+            fill(cache, layers, self.model.device)
+        self._begun[cache] = kv.namespace
+        return cache
+
+
+def new_cache(model: PreTrainedModel) -> DynamicCache:
+    """An empty cache of a model.
+
+    Raises
+    ------
+    UnknownCacheLayer
+        A layer of it keeps something else than the keys and values of all tokens.
+    """
+    cache = DynamicCache(config=model.config)
+    _check_kinds(cache)
+    return cache
+
+
+def fill(cache: DynamicCache, layers: Layers, device: torch.device) -> None:
+    """Put keys and values, [kv_heads, tokens, dim] of each layer, into an empty cache, without another copy."""
+    for layer, (keys, values) in zip(cache.layers, layers, strict=True):
+        key_states, value_states = (from_numpy(each).unsqueeze(0).to(device) for each in (keys, values))
+        layer.lazy_initialization(key_states, value_states)
+        layer.keys, layer.values = key_states, value_states
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """The name of the argument that takes a cache; it was ``past_key_values`` before transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def _probe(model: PreTrainedModel) -> KVLayout:
+    """The layout of a model's keys and values, from those of one token: configs spell it in too many ways."""
+    cache = new_cache(model)
+    token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+    with torch.inference_mode():
+        model(input_ids=token, **{cache_argument(model): cache}, use_cache=True)
+    return KVLayout.of(_layers(cache, None, 1))
+
+
+def _check_kinds(cache: DynamicCache) -> None:
+    other = sorted({type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer})
+    if other or not cache.layers:
+        raise UnknownCacheLayer(
+            f"layers of kind {', '.join(other) or 'unknown'} cannot be stored: only plain keys and values of all "
+            "tokens are those of a prefix; use this model without a cache"
+        )
+
+
+def _layers(cache: DynamicCache, layout: KVLayout | None, token_count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The keys and values of the first tokens, [kv_heads, tokens, dim] of each layer."""
+    _check_kinds(cache)
+    if layout is not None and len(cache.layers) != len(layout.layers):
+        raise CacheError(f"a cache of {len(cache.layers)} layers is not one of {len(layout.layers)}")
+    found = []
+    for layer in cache.layers:
+        if layer.keys is None or layer.values is None or layer.get_seq_length() < token_count:
+            raise CacheError(f"the cache holds {layer.get_seq_length()} tokens where {token_count} are to be stored")
+        if layer.keys.shape[0] != 1:
+            raise CacheError(f"the cache holds {layer.keys.shape[0]} rows; prefixes are stored one by one")
+        found.append((to_numpy(layer.keys[0, :, :token_count]), to_numpy(layer.values[0, :, :token_count])))
+    return found
+
+
+def _row(input_ids: torch.Tensor) -> np.ndarray:
+    if input_ids.ndim != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] < 1:  # noqa: PLR2004  (axes)
+        raise CacheError(f"one row of tokens is cached at a time, of shape [1, tokens], not {list(input_ids.shape)}")
+    row: np.ndarray = input_ids[0].cpu().numpy()
+    return row
+
+
+def _check_options(options: Mapping[str, Any], token_count: int) -> None:
+    """Refuse what would make keys and values differ from those of the prompt's tokens."""
+    refused = sorted(_REFUSED & options.keys())
+    config = options.get("generation_config")
+    for name in ("num_beams", "num_return_sequences"):
+        if (options.get(name) or getattr(config, name, None) or 1) != 1:
+            refused.append(name)
+    mask = options.get("attention_mask")
+    if mask is not None and (tuple(mask.shape) != (1, token_count) or not bool(mask.bool().all())):
+        refused.append("attention_mask with padding")
+    refused += sorted(n for n, v in options.items() if isinstance(v, torch.Tensor) and n != "attention_mask")
+    if refused:
+        raise CacheError(f"keys and values cannot be cached with {', '.join(dict.fromkeys(refused))}; leave it out")
+
+
+class _FirstToken(BaseStreamer):
+    """Notes when the first new token came, and hands everything on."""
+
+    def __init__(self, inner: Any) -> None:
+        self.at: float | None = None
+        self._inner = inner
+        self._has_prompt = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, then token after token."""
+        if self._has_prompt and self.at is None:
+            self.at = time.perf_counter()
+        self._has_prompt = True
+        if self._inner is not None:
+            self._inner.put(value)
+
+    def end(self) -> None:
+        """Hand on the end."""
+        if self._inner is not None:
+            self._inner.end()
