@@ -40,7 +40,7 @@ SELECT p.id, p.prompt, p.response, p.details, p.compute_seconds, p.created_at, 1
   FROM arc_halo.response_cache AS p
 {_WHERE} AND p.prompt_digest = :prompt_digest AND {_ALIVE}
 """)  # noqa: S608  constants of ours
-_COUNT: Final = text(f"SELECT count(*) FROM (SELECT FROM arc_halo.response_cache AS p {_WHERE} LIMIT :limit) AS some")  # noqa: S608
+_COUNT: Final = text(f"SELECT count(*) FROM (SELECT FROM arc_halo.response_cache AS p {_WHERE} LIMIT :limit) AS few")  # noqa: S608
 _NEAREST: Final = f"""
 SELECT p.id, p.prompt, p.response, p.details, p.compute_seconds, p.created_at,
        1 - (p.embedding OPERATOR(public.<=>) CAST(:embedding AS public.vector)) AS similarity,
