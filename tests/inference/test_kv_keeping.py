@@ -1,0 +1,258 @@
+"""What is kept: times to live, pins, quotas, counts, and the cheaper of reading and computing."""
+
+import datetime as dt
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from arc_halo.errors import CacheError
+from arc_halo.inference.kv import BreakEven, KVCache, find_prefix, store_prefix
+from arc_halo.inference.kv.costs import RECHECK_EVERY, Costs
+from arc_halo.inference.kv.keeping import clear_caches, pin_prefix, set_quota
+from arc_halo.inference.sweeping import Sweeper, sweep_caches
+from arc_halo.schema import (
+    CachedActivation,
+    CacheNamespace,
+    CacheStatistics,
+    CacheStatus,
+    KVCacheBlock,
+    KVCacheStatistics,
+)
+from tests.inference.kv import BLOCK, LAYOUT, make_layers, make_namespace
+
+TEXT = list(range(100, 110))
+BLOCK_NBYTES = BLOCK * LAYOUT.token_nbytes
+
+
+def store(session, tokens, **options):
+    return store_prefix(session, make_namespace(), tokens, make_layers(tokens), **options)
+
+
+def hit(session, tokens=TEXT):
+    return find_prefix(session, make_namespace(), tokens).token_count
+
+
+def age(session, seconds=3600):
+    session.execute(update(KVCacheBlock).values(expires_at=KVCacheBlock.expires_at - dt.timedelta(seconds=seconds)))
+
+
+@pytest.mark.parametrize("ttl", [10, 10.5, dt.timedelta(seconds=10)])
+def test_what_has_expired_is_a_miss_before_it_is_swept(session, ttl):
+    store(session, TEXT, ttl=ttl)
+    assert hit(session) == len(TEXT)
+    age(session)
+    assert hit(session) == 0
+    assert session.scalar(select(func.count()).select_from(KVCacheBlock)) == 3
+
+
+@pytest.mark.parametrize(
+    "ttl", [0, -1, float("nan"), float("inf"), dt.timedelta(0), dt.datetime(2030, 1, 1, tzinfo=dt.UTC), "1h", True]
+)
+def test_times_that_make_no_sense_are_refused(session, ttl):
+    with pytest.raises(CacheError, match="ttl"):
+        store(session, TEXT, ttl=ttl)
+
+
+def test_what_stands_before_lives_as_long(session):
+    store(session, TEXT[:4], ttl=10)
+    store(session, TEXT[:8], ttl=7200)
+    age(session)
+    assert hit(session) == 8
+    store(session, TEXT)  # for ever
+    age(session, 999_999)
+    assert hit(session) == len(TEXT)
+
+
+def test_storing_again_lets_it_live_anew(session):
+    store(session, TEXT, ttl=10)
+    age(session)
+    assert store(session, TEXT, ttl=10).new_token_count == 0
+    assert hit(session) == len(TEXT)
+
+
+def test_a_pinned_prefix_does_not_expire(session):
+    store(session, TEXT, ttl=10)
+    assert pin_prefix(session, make_namespace(), TEXT[:6]) == 6
+    age(session)
+    assert hit(session) == 8  # to the end of the block
+    pin_prefix(session, make_namespace(), TEXT[:8], pinned=False)
+    assert hit(session) == 0
+
+
+def test_unpinning_leaves_what_another_pin_stands_behind(session):
+    store(session, TEXT, ttl=10, pinned=True)
+    pin_prefix(session, make_namespace(), TEXT[:4], pinned=False)
+    age(session)
+    assert hit(session) == len(TEXT)
+
+
+def test_a_quota_evicts_what_was_used_longest_ago_tails_first(session):
+    set_quota(session, "kv", 5 * BLOCK_NBYTES)
+    for start in (0, 1000, 2000):
+        store(session, range(start, start + 8))
+        session.execute(update(KVCacheBlock).values(created_at=KVCacheBlock.created_at - dt.timedelta(hours=1)))
+    # Six blocks, five of which fit: the oldest chain lost its tail, and keeps its head.
+    assert [hit(session, range(start, start + 8)) for start in (0, 1000, 2000)] == [4, 8, 8]
+    store(session, range(3000, 3004))
+    assert [hit(session, range(start, start + 8)) for start in (0, 1000, 2000)] == [0, 8, 8]
+
+
+def test_what_is_larger_than_the_quota_is_not_stored(session):
+    store(session, TEXT[:4])
+    set_quota(session, "kv", 2 * BLOCK_NBYTES)
+    stored = store(session, TEXT)
+    assert (stored.token_count, stored.new_token_count) == (4, 4) or stored.token_count == 4
+    assert hit(session) == 4
+
+
+def test_pinned_blocks_make_no_room(session):
+    set_quota(session, "kv", 2 * BLOCK_NBYTES)
+    store(session, TEXT[:8], pinned=True)
+    assert store(session, range(8)).token_count == 0
+    set_quota(session, "kv", None)
+    assert store(session, range(8)).token_count == 8
+
+
+@pytest.mark.parametrize(("kind", "nbytes"), [("files", 1), ("kv", -1)])
+def test_quotas_that_make_no_sense_are_refused(session, kind, nbytes):
+    with pytest.raises(CacheError):
+        set_quota(session, kind, nbytes)
+
+
+def test_tenants_have_quotas_of_their_own(session):
+    set_quota(session, "kv", 0, tenant_id=1)
+    other = make_namespace(tenant_id=1)
+    assert store_prefix(session, other, TEXT, make_layers(TEXT)).token_count == 0
+    assert store(session, TEXT).token_count == len(TEXT)
+
+
+def test_a_sweep_takes_what_expired_and_what_is_beyond_a_quota(database):
+    with database.session() as session, session.begin():
+        store(session, range(8), ttl=10)
+        age(session)
+        store(session, TEXT)
+        set_quota(session, "kv", 2 * BLOCK_NBYTES)
+    swept = sweep_caches(database, batch=1)
+    assert (swept.kv_cache_count, swept.evicted_count, swept.count) == (2, 1, 3)
+    with database.session() as session:
+        assert hit(session) == 8
+    with pytest.raises(CacheError):
+        sweep_caches(database, batch=0)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_sweeper_sweeps_now_and_then(database):
+    with database.session() as session, session.begin():
+        store(session, TEXT, ttl=10)
+        age(session)
+    with Sweeper(database, every=0.01), database.session() as session:
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        wait_until(lambda: session.scalar(select(func.count()).select_from(KVCacheBlock)) == 0)
+    with pytest.raises(CacheError):
+        Sweeper(database, every=0)
+
+
+def test_clearing_takes_one_cache_or_those_of_some_weights(session):
+    store(session, TEXT)
+    store_prefix(session, make_namespace(weights_digest=bytes(32)), TEXT, make_layers(TEXT))
+    assert clear_caches(session, kind="activation") == 0
+    assert clear_caches(session, weights_digest=bytes(32)) == 1
+    assert hit(session) == len(TEXT)
+    assert clear_caches(session) == 1
+    assert session.scalar(select(func.count()).select_from(CacheNamespace)) == 0
+    assert session.scalar(select(func.count()).select_from(CachedActivation)) == 0
+
+
+def test_hits_are_counted(database):
+    with KVCache(database, make_namespace(), LAYOUT) as cache:
+        cache.store(TEXT, make_layers(TEXT))
+        cache.restore(TEXT[:6])
+        cache.restore(TEXT)
+        cache.restore([1, 2, 3])
+        cache.note_computed(100, 0.5)
+    with database.session() as session:
+        counts = session.scalars(select(CacheStatistics)).one()
+        assert (counts.lookup_count, counts.hit_count) == (3, 2)
+        assert (counts.asked_token_count, counts.hit_token_count) == (19, 16)
+        assert counts.read_nbytes == 16 * LAYOUT.token_nbytes
+        hits = select(KVCacheBlock.position, KVCacheStatistics.hit_count).join(
+            KVCacheStatistics, KVCacheStatistics.block_hash == KVCacheBlock.block_hash
+        )
+        assert session.execute(hits.order_by(KVCacheBlock.position)).all() == [(0, 2), (1, 2), (2, 1)]
+        status = session.scalars(select(CacheStatus)).one()
+        assert (status.entry_count, status.models, status.is_servable) == (3, [], True)
+        assert status.stored_nbytes == 10 * LAYOUT.token_nbytes
+        assert status.computed_tokens_per_second == 200
+
+
+def test_counts_of_what_is_gone_are_dropped(database, caplog):
+    with KVCache(database, make_namespace(), LAYOUT) as cache:
+        cache.store(TEXT, make_layers(TEXT))
+        cache.lookup(TEXT)
+        with database.session() as session, session.begin():
+            clear_caches(session)
+        cache.flush()
+    with database.session() as session:
+        assert session.scalar(text("SELECT count(*) FROM arc_halo.cache_statistics")) == 0
+    assert not caplog.records
+
+
+def test_the_break_even_is_where_reading_takes_as_long_as_computing():
+    assert BreakEven(1000).reads
+    assert BreakEven(1000, 2e6, 1000).nbytes_per_second == 1e6
+    assert BreakEven(1000, 2e6, 1000).reads
+    assert not BreakEven(1000, 0.5e6, 1000).reads
+    assert BreakEven(1000, 2e6, 1000).seconds_saved(1000) == pytest.approx(0.5)
+    assert "read" in str(BreakEven(1000, 2e6, 1000))
+    assert "not measured" in str(BreakEven(1000))
+
+
+def test_where_computing_is_faster_a_hit_is_read_only_to_measure_again():
+    costs = Costs(BreakEven(1000, 1e3, 1e6))
+    assert sum(costs.reads() for _ in range(3 * RECHECK_EVERY)) == 3
+    for _ in range(40):
+        costs.note_read(1_000_000_000, 0.001)
+    assert costs.reads()
+
+
+def test_what_computes_faster_than_it_reads_is_computed(database):
+    calls = []
+
+    def compute(_layers, hit):
+        calls.append(hit)
+        return make_layers(TEXT)
+
+    with KVCache(database, make_namespace(), LAYOUT) as cache:
+        cache._costs = Costs(BreakEven(LAYOUT.token_nbytes, 1.0, 1e9))
+        assert [cache.get_or_compute(TEXT, compute)[1] for _ in range(3)] == [0, 0, 0]
+        assert calls == [0, 0, 0]
+        cache._costs = Costs(BreakEven(LAYOUT.token_nbytes))
+        assert cache.get_or_compute(TEXT, compute)[1] == len(TEXT)
+    assert calls == [0, 0, 0]
+
+
+def test_what_is_missing_is_computed_from_what_is_there(database):
+    def compute(layers, hit):
+        assert hit == 8
+        assert layers[0][0].shape[1] == 8
+        return make_layers(TEXT)
+
+    with KVCache(database, make_namespace(), LAYOUT) as cache:
+        cache.store(TEXT[:8], make_layers(TEXT[:8]))
+        assert cache.get_or_compute(TEXT, compute)[1] == 8
+        assert cache.lookup(TEXT).token_count == len(TEXT)
+
+
+def test_fifty_writers_of_one_prefix_store_it_once(database):
+    with KVCache(database, make_namespace(), LAYOUT) as cache, ThreadPoolExecutor(8) as pool:
+        stored = list(pool.map(lambda _: cache.store(TEXT, make_layers(TEXT)), range(50)))
+    assert {each.token_count for each in stored} == {len(TEXT)}
+    assert sum(each.new_token_count for each in stored) == len(TEXT)
