@@ -1,6 +1,6 @@
 """How models are used, as views: what the caches hold and give, and how fast requests were answered."""
 
-# ruff: noqa: TC001, TC002, TC003  (SQLAlchemy evaluates the annotations of mapped classes)
+# ruff: noqa: TC001, TC003  (SQLAlchemy evaluates the annotations of mapped classes)
 
 from __future__ import annotations
 
