@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from sqlalchemy import Select, Text, bindparam, cast, or_, select, text
+from sqlalchemy import Select, Text, bindparam, cast, literal, or_, select, text
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from sqlalchemy.orm import joinedload
 
@@ -208,18 +208,18 @@ def _checked(keep: dt.timedelta) -> dt.timedelta:
     return keep
 
 
-def _sessions() -> Select[tuple[InferenceSession]]:
+def _sessions() -> Select[InferenceSession]:
     return select(InferenceSession).options(joinedload(InferenceSession.model))
 
 
 def _by_name(session: Session, reference: str) -> Sequence[InferenceSession]:
     if not reference.isprintable():
         return []
-    end = "/" + InferenceSession.name
+    asked, end = literal(reference), "/" + InferenceSession.name
     alias = select(ModelAlias).where(
-        ModelAlias.model_id == Model.id, reference == ModelAlias.name + "@" + ModelAlias.alias + end
+        ModelAlias.model_id == Model.id, asked == ModelAlias.name + "@" + ModelAlias.alias + end
     )
-    is_called = or_(reference == Model.name + end, reference == Model.name + "@" + Model.version + end, alias.exists())
+    is_called = or_(asked == Model.name + end, asked == Model.name + "@" + Model.version + end, alias.exists())
     newest = _sessions().join(InferenceSession.model).where(InferenceSession.tenant_id == TENANT_ID, is_called)
     return session.scalars(newest.order_by(InferenceSession.id.desc()).limit(1)).all()
 
