@@ -264,13 +264,17 @@ class MetricRecorder:
 
     def _fail(self, error: Exception) -> None:
         is_gone = isinstance(error, ConstraintViolation) and error.is_dangling
+        if is_gone:
+            _log.error("inference session %s was deleted; figures of its requests are dropped", self._session_id)
+        elif not (self._failures or self._is_abandoned):
+            known = isinstance(error, (ArcHaloError, SQLAlchemyError))
+            _log.warning("the database takes no figures of requests: %s", error, exc_info=None if known else error)
         with self._changed:
             if is_gone:
                 self._is_gone = True
                 self._dropped += len(self._rows)
                 self._taken -= len(self._rows)
                 self._rows.clear()
-            is_first = not self._failures
             self._error = error
             shortest, longest = _PAUSES
             ceiling = _HURRIED_SECONDS if self._is_closing else min(longest, shortest * 2 ** min(self._failures, 8))
@@ -278,8 +282,3 @@ class MetricRecorder:
             self._next_try = time.monotonic() + ceiling * random.uniform(0.5, 1.0)  # noqa: S311  no secret is drawn
             self._failures += 1
             self._changed.notify_all()
-        if is_gone:
-            _log.error("inference session %s was deleted; figures of its requests are dropped", self._session_id)
-        elif is_first:
-            known = isinstance(error, (ArcHaloError, SQLAlchemyError))
-            _log.warning("the database takes no figures of requests: %s", error, exc_info=None if known else error)
