@@ -331,6 +331,7 @@ class CachedResponse(Base):
         CheckConstraint("(embedding IS NULL) = (dimension IS NULL)", name="dimension_of_embedding"),
         CheckConstraint("(embedding IS NULL) = (embedder IS NULL)", name="embedder_of_embedding"),
         *(_nearest_prompt_index(dimension) for dimension in VECTOR_DIMENSIONS),
+        Index("ix_response_cache_nbytes", "tenant_id", postgresql_include=["stored_nbytes"]),  # what a tenant keeps
         Index(None, "expires_at", postgresql_where=_NOT_PINNED),
     )
 
