@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("data-model.md")
 BODIES = Path(schema.__file__).parent / "sql"
-DOMAINS = ("core", "tensors", "training", "checkpoints", "inference", "fusion", "views")
+DOMAINS = (
+    "core",
+    "tensors",
+    "training",
+    "checkpoints",
+    "inference",
+    "caches",
+    "fusion",
+    "upkeep",
+    "views",
+    "metric_views",
+    "weight_views",
+    "usage_views",
+)
 INTRODUCTION = """\
 # Data model
 
@@ -41,7 +54,7 @@ def page() -> str:
 def _section(domain: str) -> str:
     tables = list(_tables(domain))
     parts = [f"## {domain}\n", (sys.modules[f"arc_halo.schema.{domain}"].__doc__ or "").strip() + "\n"]
-    if domain != "views":
+    if not domain.endswith("views"):
         parts.append(_diagram(tables))
     parts += [_description(table) for table in tables]
     return "\n".join(parts)
