@@ -1,0 +1,249 @@
+"""Keys and values of live models: restored to the bit, and never those of what the model was before."""
+
+import pytest
+import torch
+from sqlalchemy import func, select, update
+from transformers import (
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from arc_halo import import_model
+from arc_halo.errors import CacheError, UnknownCacheLayer
+from arc_halo.inference.sweeping import sweep_caches
+from arc_halo.integrations.transformers_cache import ModelCache, cache_argument, new_cache
+from arc_halo.integrations.transformers_models import load_pretrained
+from arc_halo.integrations.transformers_rounding import rounding_divergence
+from arc_halo.schema import KVCacheBlock, Model
+
+VOCABULARY = 97
+PROMPT = torch.arange(5, 45)[None] % VOCABULARY
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def make_llama(seed=0, **changes):
+    torch.manual_seed(seed)
+    config = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 48, **changes}
+    return LlamaForCausalLM(LlamaConfig(**config)).eval()
+
+
+def make_gpt2(seed=0):
+    torch.manual_seed(seed)
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    return GPT2LMHeadModel(config).eval()
+
+
+@pytest.fixture(params=[make_gpt2, make_llama], ids=["gpt2", "llama"])
+def model(request):
+    return request.param()
+
+
+@pytest.fixture
+def cached(database):
+    """Makes caches of models, with blocks of 16 tokens."""
+    opened = []
+
+    def make(model, **options):
+        opened.append(ModelCache(database, model, **{"block_token_count": 16, **options}))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def compute(model, tokens, cache):
+    """The logits of the tokens that a cache does not have yet."""
+    with torch.inference_mode():
+        return model(input_ids=tokens[:, cache.get_seq_length() :], **{cache_argument(model): cache}).logits
+
+
+def fill(cached, model, tokens=PROMPT, **options):
+    kept = cached(model, **options)
+    cache, _ = kept.restore(tokens)
+    logits = compute(model, tokens, cache)
+    kept.store(cache, tokens)
+    return kept, cache, logits
+
+
+def test_keys_and_values_come_back_to_the_bit(cached, model):
+    kept, computed, _ = fill(cached, model)
+    restored, hit = kept.restore(PROMPT)
+    assert hit == PROMPT.shape[1] - 1
+    for ours, theirs in zip(computed.layers, restored.layers, strict=True):
+        assert torch.equal(ours.keys[:, :, :hit], theirs.keys)
+        assert torch.equal(ours.values[:, :, :hit], theirs.values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_follows_has_the_logits_of_the_cache_in_memory(cached, model, dtype):
+    model = model.to(dtype)
+    kept, computed, _ = fill(cached, model)
+    restored, hit = kept.restore(PROMPT)
+    question = torch.cat([PROMPT[:, :hit], torch.tensor([[3, 1, 4]])], 1)
+    in_memory = new_cache(model)
+    for ours, theirs in zip(in_memory.layers, computed.layers, strict=True):
+        keys, values = (each[:, :, :hit].clone() for each in (theirs.keys, theirs.values))
+        ours.update(keys, values)
+    assert torch.equal(compute(model, question, restored), compute(model, question, in_memory))
+
+
+def test_generating_twice_computes_the_prompt_once(cached, model):
+    kept = cached(model)
+    first = kept.generate(PROMPT, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    again = kept.generate(PROMPT, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    expected = model.generate(PROMPT, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    assert (first.hit_token_count, again.hit_token_count) == (0, PROMPT.shape[1] - 1)
+    assert torch.equal(first.sequences, expected)
+    assert torch.equal(again.sequences, expected)
+    assert again.new_tokens.tolist() == expected[0, PROMPT.shape[1] :].tolist()
+    assert 0 < again.first_token_seconds <= again.seconds
+
+
+def test_a_conversation_keeps_its_answers(cached, model):
+    kept = cached(model)
+    first = kept.generate(PROMPT, keep="all", max_new_tokens=6, do_sample=False, pad_token_id=0)
+    follow_up = torch.cat([first.sequences, torch.tensor([[7, 7]])], 1)
+    assert kept.generate(follow_up, max_new_tokens=1, pad_token_id=0).hit_token_count == first.sequences.shape[1] - 1
+    kept.generate(torch.tensor([[9, 8, 7]]), keep="nothing", max_new_tokens=1, pad_token_id=0)
+    assert kept.restore(torch.tensor([[9, 8, 7]]))[1] == 0
+
+
+def change_in_place(model):
+    with torch.no_grad():
+        model.lm_head.weight[3, 3] += 1
+
+
+def change_through_data(model):
+    next(model.parameters()).data.add_(1e-3)
+
+
+def change_by_optimizer(model):
+    model(input_ids=PROMPT, labels=PROMPT).loss.backward()
+    torch.optim.SGD(model.parameters(), 1e-3).step()
+
+
+def change_rope(model):
+    model.model.rotary_emb.inv_freq.mul_(0.5)
+
+
+def change_config(model):
+    model.config.rms_norm_eps = 1e-2
+
+
+@pytest.mark.parametrize(
+    "change", [change_in_place, change_through_data, change_by_optimizer, change_rope, change_config]
+)
+def test_a_changed_model_does_not_see_what_it_was(cached, change):
+    model = make_llama()
+    kept, _, _ = fill(cached, model)
+    change(model)
+    assert kept.restore(PROMPT)[1] == 0
+
+
+def test_a_cache_of_the_model_before_it_was_changed_is_not_stored(cached, model):
+    kept = cached(model)
+    cache, _ = kept.restore(PROMPT)
+    compute(model, PROMPT, cache)
+    change_in_place(model)
+    with pytest.raises(CacheError, match="changed"):
+        kept.store(cache, PROMPT)
+    other = DynamicCache(config=model.config)
+    compute(model, PROMPT, other)
+    with pytest.raises(CacheError, match="not begun"):
+        kept.store(other, PROMPT)
+
+
+def test_other_models_tokenizers_and_tenants_see_nothing(cached):
+    fill(cached, make_llama())
+    for other in (
+        cached(make_llama(seed=1)),
+        cached(make_llama(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0})),
+        cached(make_llama().to(torch.bfloat16)),
+        cached(make_llama(), salt=b"tenant"),
+        cached(make_llama(), codec="int8"),
+        cached(make_llama(), block_token_count=32),
+    ):
+        assert other.restore(PROMPT)[1] == 0
+    assert cached(make_llama()).restore(PROMPT)[1] == PROMPT.shape[1] - 1
+
+
+@pytest.fixture
+def stored(database, tmp_path):
+    """A version in the database, and the model loaded from there."""
+    make_llama().save_pretrained(tmp_path / "lm")
+    with database.session() as session, session.begin():
+        import_model(session, tmp_path / "lm", name="lm")
+    with database.session() as session:
+        return load_pretrained(session, "lm@1")
+
+
+@pytest.mark.parametrize("status", ["archived", "deployed"])
+def test_a_retired_version_is_served_nothing_from_the_commit_on(database, cached, stored, status):
+    kept, _, _ = fill(cached, stored)
+    kept.restore(PROMPT)
+    assert kept.current().namespace.is_registered
+    with database.session() as session, session.begin():
+        session.execute(update(Model).values(status=status))
+        assert kept.restore(PROMPT)[1] == PROMPT.shape[1] - 1  # not yet committed
+    served = 0 if status == "archived" else PROMPT.shape[1] - 1
+    assert kept.restore(PROMPT)[1] == served
+    sweep_caches(database)
+    with database.session() as session:
+        assert session.scalar(select(func.count()).select_from(KVCacheBlock)) == (0 if status == "archived" else 3)
+
+
+def test_models_that_keep_something_else_than_keys_and_values_are_refused(cached):
+    config = MistralConfig(**SIZES, num_key_value_heads=2, intermediate_size=48, sliding_window=8)
+    with pytest.raises(UnknownCacheLayer, match="DynamicSlidingWindowLayer"):
+        cached(MistralForCausalLM(config).eval())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 2},
+        {"num_return_sequences": 2, "do_sample": True},
+        {"past_key_values": DynamicCache()},
+        {"cache_implementation": "static"},
+        {"attention_mask": torch.zeros(1, 40)},
+        {"pixel_values": torch.zeros(1)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_makes_other_keys_and_values_than_the_tokens_is_refused(cached, options):
+    with pytest.raises(CacheError):
+        cached(make_llama()).generate(PROMPT, max_new_tokens=1, **options)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (4,), (1, 0)])
+def test_one_row_of_tokens_at_a_time(cached, shape):
+    with pytest.raises(CacheError, match="one row"):
+        cached(make_llama()).restore(torch.zeros(shape, dtype=torch.long))
+
+
+def test_under_autocast_nothing_is_cached(cached):
+    kept = cached(make_llama())
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(CacheError, match="autocast"):
+        kept.restore(PROMPT)
+
+
+def test_eight_bits_are_a_quarter_of_the_bytes_and_nearly_the_same(database, cached, model):
+    exact, _, _ = fill(cached, model)
+    rounded, _, _ = fill(cached, model, codec="int8")
+    with database.session() as session:
+        sizes = session.scalars(
+            select(func.sum(KVCacheBlock.stored_nbytes))
+            .group_by(KVCacheBlock.namespace_id)
+            .order_by(KVCacheBlock.namespace_id)
+        ).all()
+    assert 100 * sizes[1] < 35 * sizes[0]
+    assert rounded.restore(PROMPT)[1] == exact.restore(PROMPT)[1] == PROMPT.shape[1] - 1
+    divergence = rounding_divergence(model, PROMPT, prefix_token_count=24, block_token_count=16)
+    assert 0 < divergence.mean_nats < 1e-3
+    assert divergence.top_agreement > 0.9
