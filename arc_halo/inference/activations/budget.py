@@ -54,7 +54,7 @@ def lock_quota(session: Session, tenant_id: int) -> int | None:
 
 def is_too_large(session: Session, tenant_id: int, activations: Mapping[str, np.ndarray]) -> bool:
     """Whether the distinct arrays alone are more than the quota; so nothing is uploaded in vain."""
-    quota = session.scalar(text(_QUOTA), {"tenant_id": tenant_id})
+    quota: int | None = session.scalar(text(_QUOTA), {"tenant_id": tenant_id})
     if quota is None or sum(array.nbytes for array in activations.values()) <= quota:
         return False
     distinct = {input_digest({"": array}): array.nbytes for array in activations.values()}

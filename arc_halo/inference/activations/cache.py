@@ -128,10 +128,10 @@ class ActivationCache:
         seconds = time.perf_counter() - began
         if missing := [name for name in names if name not in computed]:
             raise CacheError(f"compute() gave no output of {', '.join(missing)}; it gave {', '.join(computed)}")
-        self._measurements.computed(digest, lookup.found, seconds)
         unsound = {name: computed[name] for name in names if name not in lookup.found or name in lookup.readout.damaged}
         if unsound:
             self._store(digest, unsound, lookup.readout.damaged, seconds)
+        self._measurements.computed(digest, lookup.found, seconds)
         return {name: computed[name] for name in names}
 
     def get(self, inputs: Mapping[str, np.ndarray], hook_points: Iterable[str]) -> dict[str, np.ndarray] | None:
