@@ -16,6 +16,7 @@ from arc_halo.errors import CacheError
 from arc_halo.inference.activations import ActivationCache
 from arc_halo.inference.namespaces import Namespace
 from arc_halo.integrations.torch_activations import cached_activations, to_transformer_lens
+from arc_halo.integrations.torch_activations.capturing import Capture
 from arc_halo.schema import CachedActivation
 
 NAMESPACE = Namespace("activation", blake3(b"weights").digest(), blake3(b"config").digest(), "F32", "batch,token,width")
@@ -57,7 +58,7 @@ def always_read(cache):
 
 
 def hooks(module):
-    return sum(len(part._forward_hooks) for part in module.modules())
+    return sum(isinstance(hook, Capture) for part in module.modules() for hook in part._forward_hooks.values())
 
 
 def test_a_gpt2_is_run_once(cache, gpt2):
@@ -91,24 +92,23 @@ def test_arguments_are_the_same_however_they_are_passed(cache):
             run(*args, **kwargs)
             always_read(cache)
         assert module.calls == 1
-        for other in ((x, 3.0), (x, 2), (x, None or 4.0), (x + 1, 2.0), (x.double().float() * 2, 2.0)):
+        for other in ((x, 3.0), (x, 2), (x, 4.0), (x + 1, 2.0), (x.double().float() * 2, 2.0)):
             run(*other)
         assert module.calls == 6
 
 
-@pytest.mark.parametrize("value", [None, True, 1, 1.0, "1", [1], {"a": 1}, (torch.ones(1),), {"a": torch.ones(1)}])
-def test_no_value_is_taken_for_another(cache, value):
+def test_no_value_is_taken_for_another(cache):
     calls = []
-    module = torch.nn.Linear(1, 1)
-    outer = torch.nn.Sequential(module)
+    module = torch.nn.Sequential(torch.nn.Linear(1, 1))
 
-    @cached_activations(cache, outer, ["0"])
+    @cached_activations(cache, module, ["0"])
     def run(x, option):
         calls.append(option)
-        outer(x)
+        module(x)
 
-    for option in [value, None, True, 1, 1.0, "1", [1], {"a": 1}, (torch.ones(1),), {"a": torch.ones(1)}, {"b": 1}]:
-        run(torch.ones(1), option)
+    ones = torch.ones(1)
+    for option in 2 * [None, True, 1, 1.0, "1", [1], {"a": 1}, (ones,), {"a": ones}, {"b": 1}, {"a": 1, "b": 1}]:
+        run(ones, option)
         always_read(cache)
     assert len(calls) == 11
 
