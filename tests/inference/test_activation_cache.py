@@ -209,7 +209,7 @@ def test_what_makes_no_sense_is_said_at_once(database, options):
 
 def test_fifty_callers_at_once_make_one_row_each(database, cache):
     model = Model()
-    with ThreadPoolExecutor(10) as pool:
+    with ThreadPoolExecutor(50) as pool:
         found = list(pool.map(lambda _: cache.get_or_compute(INPUTS, POINTS, model), range(50)))
     assert all(same(each[name], OUTPUTS[name]) for each in found for name in POINTS)
     assert len(rows(cache)) == 2

@@ -322,7 +322,7 @@ def test_fifty_writers_of_one_key_make_one_row(database, quota):
         given = {str(name): outputs[name] for name in order}
         return database.transaction(lambda session: put_activations(session, NAMESPACE, DIGEST, given), attempts=1)
 
-    with ThreadPoolExecutor(10) as pool:
+    with ThreadPoolExecutor(50) as pool:
         assert all(pool.map(write, range(50)))
     with database.session() as session:
         assert (count(session, "activation_cache"), count(session, "tensor_metadata")) == (6, 6)
