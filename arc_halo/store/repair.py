@@ -37,7 +37,9 @@ SELECT DISTINCT ON (c.digest, w.name) c.digest, w.name, c.raw_offset, c.raw_nbyt
     SELECT m.name FROM arc_halo.model_weights AS m WHERE m.tensor_id = c.tensor_id
      UNION ALL
     SELECT p.name FROM arc_halo.checkpoint_tensors AS p
-     WHERE p.tensor_id = c.tensor_id AND p.component = 'weights' AND p.shard_offsets IS NULL) AS w ON true
+     WHERE p.tensor_id = c.tensor_id AND p.component = 'weights' AND p.shard_offsets IS NULL
+     UNION ALL
+    SELECT a.hook_point FROM arc_halo.activation_cache AS a WHERE a.tensor_id = c.tensor_id) AS w ON true
  WHERE c.tenant_id = :tenant AND c.digest = ANY(CAST(:digests AS bytea[]))
 """)
 _DEPTHS: Final = text("""
