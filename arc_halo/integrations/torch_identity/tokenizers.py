@@ -11,6 +11,8 @@ from arc_halo.integrations.torch_identity.structure import canonical
 
 # BLAKE3's key derivation mode. Part of what caches are named by.
 _CONTEXT: Final = "arc-halo 2026-11 tokenizer identity"
+_MARK: Final = ',"added_tokens":'
+_SETTINGS: Final = ("add_bos_token", "add_eos_token", "padding_side", "truncation_side")
 
 
 def tokenizer_digest(tokenizer: Any) -> bytes:
@@ -45,16 +47,11 @@ def tokenizer_digest(tokenizer: Any) -> bytes:
     return blake3(canonical(described), derive_key_context=_CONTEXT).digest()
 
 
-_SETTINGS: Final = ("add_bos_token", "add_eos_token", "padding_side", "truncation_side")
-
-
 def _without_state(backend: Any) -> str:
-    """A backend's JSON without padding and truncation, which each call of transformers sets as it was asked to."""
-    if backend.padding is None and backend.truncation is None:
-        text: str = backend.to_str()
-        return text
-    copied = type(backend).from_str(backend.to_str())
-    copied.no_padding()
-    copied.no_truncation()
-    stripped: str = copied.to_str()
-    return stripped
+    """A backend's JSON without padding and truncation, which each call of transformers sets as it was asked to.
+
+    They stand before the added tokens; no text in them can hold the mark, whose quotes would be escaped.
+    """
+    text: str = backend.to_str()
+    head, _, tail = text.partition(_MARK)
+    return tail or head
