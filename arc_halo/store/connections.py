@@ -189,7 +189,8 @@ def _may_copy(connection: Connection) -> bool:
 
 _ROW_SECURITY = """
 SELECT bool_or(pg_catalog.row_security_active(name::pg_catalog.regclass))
-  FROM unnest(ARRAY['arc_halo.tensor_data', 'arc_halo.tensor_chunks', 'arc_halo.embeddings']) AS name
+  FROM unnest(ARRAY['arc_halo.tensor_data', 'arc_halo.tensor_chunks', 'arc_halo.embeddings',
+                    'arc_halo.attention_patterns']) AS name
 """
 _WROTE = "arc_halo.content_written_in"
 
