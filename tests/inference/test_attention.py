@@ -196,7 +196,7 @@ def test_figures_of_each_head(session, known_heads):
     figures = head_figures(session, known_heads)
     assert [each.head_index for each in figures] == [0, 1, 2, 3]
     assert figures[0].distance == pytest.approx(2.5)
-    assert [each.head_index for each in head_figures(session, known_heads, sort="induction")][0] == 2
+    assert head_figures(session, known_heads, sort="induction")[0].head_index == 2
     assert head_figures(session, known_heads, layer=1) == []
     with pytest.raises(ConfigurationError, match="not by 'size'"):
         head_figures(session, known_heads, sort="size")
