@@ -105,6 +105,13 @@ def test_layers_are_known_by_number_path_and_row(session, served):
         put_attention(session, served, 1, TOKENS, {0: attention(4, 5), first: attention(4, 5)})
 
 
+def test_a_session_may_be_new(session, served):
+    new = InferenceSession(model=served.model)
+    session.add(new)
+    put_attention(session, new, 0, TOKENS, {0: attention(4, 5)})
+    assert len(head_figures(session, new)) == 4
+
+
 def test_a_block_that_attends_twice_must_be_told_by_path(session):
     model = add_model(session)
     for position, name in enumerate(("attn", "crossattention")):

@@ -27,7 +27,7 @@ _SHOWN: Final = 5
 
 
 def find_inference_session(session: Session, reference: InferenceSession | uuid.UUID | str) -> InferenceSession:
-    """The inference session of an id, or of its beginning: eight characters or more.
+    """The inference session of an id, or of its beginning: eight characters or more; one that is new is written.
 
     Raises
     ------
@@ -35,6 +35,8 @@ def find_inference_session(session: Session, reference: InferenceSession | uuid.
         There is none, or several begin so.
     """
     if isinstance(reference, InferenceSession):
+        if reference in session.new:  # its keys are not set yet
+            session.flush()
         return reference
     if isinstance(reference, uuid.UUID):
         found = session.get(InferenceSession, reference)
