@@ -115,7 +115,7 @@ def _print(heads: list[HeadFigures]) -> None:
                 head.head_index,
                 head.request_count,
                 f"{head.entropy:.3f}",
-                f"{head.distance:.1f}",
+                f"{head.distance:.2f}",
                 *map(share, (head.first, head.previous, head.induction)),
             )
             for head in heads

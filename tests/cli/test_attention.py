@@ -31,7 +31,7 @@ def test_heads_are_shown_with_what_they_do(arc_halo, served):
         lines = arc_halo.says("attention", "show", source).splitlines()
         assert lines[0].split()[:5] == ["layer", "head", "requests", "entropy", "distance"]
         assert len(lines) == 9
-    assert lines[3].split()[1:] == ["2", "1", "0.000", "0.5", "25.0%", "66.7%", "100.0%"]
+    assert lines[3].split()[1:] == ["2", "1", "0.000", "0.50", "25.0%", "66.7%", "100.0%"]
 
 
 def test_heads_are_sorted_and_chosen(arc_halo, served):
