@@ -10,6 +10,8 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from arc_halo.store.arrays import encode_array
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -31,6 +33,11 @@ def _vector(value: np.ndarray) -> bytes:
     return _VECTOR_HEADER(value.shape[0], 0) + value.astype(">f4").tobytes()
 
 
+def _as_braces(value: np.ndarray | None) -> str | None:
+    """Arrays of numbers, as text for the same reason; ``repr`` of a float is read back as the same number."""
+    return None if value is None else "{" + ",".join(map(repr, value.tolist())) + "}"
+
+
 def _as_text(value: np.ndarray | Sequence[int] | str | None) -> str | None:
     """Vectors and arrays inside an array: PostgreSQL has no ragged ones, so they travel as text, as JSON does."""
     if value is None or isinstance(value, str):
@@ -49,6 +56,15 @@ _ENCODERS: dict[str, Callable[[Any], Buffer]] = {
     "bytea": lambda value: value,
     "uuid": lambda value: value.bytes,
     "public.vector": _vector,
+    "integer[]": lambda value: encode_array(value, 23, ">i4"),
+    "real[]": lambda value: encode_array(value, 700, ">f4"),
+}
+_TEXTS: dict[str, Callable[[Any], str | None]] = {
+    "public.vector": _as_text,
+    "bigint[]": _as_text,
+    "jsonb": _as_text,
+    "integer[]": _as_braces,
+    "real[]": _as_braces,
 }
 
 
@@ -62,7 +78,7 @@ class Column:
     @property
     def unnested(self) -> str:
         """Type of the elements that `unnest` is given."""
-        return "text" if self.type in ("public.vector", "bigint[]", "jsonb") else self.type
+        return "text" if self.type in _TEXTS else self.type
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +150,7 @@ class BulkTable:
             self._identifier, self._names, selected, arrays, self._names, ending
         )
         values = [
-            list(map(_as_text, column_values)) if column.unnested != column.type else list(column_values)
+            list(map(_TEXTS[column.type], column_values)) if column.type in _TEXTS else list(column_values)
             for column, column_values in zip(self.columns, zip(*rows, strict=True), strict=True)
         ]
         cursor.execute(statement, values)
@@ -221,4 +237,22 @@ EMBEDDINGS = _table(
     label="text",
     dimension="integer",
     vector="public.vector",
+)
+ATTENTION_PATTERNS = _table(
+    "attention_patterns",
+    inference_session_id="uuid",
+    request_number="bigint",
+    layer_id="uuid",
+    head_index="integer",
+    token_ids="integer[]",  # noqa: S106  a type
+    mean_entropy="double precision",
+    mean_distance="double precision",
+    first_token_share="double precision",  # noqa: S106  a type
+    previous_token_share="double precision",  # noqa: S106  a type
+    induction_share="double precision",
+    entropies="real[]",
+    top_count="smallint",
+    top_positions="integer[]",
+    top_weights="real[]",
+    tensor_id="uuid",
 )

@@ -191,7 +191,8 @@ def may_copy(connection: Connection) -> bool:
 _ROW_SECURITY = """
 SELECT bool_or(pg_catalog.row_security_active(name::pg_catalog.regclass))
   FROM unnest(ARRAY['arc_halo.tensor_data', 'arc_halo.tensor_chunks', 'arc_halo.embeddings',
-                    'arc_halo.kv_cache_payloads', 'arc_halo.kv_cache_unlogged_payloads']) AS name
+                    'arc_halo.attention_patterns', 'arc_halo.kv_cache_payloads',
+                    'arc_halo.kv_cache_unlogged_payloads']) AS name
 """
 _WROTE = "arc_halo.content_written_in"
 
