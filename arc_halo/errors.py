@@ -43,9 +43,11 @@
     │   ├── TensorNotFound
     │   ├── TokenNotFound
     │   ├── RunNotFound
+    │   ├── SessionNotFound
     │   └── MetricNotFound
     ├── ModelExists (ValueError)                name and version are taken
     ├── MetricError (ValueError)                a metric, step or point that cannot be recorded
+    ├── MetricsLost (RuntimeError)              figures of requests that could not be stored
     ├── RunInUse (RuntimeError)                 somebody trains it
     ├── AttemptLost (RuntimeError)              somebody else has taken the run over, or it has ended
     ├── CheckpointError (ValueError)            a state that cannot be saved or loaded as it is
@@ -255,6 +257,10 @@ class RunNotFound(NotFound):
     """No training run has that name or id."""
 
 
+class SessionNotFound(NotFound):
+    """No inference session has that name or id."""
+
+
 class MetricNotFound(NotFound):
     """The run has recorded no metric of that name, scope and context."""
 
@@ -265,6 +271,10 @@ class ModelExists(ArcHaloError, ValueError):
 
 class MetricError(ArcHaloError, ValueError):
     """A metric's name, scope or context, or a point of it, that cannot be recorded."""
+
+
+class MetricsLost(ArcHaloError, RuntimeError):
+    """Figures of inference requests that the database did not take before their session ended."""
 
 
 class RunInUse(ArcHaloError, RuntimeError):

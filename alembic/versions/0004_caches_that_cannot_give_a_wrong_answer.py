@@ -2,7 +2,7 @@
 
 Revision ID: 0004
 Revises: 0003
-Create Date: 2026-11-30 01:13:09.750159
+Create Date: 2026-11-30 01:21:33.600174
 """
 
 from __future__ import annotations
@@ -38,6 +38,58 @@ def upgrade() -> None:
     )
     op.execute(
         "COMMENT ON FUNCTION arc_halo.token_ids IS 'The token ids of a cached block, packed as four bytes each.'"
+    )
+    op.execute(
+        "CREATE FUNCTION arc_halo.drop_time_partitions(parent regclass, before timestamptz) RETURNS "
+        "integer\n"
+        "LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE\n"
+        "-- Bounds are read from their text, which these two decide.\n"
+        "SET \"TimeZone\" TO 'UTC' SET \"DateStyle\" TO 'ISO' AS $$\n"
+        "DECLARE\n"
+        "    partition_oids oid[];\n"
+        "    partition_oid oid;\n"
+        "BEGIN\n"
+        "    PERFORM FROM pg_catalog.pg_class AS c\n"
+        "      JOIN pg_catalog.pg_partitioned_table AS p ON p.partrelid = c.oid AND p.partstrat = 'r' AND "
+        "p.partnatts = 1\n"
+        "      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]\n"
+        "     WHERE c.oid = parent\n"
+        "       AND c.relnamespace = 'arc_halo'::pg_catalog.regnamespace\n"
+        "       AND a.atttypid = 'pg_catalog.timestamptz'::pg_catalog.regtype;\n"
+        "    IF NOT FOUND THEN\n"
+        "        RAISE EXCEPTION '% is no table of schema arc_halo with a time range per partition', "
+        "parent\n"
+        "            USING ERRCODE = 'wrong_object_type', HINT = 'Name a table declared with PARTITION BY "
+        "RANGE (recorded_at).';\n"
+        "    END IF;\n"
+        "    IF before IS NULL OR before > pg_catalog.now() THEN\n"
+        "        RAISE EXCEPTION 'partitions that end before % may still be written to', before\n"
+        "            USING ERRCODE = 'invalid_parameter_value', HINT = 'Name a time that has passed.';\n"
+        "    END IF;\n"
+        "\n"
+        "    -- A DEFAULT partition and one up to MAXVALUE have no bound in quotes and stay.\n"
+        "    SELECT pg_catalog.array_agg(b.oid ORDER BY b.ends_at) INTO partition_oids\n"
+        "      FROM (SELECT c.oid,\n"
+        "                   pg_catalog.substring(pg_catalog.pg_get_expr(c.relpartbound, c.oid), ' TO "
+        "\\(''([^'']+)''\\)$')\n"
+        "                       ::timestamptz AS ends_at\n"
+        "              FROM pg_catalog.pg_inherits AS i\n"
+        "              JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid\n"
+        "             WHERE i.inhparent = parent AND NOT i.inhdetachpending) AS b\n"
+        "     WHERE b.ends_at <= before;\n"
+        "\n"
+        "    -- Each DROP locks the parent, and the table its foreign key leads to, until the caller's "
+        "transaction ends.\n"
+        "    FOREACH partition_oid IN ARRAY coalesce(partition_oids, '{}') LOOP\n"
+        "        EXECUTE pg_catalog.format('DROP TABLE %s', partition_oid::pg_catalog.regclass);\n"
+        "    END LOOP;\n"
+        "    RETURN pg_catalog.cardinality(coalesce(partition_oids, '{}'));\n"
+        "END\n"
+        "$$"
+    )
+    op.execute(
+        "COMMENT ON FUNCTION arc_halo.drop_time_partitions IS 'Drops the partitions of a table of this "
+        "schema that end at or before a time, which has passed; returns how many.'"
     )
     op.create_table(
         "cache_audits",
@@ -624,6 +676,64 @@ def upgrade() -> None:
     )
     op.execute("COMMENT ON COLUMN arc_halo.v_cache_status.stored_nbytes IS 'of activations the bytes as they are used'")
     op.execute("COMMENT ON COLUMN arc_halo.v_cache_status.expired_count IS 'what the next sweep deletes'")
+    op.execute(
+        "CREATE VIEW arc_halo.v_inference_latency AS SELECT d.inference_session_id, s.name AS "
+        "session_name, s.model_id, m.name || '@' || m.version AS model, d.day,\n"
+        "       d.request_count,\n"
+        "       d.latencies[1] AS latency_p50_seconds, d.latencies[2] AS latency_p90_seconds,\n"
+        "       d.latencies[3] AS latency_p99_seconds,\n"
+        "       d.first_tokens[1] AS time_to_first_token_p50_seconds, d.first_tokens[2] AS "
+        "time_to_first_token_p90_seconds,\n"
+        "       d.first_tokens[3] AS time_to_first_token_p99_seconds,\n"
+        "       d.rates[1] AS tokens_per_second_p50, d.rates[2] AS tokens_per_second_p90, d.rates[3] AS "
+        "tokens_per_second_p99,\n"
+        "       d.prompt_token_count, d.generated_token_count, d.cached_token_count, d.cached_share, "
+        "d.max_memory_nbytes\n"
+        "  FROM (SELECT r.inference_session_id, (r.recorded_at AT TIME ZONE 'UTC')::date AS day, count(*) "
+        "AS request_count,\n"
+        "               percentile_cont(ARRAY[0.5, 0.9, 0.99]) WITHIN GROUP (ORDER BY r.latency_seconds) "
+        "AS latencies,\n"
+        "               percentile_cont(ARRAY[0.5, 0.9, 0.99]) WITHIN GROUP (ORDER BY "
+        "r.time_to_first_token_seconds)\n"
+        "                   AS first_tokens,\n"
+        "               percentile_cont(ARRAY[0.5, 0.9, 0.99]) WITHIN GROUP (ORDER BY "
+        "r.tokens_per_second) AS rates,\n"
+        "               coalesce(sum(r.prompt_token_count), 0) AS prompt_token_count,\n"
+        "               coalesce(sum(r.generated_token_count), 0) AS generated_token_count,\n"
+        "               coalesce(sum(r.cached_token_count), 0) AS cached_token_count,\n"
+        "               sum(r.cached_token_count) FILTER (WHERE r.prompt_token_count IS NOT NULL)::double "
+        "precision\n"
+        "                   / nullif(sum(r.prompt_token_count) FILTER (WHERE r.cached_token_count IS NOT "
+        "NULL), 0)\n"
+        "                   AS cached_share,\n"
+        "               max(r.memory_nbytes) AS max_memory_nbytes\n"
+        "          FROM arc_halo.inference_metrics AS r\n"
+        "         GROUP BY r.inference_session_id, (r.recorded_at AT TIME ZONE 'UTC')::date) AS d\n"
+        "  JOIN arc_halo.inference_sessions AS s ON s.id = d.inference_session_id\n"
+        "  JOIN arc_halo.models AS m ON m.id = s.model_id"
+    )
+    op.execute(
+        "COMMENT ON VIEW arc_halo.v_inference_latency IS 'Each day of each inference session: percentiles "
+        "of what its requests took, tokens, memory.'"
+    )
+    op.execute("COMMENT ON COLUMN arc_halo.v_inference_latency.model IS 'name@version'")
+    op.execute("COMMENT ON COLUMN arc_halo.v_inference_latency.day IS 'in UTC'")
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_inference_latency.latency_p50_seconds IS 'interpolated between "
+        "neighbours, as every percentile here'"
+    )
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_inference_latency.time_to_first_token_p50_seconds IS 'of the "
+        "requests that say it, as the next five'"
+    )
+    op.execute("COMMENT ON COLUMN arc_halo.v_inference_latency.tokens_per_second_p50 IS 'generated, after the first'")
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_inference_latency.tokens_per_second_p90 IS 'a tenth of the requests was faster'"
+    )
+    op.execute(
+        "COMMENT ON COLUMN arc_halo.v_inference_latency.cached_share IS 'of the prompt tokens, over "
+        "requests that say both; null without any'"
+    )
     # ### end Alembic commands ###
 
 
@@ -636,6 +746,7 @@ def downgrade() -> None:
     op.execute("ALTER TABLE arc_halo.kv_cache DROP CONSTRAINT ck_kv_cache_token_ids_whole")
     op.execute("ALTER TABLE arc_halo.kv_cache DROP CONSTRAINT ck_kv_cache_token_ids_range")
     # ### commands auto generated by Alembic - please adjust! ###
+    op.execute("DROP VIEW arc_halo.v_inference_latency")
     op.execute("DROP VIEW arc_halo.v_cache_status")
     op.execute("DROP FUNCTION arc_halo.expire_caches(integer)")
     op.execute("DROP FUNCTION arc_halo.is_servable(integer,bytea,boolean)")
@@ -812,6 +923,7 @@ def downgrade() -> None:
     op.drop_table("cache_leases", schema="arc_halo")
     op.drop_index("ix_cache_audits_occurred_at", table_name="cache_audits", schema="arc_halo")
     op.drop_table("cache_audits", schema="arc_halo")
+    op.execute("DROP FUNCTION arc_halo.drop_time_partitions(regclass,timestamp with time zone)")
     op.execute("DROP FUNCTION arc_halo.token_ids(bytea)")
     op.execute(
         "ALTER TABLE arc_halo.activation_cache ADD CONSTRAINT pk_activation_cache PRIMARY KEY (tenant_id, "

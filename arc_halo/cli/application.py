@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from arc_halo import __version__
-from arc_halo.cli import blobs, cache, db, demo, model, prune, train, verify
+from arc_halo.cli import blobs, cache, db, demo, infer, model, prune, train, verify
 from arc_halo.cli.invocation import Invocation
 from arc_halo.cli.output import print_error, print_interruption
 from arc_halo.errors import ArcHaloError
@@ -54,6 +54,7 @@ app.command("repair")(verify.repair)
 app.command("prune")(prune.prune)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
+app.add_typer(infer.app, name="infer")
 app.add_typer(db.app, name="db")
 app.add_typer(blobs.app, name="blobs")
 app.add_typer(cache.app, name="cache")

@@ -11,6 +11,8 @@ Hit, miss
     A hit has equal tokens and a good digest. Anything else is a miss, and if something was found, an audit.
 Retire
     Archive, delete or change a model version: from that commit on nothing computed with its weights is served.
+Session, request
+    A model in use, and one question to it, with what it took.
 Sweep
     Delete what expired, what nobody can be served any more, and what is beyond a quota: tails before heads.
 """

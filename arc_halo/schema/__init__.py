@@ -32,7 +32,7 @@ Upkeep
     UploadLease, Operation, BlobDeletion, Verification: what the database remembers of work on itself
 Views
     ModelArchitecture, TrainingProgress, TrainingPoint, RunMetric, ReactorStatus, TensorStatistics, ModelStorage,
-    ModelFamily, DuplicateTensor, UnsoundLayer, CacheStatus: computed, read-only
+    ModelFamily, DuplicateTensor, UnsoundLayer, CacheStatus, InferenceLatency: computed, read-only
 
 Importing this package makes ``Base.metadata`` complete, functions and triggers included.
 """
@@ -82,7 +82,7 @@ from arc_halo.schema.training import (
     TrainingSession,
 )
 from arc_halo.schema.upkeep import BlobDeletion, Operation, UploadLease, Verification
-from arc_halo.schema.usage_views import CacheStatus
+from arc_halo.schema.usage_views import CacheStatus, InferenceLatency
 from arc_halo.schema.views import ModelArchitecture, ReactorStatus, TensorStatistics, TrainingPoint, TrainingProgress
 from arc_halo.schema.weight_views import DuplicateTensor, ModelFamily, ModelStorage, UnsoundLayer
 
@@ -109,6 +109,7 @@ __all__ = [
     "FusionOperation",
     "FusionOperationMember",
     "GradientCheckpoint",
+    "InferenceLatency",
     "InferenceMetric",
     "InferenceSession",
     "KVCacheBlock",

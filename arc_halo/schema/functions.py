@@ -30,6 +30,7 @@ for _name in (
     "is_servable",
     "expire_caches",
     "ensure_time_partitions",
+    "drop_time_partitions",
     "reset_weights_digest",
     "note_points",
     "note_deleted_points",

@@ -38,5 +38,7 @@ def test_each_command_has_help_with_an_example(name):
 @pytest.mark.parametrize("page", [*PAGES, *INTEGRATIONS], ids=lambda page: page.stem)
 def test_pages_name_commands_there_are(page):
     nouns = {name.split()[1] for name in COMMANDS} | {"--url", "--blob-url", "--debug", "--install-completion"}
-    named = re.findall(r"arc-halo ((?:blobs|cache|db|model|train) [a-z-]+|[a-z-]+)", page.read_text(encoding="utf-8"))
+    named = re.findall(
+        r"arc-halo ((?:blobs|cache|db|infer|model|train) [a-z-]+|[a-z-]+)", page.read_text(encoding="utf-8")
+    )
     assert [each for each in named if f"arc-halo {each}" not in COMMANDS and each not in nouns] == []
