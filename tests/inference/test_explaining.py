@@ -16,7 +16,7 @@ from tests.schema.rows import add_model, digest
 TEXT = list(range(100, 111))  # two whole blocks of four, and three tokens
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def model(session):
     found = add_model(session, "m", weights_digest=digest("weights"))
     session.flush()
@@ -48,7 +48,7 @@ def stored(prefix):
 
 
 @pytest.mark.parametrize("count", range(1, len(TEXT) + 1))
-def test_what_is_stored_is_complete(session, model, count):
+def test_what_is_stored_is_complete(session, count):
     store(session, TEXT)
     prefix = explained(session, TEXT[:count])
     assert (prefix.hit_token_count, prefix.end) == (count, "complete")
@@ -56,7 +56,7 @@ def test_what_is_stored_is_complete(session, model, count):
 
 
 @pytest.mark.parametrize("shared", range(len(TEXT) + 1))
-def test_it_hits_as_a_lookup_does(session, model, shared):
+def test_it_hits_as_a_lookup_does(session, shared):
     namespace = store(session, TEXT)
     asked = [*TEXT[:shared], 7, 8, 9, 10, 11]
     prefix = explained(session, asked)
@@ -66,13 +66,13 @@ def test_it_hits_as_a_lookup_does(session, model, shared):
     assert [block.first_token for block in prefix.blocks] == list(range(0, len(asked), 4))
 
 
-def test_nothing_is_stored_behind_a_whole_block(session, model):
+def test_nothing_is_stored_behind_a_whole_block(session):
     store(session, TEXT[:8])
     prefix = explained(session, TEXT)
     assert (used(prefix), stored(prefix), prefix.end) == ([4, 4, 0], [True, True, False], "nothing_after")
 
 
-def test_a_block_says_how_it_is_kept(session, model):
+def test_a_block_says_how_it_is_kept(session):
     namespace = store(session, TEXT[:4])
     pin_prefix(session, namespace, TEXT[:4])
     store(session, TEXT, logged=False, ttl=60)
@@ -84,7 +84,7 @@ def test_a_block_says_how_it_is_kept(session, model):
 
 
 @pytest.mark.parametrize("position", range(3))
-def test_what_is_expired_ends_it(session, model, position):
+def test_what_is_expired_ends_it(session, position):
     store(session, TEXT)
     expire(session, position)
     prefix = explained(session, [*TEXT[:10], 7])
@@ -93,14 +93,14 @@ def test_what_is_expired_ends_it(session, model, position):
     assert used(prefix)[position:] == [0] * (3 - position)
 
 
-def test_what_is_pinned_does_not_expire(session, model):
+def test_what_is_pinned_does_not_expire(session):
     pin_prefix(session, store(session, TEXT), TEXT)
     expire(session, 0)
     assert explained(session, TEXT).end == "complete"
 
 
 @pytest.mark.parametrize("asked", [TEXT, TEXT[:10]])
-def test_unlogged_payloads_that_a_crash_took_end_it(session, model, asked):
+def test_unlogged_payloads_that_a_crash_took_end_it(session, asked):
     store(session, TEXT)
     last = KVCacheBlock.position == 2
     of_last = KVCachePayload.block_hash.in_(session.query(KVCacheBlock.block_hash).where(last))
@@ -109,7 +109,7 @@ def test_unlogged_payloads_that_a_crash_took_end_it(session, model, asked):
     assert (used(prefix), stored(prefix), prefix.end) == ([4, 4, 0], [True] * 3, "payloads_gone")
 
 
-def test_a_row_that_was_changed_ends_it(session, model):
+def test_a_row_that_was_changed_ends_it(session):
     store(session, TEXT)
     session.execute(update(KVCacheBlock).where(KVCacheBlock.position == 1).values(token_ids=bytes(16)))
     prefix = explained(session, TEXT)
@@ -124,7 +124,7 @@ def test_of_an_archived_version_all_is_retired(session, model):
     assert (used(prefix), stored(prefix), prefix.end) == ([0, 0, 0], [True] * 3, "retired")
 
 
-def test_each_namespace_of_the_weights_is_told_of(session, model):
+def test_each_namespace_of_the_weights_is_told_of(session):
     store(session, TEXT)
     other = make_namespace(is_registered=True, config_digest=digest("other config"), block_token_count=8)
     store_prefix(session, other, TEXT[:9], make_layers(TEXT[:9]))
@@ -135,12 +135,12 @@ def test_each_namespace_of_the_weights_is_told_of(session, model):
     assert second.end == "nothing_after"
 
 
-def test_no_tokens_are_complete(session, model):
+def test_no_tokens_are_complete(session):
     store(session, TEXT)
     assert (explained(session, []).end, explained(session, []).blocks) == ("complete", ())
 
 
-def test_where_there_is_nothing_to_explain(session, model):
+def test_where_there_is_nothing_to_explain(session):
     assert explain_prefix(session, "m", TEXT) == []
     with pytest.raises(ModelNotFound, match="no model 'n'"):
         explain_prefix(session, "n", TEXT)

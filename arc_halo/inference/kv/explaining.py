@@ -44,7 +44,7 @@ _HAS_PAYLOADS: Final = or_(
     exists().where(_is_of_block(KVCachePayload)).correlate(KVCacheBlock),
     exists().where(_is_of_block(KVCacheUnloggedPayload)).correlate(KVCacheBlock),
 )
-_BLOCKS: Final = select(
+_BLOCKS: Final[Select[*tuple[Any, ...]]] = select(
     KVCacheBlock, _EXPIRED, _HAS_PAYLOADS, KVCacheStatistics.hit_count, KVCacheStatistics.last_hit_at
 ).outerjoin(KVCacheStatistics, _is_of_block(KVCacheStatistics))
 
@@ -175,7 +175,7 @@ class _Stored:
         is_first = parent == self.namespace.digest
         return KVCacheBlock.parent_hash.is_(None) if is_first else KVCacheBlock.parent_hash == parent
 
-    def _read(self, statement: Select[Any]) -> list[StoredBlock]:
+    def _read(self, statement: Select[*tuple[Any, ...]]) -> list[StoredBlock]:
         return [
             StoredBlock(
                 **{name: getattr(row, name) for name in _COLUMNS},
