@@ -224,7 +224,7 @@ class ModelCache:
         kv = self.current()
         layers, hit = kv.restore(tokens[:-1])
         cache = self._begin(kv, layers, hit)
-        first = _FirstToken(options.pop("streamer", None))
+        first = FirstToken(options.pop("streamer", None))
         computing = time.perf_counter()
         with torch.inference_mode():
             sequences = self.model.generate(
@@ -342,7 +342,7 @@ def _check_options(options: Mapping[str, Any], token_count: int) -> None:
         raise CacheError(f"keys and values cannot be cached with {', '.join(dict.fromkeys(refused))}; leave it out")
 
 
-class _FirstToken(BaseStreamer):
+class FirstToken(BaseStreamer):
     """Notes when the first new token came, and hands everything on."""
 
     def __init__(self, inner: Any) -> None:
