@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
 import torch
 from sqlalchemy import func, select, update
@@ -14,6 +18,7 @@ from arc_halo import connect
 from arc_halo.registry import import_model
 from arc_halo.schema import InferenceMetric, InferenceSession, KVCacheBlock, KVCacheUnloggedPayload, Model
 from tests.cli.command_line import arc_halo
+from tests.docs.pages import COMMAND_LINE, blocks
 from tests.fixtures.tiny_models import WORDS, tiny
 
 __all__ = ["arc_halo"]
@@ -182,3 +187,14 @@ def test_texts_are_explained_and_pinned(arc_halo, put):
     assert (namespace["hit_token_count"], namespace["end"]) == (8, "nothing_after")
     assert namespace["tokenizer_digest"] is not None
     assert arc_halo.says("cache", "pin", "--text", PROMPT, "--model", "lm") == "pinned 8 of 8 tokens of lm\n"
+
+
+def test_the_example_of_the_page(arc_halo, database):
+    shipped = Path(str(files("arc_halo"))) / "demo_model"
+    database.transaction(lambda session: import_model(session, shipped, name="demo", embeddings=False))
+    lines = [line for block in blocks(COMMAND_LINE) for line in block.lines if line.startswith("arc-halo infer gen")]
+    for line in lines:
+        answer = arc_halo.json(*shlex.split(line)[1:])
+        assert (len(answer["tokens"]) > 0, answer["prompt_token_count"] > 0) == (True, True)
+        assert answer["text"]
+    assert lines
