@@ -86,10 +86,16 @@ def most_used(session: Session, kind: CacheKind, *, limit: int = 20, tenant_id: 
 
 
 def break_even_of(status: CacheStatus) -> BreakEven | None:
-    """What reading and computing take in a namespace, as all processes measured it; None where it has no tokens."""
-    if status.kind != "kv":
+    """What reading and computing take in a namespace, as all processes measured it.
+
+    None where it has no keys and values, or in a layout that only another release can read.
+    """
+    try:
+        token_nbytes = KVLayout.parse(status.layout, status.dtype).token_nbytes if status.kind == "kv" else None
+    except CacheError:
+        token_nbytes = None
+    if token_nbytes is None:
         return None
-    token_nbytes = KVLayout.parse(status.layout, status.dtype).token_nbytes
     return BreakEven(token_nbytes, status.read_nbytes_per_second, status.computed_tokens_per_second)
 
 

@@ -232,11 +232,11 @@ class ModelCache:
             )
         ended = time.perf_counter()
         first_at = first.at or ended
-        if len(tokens) - hit >= _MEASURED_TOKENS:
-            kv.note_computed(len(tokens) - hit, first_at - computing)
         kept = {"prompt": tokens, "all": _row(sequences)[:-1], "nothing": tokens[:0]}[keep]
         if len(kept) > hit and self.current().namespace.digest == kv.namespace.digest:
             kv.store(kept, _layers(cache, self.layout, len(kept)), skip=hit)
+        if len(tokens) - hit >= _MEASURED_TOKENS:  # after storing: what is measured first has no namespace before it
+            kv.note_computed(len(tokens) - hit, first_at - computing)
         saved = kv.break_even.seconds_saved(hit) if hit else 0.0
         return Generated(sequences, len(tokens), hit, first_at - begun, ended - begun, saved)
 

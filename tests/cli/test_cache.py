@@ -12,10 +12,19 @@ from arc_halo import connect
 from arc_halo.inference.kv import KVCache, store_prefix
 from arc_halo.inference.namespaces import Namespace
 from arc_halo.inference.responses import put_response
-from arc_halo.schema import CacheAudit, CachedResponse, CacheNamespace, CacheQuota, CacheStatistics, KVCacheBlock, Model
+from arc_halo.schema import (
+    CacheAudit,
+    CachedActivation,
+    CachedResponse,
+    CacheNamespace,
+    CacheQuota,
+    CacheStatistics,
+    KVCacheBlock,
+    Model,
+)
 from tests.inference.kv import LAYOUT, make_layers, make_namespace
 from tests.inference.used import store_model
-from tests.schema.rows import digest
+from tests.schema.rows import add, add_tensor, digest
 
 if TYPE_CHECKING:
     from tests.cli.command_line import CommandLine
@@ -121,6 +130,25 @@ def test_top_of_responses(cached: CommandLine, database):
     (fields,) = cached.json("cache", "top", "--kind", "response")
     assert (fields["prompt"], fields["hit_count"], fields["first_tokens"]) == ("2 + 2 =", 7, None)
     assert cached.json("cache", "top", "--kind", "activation") == []
+
+
+def test_top_of_activations(cached: CommandLine, database):
+    def put(session):
+        of_weights = session.scalars(select(CacheNamespace).where(CacheNamespace.kind == "response")).one()
+        place = {"namespace_id": of_weights.id, "hook_point": "layers.1.mlp", "input_digest": digest("input")}
+        used = {"hit_count": 2, "last_hit_at": func.now(), "is_pinned": True}
+        add(session, CachedActivation(**place, **used, tensor_id=add_tensor(session, 4).id))
+
+    database.transaction(put)
+    line = cached.says("cache", "top", "--kind", "activation").splitlines()[1]
+    assert line.endswith("16 bytes  m@1     pinned  layers.1.mlp")
+    (fields,) = cached.json("cache", "top", "--kind", "activation")
+    assert (fields["hit_count"], fields["nbytes"], fields["hook_point"]) == (2, 16, "layers.1.mlp")
+
+
+def test_stats_of_a_layout_that_nobody_here_can_read(cached: CommandLine, database):
+    database.transaction(lambda session: session.execute(update(CacheNamespace).values(layout="of tomorrow")))
+    assert cached.json("cache", "stats")["namespaces"][0]["break_even_nbytes_per_second"] is None
 
 
 def test_sweep(cached: CommandLine, database):

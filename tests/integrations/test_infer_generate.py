@@ -107,6 +107,15 @@ def test_the_answer_is_on_stdout_and_what_it_took_on_stderr(arc_halo, put):
     assert line.endswith("break-even not measured yet")
 
 
+def test_the_first_computation_of_all_is_measured(arc_halo, put):
+    put()
+    answer = arc_halo.json("infer", "generate", "lm", "--prompt", " ".join(5 * PROMPT.split()), *OPTIONS)
+    (namespace,) = arc_halo.json("cache", "stats")["namespaces"]
+    assert answer["prompt_token_count"] == 40
+    assert namespace["computed_tokens_per_second"] > 0
+    assert namespace["break_even_nbytes_per_second"] > 0
+
+
 def test_a_session_is_recorded(arc_halo, put, database):
     put()
     asked(arc_halo)

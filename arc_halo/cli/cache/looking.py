@@ -37,10 +37,13 @@ def stats(context: typer.Context, *, json: Json = False) -> None:
     from sqlalchemy import select
 
     from arc_halo.schema import CacheQuota, CacheStatus
+    from arc_halo.schema.columns import TENANT_ID
 
+    ours = select(CacheStatus).where(CacheStatus.tenant_id == TENANT_ID)
+    bounds = select(CacheQuota).where(CacheQuota.tenant_id == TENANT_ID)
     with context.obj.connect() as database, database.session() as session:
-        rows = session.scalars(select(CacheStatus).order_by(CacheStatus.kind, CacheStatus.namespace_id)).all()
-        quotas = {quota.kind: quota.max_nbytes for quota in session.scalars(select(CacheQuota))}
+        rows = session.scalars(ours.order_by(CacheStatus.kind, CacheStatus.namespace_id)).all()
+        quotas = {quota.kind: quota.max_nbytes for quota in session.scalars(bounds)}
     totals = _totals(rows)
     if json:
         print_json({"namespaces": [_status_fields(row) for row in rows], "totals": totals, "quotas": quotas})
@@ -178,8 +181,10 @@ def audits(
     from sqlalchemy import select
 
     from arc_halo.schema import CacheAudit
+    from arc_halo.schema.columns import TENANT_ID
 
-    newest = select(CacheAudit).order_by(CacheAudit.occurred_at.desc(), CacheAudit.id.desc()).limit(limit)
+    ours = select(CacheAudit).where(CacheAudit.tenant_id == TENANT_ID)
+    newest = ours.order_by(CacheAudit.occurred_at.desc(), CacheAudit.id.desc()).limit(limit)
     with context.obj.connect() as database, database.session() as session:
         rows = session.scalars(newest if kind is None else newest.where(CacheAudit.kind == kind)).all()
     if json:
