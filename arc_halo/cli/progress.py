@@ -50,3 +50,18 @@ def progress_bars(*, silent: bool) -> Iterator[Callable[[str, int, int], None] |
             bars.update(tasks[phase], completed=done)
 
         yield report
+
+
+@contextmanager
+def progress_count(doing: str, *, silent: bool) -> Iterator[Callable[[int], None] | None]:
+    """A callback that shows on stderr how many there were so far; None where nobody would see it."""
+    screen = console(stderr=True)
+    if silent or not screen.is_terminal:
+        yield None
+        return
+    with screen.status(doing) as line:
+
+        def report(done: int) -> None:
+            line.update(f"{doing}: {done:,}")
+
+        yield report

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from blake3 import blake3
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from arc_halo.errors import CacheError, WeightsNotFinal
 from arc_halo.registry.naming import find_model
+from arc_halo.schema import CacheNamespace
 from arc_halo.schema.caches import MAX_BLOCK_TOKENS
 from arc_halo.schema.columns import TENANT_ID
 
@@ -165,12 +166,54 @@ def weights_of_model(session: Session, model: Model | uuid.UUID | str) -> tuple[
         raise CacheError(
             f"{found.name}@{found.version} is archived, and nothing is cached for it; give it another status"
         )
+    return weights_of_version(session, found)
+
+
+def weights_of_version(session: Session, model: Model | uuid.UUID | str) -> tuple[Model, bytes]:
+    """As `weights_of_model`, of an archived version, too: what was cached for it may be there still.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no such version.
+    WeightsNotFinal
+        It has no digest.
+    """
+    found = find_model(session, model)
     if found.weights_digest is None:
         raise WeightsNotFinal(
             f"{found.name}@{found.version} has no weights, or they were changed and not published: nothing computed "
             "with them can be kept; `arc_halo.store.manifest.set_weights_digest(session, model.id)` computes it"
         )
     return found, found.weights_digest
+
+
+def stored_namespaces(session: Session, model: Model | uuid.UUID | str, kind: CacheKind) -> dict[int, Namespace]:
+    """All namespaces with what was computed by the weights of a version, by their ids, the oldest first.
+
+    They ask as that version: nothing is found in them once it is archived.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no such version.
+    WeightsNotFinal
+        It has no digest.
+    """
+    found, digest = weights_of_version(session, model)
+    of_weights = select(CacheNamespace).where(
+        CacheNamespace.tenant_id == found.tenant_id,
+        CacheNamespace.weights_digest == digest,
+        CacheNamespace.kind == kind,
+    )
+    return {
+        row.id: Namespace(
+            **{name: getattr(row, name) for name in _COLUMNS},
+            model_id=found.id if row.is_registered else None,
+            tenant_id=row.tenant_id,
+        )
+        for row in session.scalars(of_weights.order_by(CacheNamespace.id))
+    }
 
 
 def find_namespace(session: Session, namespace: Namespace) -> int | None:

@@ -224,7 +224,7 @@ class ModelCache:
         kv = self.current()
         layers, hit = kv.restore(tokens[:-1])
         cache = self._begin(kv, layers, hit)
-        first = _FirstToken(options.pop("streamer", None))
+        first = FirstToken(options.pop("streamer", None))
         computing = time.perf_counter()
         with torch.inference_mode():
             sequences = self.model.generate(
@@ -232,11 +232,11 @@ class ModelCache:
             )
         ended = time.perf_counter()
         first_at = first.at or ended
-        if len(tokens) - hit >= _MEASURED_TOKENS:
-            kv.note_computed(len(tokens) - hit, first_at - computing)
         kept = {"prompt": tokens, "all": _row(sequences)[:-1], "nothing": tokens[:0]}[keep]
         if len(kept) > hit and self.current().namespace.digest == kv.namespace.digest:
             kv.store(kept, _layers(cache, self.layout, len(kept)), skip=hit)
+        if len(tokens) - hit >= _MEASURED_TOKENS:  # after storing: what is measured first has no namespace before it
+            kv.note_computed(len(tokens) - hit, first_at - computing)
         saved = kv.break_even.seconds_saved(hit) if hit else 0.0
         return Generated(sequences, len(tokens), hit, first_at - begun, ended - begun, saved)
 
@@ -342,7 +342,7 @@ def _check_options(options: Mapping[str, Any], token_count: int) -> None:
         raise CacheError(f"keys and values cannot be cached with {', '.join(dict.fromkeys(refused))}; leave it out")
 
 
-class _FirstToken(BaseStreamer):
+class FirstToken(BaseStreamer):
     """Notes when the first new token came, and hands everything on."""
 
     def __init__(self, inner: Any) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import arc_halo
 from arc_halo.cli import progress
-from arc_halo.cli.progress import progress_bars
+from arc_halo.cli.progress import progress_bars, progress_count
 
 PACKAGE = Path(arc_halo.__file__).parent
 PHASES = {
@@ -44,3 +44,17 @@ def test_a_terminal_sees_phases_and_speed(monkeypatch, silent):
             report("store", 2_000_000, 2_000_000)
     drawn = screen.file.getvalue()
     assert (("storing" in drawn) and ("2.0/2.0 MB" in drawn)) is not silent
+
+
+def test_a_terminal_sees_a_count(monkeypatch):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "console", lambda **_: screen)
+    with progress_count("sweeping", silent=False) as report:
+        report(1234)
+    assert "sweeping" in screen.file.getvalue()
+
+
+def test_nobody_sees_a_count_where_nobody_looks(capsys):
+    with progress_count("sweeping", silent=False) as report:
+        assert report is None
+    assert tuple(capsys.readouterr()) == ("", "")

@@ -39,6 +39,8 @@ KNOWN = (
     re.compile(r"python -m venv \.venv( && \. \.venv/bin/activate)?"),
     re.compile(r"pytest"),
 )
+# What needs an extra is run where that is installed, by a test of its own: tests/integrations/test_infer_generate.py.
+ELSEWHERE = re.compile(r"arc-halo infer generate .+")
 QUOTED = re.compile(r"'[^']*'")
 SCRIPT = re.compile(r"python ((?:benchmarks|docs|examples)/\w+\.py)( .*)?")
 
@@ -91,6 +93,8 @@ class Reader:
         if line.startswith("export "):
             name, value = line.removeprefix("export ").split("=", 1)
             self.environment[name] = value.strip('"').replace("$PWD", str(self.folder))
+            return ""
+        if ELSEWHERE.fullmatch(line):
             return ""
         if line.split(maxsplit=1)[0] not in RUN:
             script = SCRIPT.fullmatch(line)

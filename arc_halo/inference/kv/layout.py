@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from arc_halo.inference.kv.types import Layers
+
+_AXES: Final = "kv_heads,tokens,key_dim/value_dim: "
+_RUN: Final = re.compile(r"([0-9]+)x\[([0-9]+),([0-9]+)/([0-9]+)\]")
 
 
 class LayerShape(NamedTuple):
@@ -44,6 +48,21 @@ class KVLayout:
         shapes = tuple(LayerShape(keys.shape[0], keys.shape[-1], values.shape[-1]) for keys, values in layers)
         return cls(shapes, of_array(layers[0][0]).name if layers else "F32")
 
+    @classmethod
+    def parse(cls, text: str, dtype: str) -> KVLayout:
+        """The layout that a namespace names.
+
+        Raises
+        ------
+        CacheError
+            It names none of keys and values.
+        """
+        runs = [_RUN.fullmatch(word) for word in text.removeprefix(_AXES).split()]
+        if not text.startswith(_AXES) or not all(runs):
+            raise CacheError(f"{text!r} is no layout of keys and values")
+        shapes = [(int(run[1]), LayerShape(*(int(size) for size in run.groups()[1:]))) for run in runs if run]
+        return cls(tuple(shape for count, shape in shapes for _ in range(count)), dtype)
+
     @property
     def element(self) -> DType:
         """The element type."""
@@ -65,7 +84,7 @@ class KVLayout:
     def __str__(self) -> str:
         """As a namespace has it: axes, then runs of equal layers."""
         runs = ((len(list(run)), shape) for shape, run in groupby(self.layers))
-        return "kv_heads,tokens,key_dim/value_dim: " + " ".join(
+        return _AXES + " ".join(
             f"{count}x[{shape.kv_heads},{shape.key_dim}/{shape.value_dim}]" for count, shape in runs
         )
 
