@@ -136,7 +136,7 @@ def sweep_beside_readers(url, seconds):
             swept.evicted_count += result.evicted_count
         with database.session() as session:
             assert session.scalar(text(INCOMPLETE)) == 0
-            assert session.scalar(select(func.sum(KVCacheBlock.stored_nbytes))) <= 20_000
+            assert session.scalar(select(func.coalesce(func.sum(KVCacheBlock.stored_nbytes), 0))) <= 20_000
             reasons = set(session.scalars(select(CacheAudit.reason)))
     assert reasons <= {"missing_payload"}  # found, and swept before it was read
     answers = [json.loads(reader.communicate()[0]) for reader in readers]
