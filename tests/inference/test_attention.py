@@ -47,7 +47,7 @@ def patterns(session):
 
 @pytest.fixture(params=[True, False], ids=["by copy", "by insert"])
 def by_copy(request, monkeypatch):
-    monkeypatch.setattr(connections, "_may_copy", lambda _: request.param)
+    monkeypatch.setattr(connections, "may_copy", lambda _: request.param)
 
 
 @pytest.mark.usefixtures("by_copy")
