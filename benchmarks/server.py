@@ -51,6 +51,16 @@ class Server:
         names = (sql.Identifier(name) for name in (database, template))
         self.connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
 
+    def restart(self) -> None:
+        """Stop and start it, with nothing in its memory; what others hold open is cut."""
+        names = [each.info.dbname for each in self._databases]
+        for each in (self.connection, *self._databases):
+            each.close()
+        self._server.release()
+        self._server.acquire()
+        self.connection = self.connect("postgres")
+        self._databases = [self.connect(name) for name in names]
+
     def checkpoint(self) -> None:
         """Write what is dirty, so that the next measurement does not."""
         self.connection.execute("CHECKPOINT")

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from arc_halo.database import migrate as migrations
 from arc_halo.database.embedded import EmbeddedServer, embedded_server
-from arc_halo.database.engine import application_engine
-from arc_halo.database.transaction import DEFAULT_ATTEMPTS, run_transaction
+from arc_halo.database.engine import application_engine, reading_engine
+from arc_halo.database.transaction import DEFAULT_ATTEMPTS, run_reading, run_transaction
 from arc_halo.database.url import configured_url, parse_url, printable
 from arc_halo.errors import EmbeddedServerError
 from arc_halo.settings import load_settings
@@ -46,6 +46,7 @@ class Database:
         self.engine = engine
         self.blob_url = blob_url
         self._server = server
+        self._reading: Engine | None = None
 
     @property
     def url(self) -> str:
@@ -75,9 +76,28 @@ class Database:
         """Run ``unit(session)`` and commit, again after a conflict or a lost connection; see `run_transaction`."""
         return run_transaction(self.session, unit, attempts=attempts, isolation_level=isolation_level)
 
+    def read(self, unit: Callable[[Session], Result], *, attempts: int = DEFAULT_ATTEMPTS) -> Result:
+        """Run ``unit(session)``, which only reads, over again where the link was lost.
+
+        Each of its statements is a transaction and a round trip of its own, and sees what is committed then; nothing is
+        asked of the server before the first or after the last.
+
+        Raises
+        ------
+        DatabaseUnavailable
+            The last attempt failed, too.
+        """
+        if self._reading is None:
+            self._reading = reading_engine(self.engine)
+        engine = self._reading
+        info = {BLOB_URL_KEY: self.blob_url}
+        return run_reading(lambda: Session(engine, info=dict(info), expire_on_commit=False), unit, attempts=attempts)
+
     def close(self) -> None:
         """Close every connection; the embedded server stops when nobody else uses it. Closing twice does nothing."""
         self.engine.dispose()
+        if self._reading is not None:
+            self._reading.dispose()
         if self._server is not None:
             server, self._server = self._server, None
             server.release()

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # Neon suspends after 300 s without work and cuts what is open.
 _RECYCLE_SECONDS: Final = 240
 _ATTEMPTS_AFTER_PASSWORD: Final = 2
+_READING_CONNECTIONS: Final = 2
+_READING_OVERFLOW: Final = 8
 
 _Connection = TypeVar("_Connection")
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -92,6 +94,25 @@ def sibling_engine(engine: Engine) -> Engine:
     event.listen(sibling, "handle_error", on_handle_error)
     _engines.add(sibling)
     return sibling
+
+
+def reading_engine(engine: Engine) -> Engine:
+    """An engine on the same database for statements that only read: each is one round trip.
+
+    Statements are transactions of their own, and a pooled connection is not asked whether it still works: whoever finds
+    one that does not takes another.
+    """
+    pool = TypedQueuePool(
+        engine.pool._creator,  # noqa: SLF001  as above
+        pool_size=_READING_CONNECTIONS,
+        max_overflow=_READING_OVERFLOW,
+        recycle=_RECYCLE_SECONDS,
+        dialect=engine.dialect,
+    )
+    reading = Engine(pool, engine.dialect, engine.url, hide_parameters=True)
+    event.listen(reading, "handle_error", on_handle_error)
+    _engines.add(reading)
+    return reading.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _on_do_connect(

@@ -81,6 +81,33 @@ def run_transaction(
     raise AssertionError("attempts is positive")
 
 
+def run_reading(
+    open_session: Callable[[], Session], unit: Callable[[Session], Result], *, attempts: int = DEFAULT_ATTEMPTS
+) -> Result:
+    """Run ``unit``, which only reads, again where the connection was lost; see `Database.read`.
+
+    The first attempts may meet connections of the pool that were cut while nobody used them: those are not waited for.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        The last attempt failed, too.
+    """
+    waits = delays(attempts)
+    for attempt in range(1, attempts + 1):
+        with open_session() as session:
+            try:
+                return unit(session)
+            except DatabaseUnavailable:
+                session.invalidate()
+                session.get_bind().engine.pool.dispose()  # the others are as old
+                if attempt == attempts:
+                    raise
+        if attempt > 1:
+            time.sleep(next(waits))
+    raise AssertionError("attempts is positive")
+
+
 def _interruption(error: BaseException) -> BaseException | None:
     """The interrupt behind an error: rolling back a statement that was interrupted fails, and hides it."""
     while (context := error.__context__) is not None:

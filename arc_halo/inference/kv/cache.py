@@ -131,7 +131,7 @@ class KVCache:
         if prefix.namespace_id is None or not prefix:
             return self.layout.empty(0)
         begun = time.perf_counter()
-        layers, faults = self.db.transaction(lambda session: load_prefix(session, self.namespace, self.layout, prefix))
+        layers, faults = self.db.read(lambda session: load_prefix(session, self.namespace, self.layout, prefix))
         seconds = time.perf_counter() - begun
         if nbytes := _token_count(layers) * self.layout.token_nbytes:
             self._costs.note_read(nbytes, seconds)
@@ -213,7 +213,7 @@ class KVCache:
             return
         self._costs.note_computed(token_count, seconds)
         if self._namespace_id is None:
-            self._namespace_id = self.db.transaction(lambda session: find_namespace(session, self.namespace))
+            self._namespace_id = self.db.read(lambda session: find_namespace(session, self.namespace))
         if self._namespace_id is not None:
             self._counter.note_computed(self._namespace_id, token_count, seconds)
 
@@ -234,7 +234,7 @@ class KVCache:
         self.close()
 
     def _find(self, token_ids: Tokens) -> Prefix:
-        prefix = self.db.transaction(lambda session: find_prefix(session, self.namespace, token_ids))
+        prefix = self.db.read(lambda session: find_prefix(session, self.namespace, token_ids))
         if prefix.suspects:
             self._audit(prefix.namespace_id, [("other_tokens", {"block": each.hex()}) for each in prefix.suspects])
         return prefix
@@ -297,8 +297,7 @@ class KVCache:
     def _measured_before(self) -> BreakEven:
         """Where others have measured, the first call need not find out again."""
         key = {"tenant_id": self.namespace.tenant_id, "digest": self.namespace.digest}
-        with self.db.session() as session:
-            row = session.execute(_MEASURED, key).one_or_none()
+        row = self.db.read(lambda session: session.execute(_MEASURED, key).one_or_none())
         return BreakEven(self.layout.token_nbytes, *(row or (None, None)))
 
 
