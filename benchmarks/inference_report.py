@@ -154,7 +154,8 @@ def to_markdown(results: Results, reached: Iterable[Goal]) -> str:
         (
             f"Keys and values of the demo model by `int8`, {rounding.share_of_bytes:.0%} of the bytes: "
             f"Kullback-Leibler divergence of the next token {rounding.mean_nats:.1e} nats on average, "
-            f"{rounding.max_nats:.1e} at most; the most probable token is the same in {rounding.top_agreement:.1%} of the places.\n"
+            f"{rounding.max_nats:.1e} at most; the most probable token is the same in {rounding.top_agreement:.1%} of "
+            "the places.\n"
         ),
         "### Goals of inference\n",
         goal_table(reached),
