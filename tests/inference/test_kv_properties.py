@@ -27,7 +27,7 @@ ROWS = st.lists(st.integers(0, 1), max_size=9).map(tuple)
 # Odd hours to live and even ones that pass: nothing ends within the seconds that a test takes.
 HOURS_TO_LIVE = st.sampled_from([None, None, 1, 3])
 HOURS = st.sampled_from([2, 4])
-orders = how_many("--orders", short=100)
+orders = how_many("--orders", short=60)
 
 
 def common(first, second):
@@ -93,7 +93,7 @@ class KVMachine(RuleBasedStateMachine):
         is_logged=st.booleans(),
         skips=st.booleans(),
     )
-    def store(self, row, hours, is_pinned, codec, is_logged, skips):
+    def store(self, row, hours, *, is_pinned, codec, is_logged, skips):
         self.cache.codec, self.cache.logged, self.cache.ttl = codec, is_logged, hours and hours * 3600
         skip = self.cache.lookup(row).token_count if skips else 0
         stored = self.cache.store(row, make_layers(row), pinned=is_pinned, skip=skip)
@@ -161,7 +161,7 @@ class KVMachine(RuleBasedStateMachine):
     @rule(is_sure=st.sampled_from([True, False, False]))
     def clear(self, is_sure):
         if is_sure:
-            self.database.transaction(lambda session: clear_caches(session))
+            self.database.transaction(clear_caches)
             self.kept = []
 
     def teardown(self):
