@@ -72,6 +72,39 @@ def test_storing_again_lets_it_live_anew(session):
     assert hit(session) == len(TEXT)
 
 
+def test_a_longer_part_of_a_block_does_not_end_the_life_of_the_one_it_begins_with(session):
+    store(session, TEXT[:9])
+    store(session, TEXT, ttl=10)
+    age(session)
+    assert hit(session) == 9
+
+
+@pytest.mark.parametrize("options", [{}, {"ttl": 7200}, {"pinned": True}], ids=str)
+def test_what_covers_a_part_of_a_block_lives_as_long(session, options):
+    store(session, TEXT, ttl=10)
+    store(session, TEXT[:9], **options)
+    age(session)
+    assert hit(session, TEXT[:9]) == 9
+
+
+@pytest.mark.parametrize("before", [{}, {"ttl": 7200}], ids=str)
+def test_a_pin_leaves_the_time_to_live_longer(session, before):
+    store(session, TEXT, **before)
+    store(session, TEXT, ttl=10, pinned=True)
+    pin_prefix(session, make_namespace(), TEXT, pinned=False)
+    age(session)
+    assert hit(session) == len(TEXT)
+
+
+def test_what_is_there_is_pinned_where_there_is_no_room_for_more(session):
+    store(session, TEXT[:8], ttl=10)
+    set_quota(session, "kv", BLOCK_NBYTES)
+    assert store(session, TEXT[:8], pinned=True).token_count == 8
+    assert store(session, [*TEXT[:8], 1], pinned=True).token_count == 8
+    age(session)
+    assert hit(session) == 8
+
+
 def test_a_pinned_prefix_does_not_expire(session):
     store(session, TEXT, ttl=10)
     assert pin_prefix(session, make_namespace(), TEXT[:6]) == 6

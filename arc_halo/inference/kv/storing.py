@@ -60,18 +60,22 @@ WITH kept AS (
      ORDER BY b.position
        FOR NO KEY UPDATE)
 UPDATE arc_halo.kv_cache AS b
-   SET is_pinned = b.is_pinned OR %(is_pinned)s, expires_at = now() + make_interval(secs => %(ttl)s)
+   SET is_pinned = b.is_pinned OR %(is_pinned)s,
+       expires_at = nullif(greatest(coalesce(b.expires_at, 'infinity'),
+                                    coalesce(now() + make_interval(secs => %(ttl)s), 'infinity')), 'infinity')
   FROM kept AS k
  WHERE b.tenant_id = %(tenant)s AND b.namespace_id = %(namespace)s AND b.block_hash = k.block_hash
 """
-# Whether a block behind the same parent begins with these tokens; parts of blocks that the new one begins with go.
+# A block behind the same parent that begins with these tokens; parts of blocks that the new one begins with go, unless
+# they are to live longer.
 _COVERED: Final = """
-SELECT b.token_ids
+SELECT b.block_hash, b.token_ids
   FROM arc_halo.kv_cache AS b
  WHERE b.tenant_id = %(tenant)s AND b.namespace_id = %(namespace)s AND b.parent_hash {parent}
    AND b.token_ids >= %(tokens)b AND (b.is_pinned OR b.expires_at IS NULL OR b.expires_at > now())
  ORDER BY b.token_ids
  LIMIT 1
+   FOR KEY SHARE OF b
 """
 _SUPERSEDED: Final = """
 DELETE FROM arc_halo.kv_cache AS b
@@ -80,6 +84,7 @@ DELETE FROM arc_halo.kv_cache AS b
          WHERE o.tenant_id = %(tenant)s AND o.namespace_id = %(namespace)s AND o.parent_hash {parent}
            AND o.token_ids >= substr(%(tokens)b, 1, 4) AND o.token_ids < %(tokens)b
            AND o.token_ids = substr(%(tokens)b, 1, octet_length(o.token_ids)) AND NOT o.is_pinned
+           AND coalesce(o.expires_at, 'infinity') <= coalesce(now() + make_interval(secs => %(ttl)s), 'infinity')
            FOR UPDATE SKIP LOCKED) AS s
  WHERE b.tenant_id = %(tenant)s AND b.namespace_id = %(namespace)s AND b.block_hash = s.block_hash
 """
@@ -234,11 +239,12 @@ def write_blocks(
         }
         chosen = _missing_and_there(connection, shared, blocks, stored)
         new = [block for block in chosen if block.rows]
-        room = make_room(connection, namespace.tenant_id, sum(block.nbytes for block in new), chosen)
-        stored.evicted_count = room.evicted_count
-        if not room.is_enough:
-            stored.token_count -= sum(len(block.tokens) for block in new) // TOKEN_NBYTES
-            return stored
+        if new:
+            room = make_room(connection, namespace.tenant_id, sum(block.nbytes for block in new), chosen)
+            stored.evicted_count = room.evicted_count
+            if not room.is_enough:  # what is there lives on all the same
+                stored.token_count -= sum(len(block.tokens) for block in new) // TOKEN_NBYTES
+                chosen, new = [block for block in chosen if not block.rows], []
         written = _insert(connection, shared, new)
         table = KV_CACHE_PAYLOADS if logged else KV_CACHE_UNLOGGED_PAYLOADS
         rows = [
@@ -266,21 +272,23 @@ def _missing_and_there(
         if is_equal is False or block.block_hash in seen:
             stored.suspects.append(block.block_hash)
             break
-        if is_equal is None and block is blocks[-1] and _is_covered(connection, shared, block):
-            stored.token_count += len(block.tokens) // TOKEN_NBYTES
-            break
-        if is_equal is None and not block.rows:
+        covering = _covering(connection, shared, block) if is_equal is None and block is blocks[-1] else None
+        if is_equal is None and covering is None and not block.rows:
             break  # skipped as stored, and evicted since
         stored.token_count += len(block.tokens) // TOKEN_NBYTES
         seen.add(block.block_hash)
-        chosen.append(block if is_equal is None else block._replace(rows=[]))
+        if covering is not None:
+            chosen.append(block._replace(block_hash=covering, rows=[]))
+        else:
+            chosen.append(block if is_equal is None else block._replace(rows=[]))
     return chosen
 
 
-def _is_covered(connection: psycopg.Connection[Any], shared: dict[str, Any], block: Encoded) -> bool:
+def _covering(connection: psycopg.Connection[Any], shared: dict[str, Any], block: Encoded) -> bytes | None:
+    """The hash of a block that holds these tokens and more."""
     values = shared | {"tokens": block.tokens, "parent": block.parent_hash}
     row = connection.execute(_behind(_COVERED, block), values).fetchone()
-    return row is not None and bytes(row[0]).startswith(block.tokens)
+    return bytes(row[0]) if row is not None and bytes(row[1]).startswith(block.tokens) else None
 
 
 def _insert(connection: psycopg.Connection[Any], shared: dict[str, Any], new: Sequence[Encoded]) -> set[int]:
