@@ -168,7 +168,7 @@ class Comparison:
     def analyse(self) -> list[Analysis]:
         """An analysis of many texts, where reading is cheaper and where computing is."""
         few = [f"transformer.h.{self.size.layers - 1}"]
-        small = make_model(_narrow(self.size), seed=1)
+        small = make_model(_narrow(self.size), seed=1).transformer
         many = [name for name, _ in small.named_modules() if name.endswith(("mlp.c_fc", "mlp.act", "attn.c_attn"))]
         return [
             self._analyse(self.model, few, "of the last block"),

@@ -15,6 +15,7 @@ from sqlalchemy import select, text
 
 from arc_halo.errors import CacheError, DatabaseUnavailable
 from arc_halo.inference.activations import ActivationCache, get_activations, input_digest
+from arc_halo.inference.activations.measuring import Habit
 from arc_halo.inference.namespaces import Namespace
 from arc_halo.schema import CacheAudit, CachedActivation, CacheQuota, CacheStatistics
 from tests.fixtures.tensors import same, weights
@@ -104,8 +105,10 @@ def test_what_is_dearer_to_read_is_computed(cache):
     assert {row.hit_count for row in rows(cache)} == {0}
 
 
-def test_the_dearer_way_is_measured_again_for_a_part_of_the_time(cache):
+def test_the_dearer_way_is_measured_again_for_a_part_of_the_time(cache, monkeypatch):
     model = Model()
+    monkeypatch.setattr(Habit, "read", lambda *_: None)
+    monkeypatch.setattr(Habit, "computed", lambda *_: None)
     cache.get_or_compute(INPUTS, POINTS, model)
     measured(cache, read_ms=6.0, recompute_ms=10.0)  # reading both takes 12
     cache._measurements.computed = lambda *_: None
@@ -229,3 +232,21 @@ def test_a_child_of_fork_does_not_count_its_parents_hits(database, cache):
     os.waitpid(child, 0)
     assert {row.hit_count for row in rows(cache)} == {1}
     assert database.engine.pool.checkedout() == 0
+
+
+def test_what_is_regularly_cheaper_to_compute_is_not_even_looked_for(cache, monkeypatch):
+    looked = []
+    look_up = ActivationCache._look_up
+
+    def noted(self, *rest, **options):
+        looked.append(rest)
+        return look_up(self, *rest, **options)
+
+    monkeypatch.setattr(ActivationCache, "_look_up", noted)
+    model = Model()
+    cache.get_or_compute(INPUTS, POINTS, model)
+    measured(cache, read_ms=1e6, recompute_ms=1.0)
+    for _ in range(30):
+        cache.get_or_compute(INPUTS, POINTS, model)
+    assert model.calls == 31
+    assert len(looked) == 9  # the one that found nothing, and as many as make a habit

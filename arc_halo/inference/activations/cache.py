@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from arc_halo.errors import BlobStoreError, CacheError, ConfigurationError, CorruptionError, DatabaseError
 from arc_halo.inference.activations.keys import check_hook_points, check_namespace, input_digest, ttl_seconds
-from arc_halo.inference.activations.measuring import Measurements
+from arc_halo.inference.activations.measuring import Habit, Measurements
 from arc_halo.inference.activations.reading import Readout, StoredActivation, find_activations, read_activations
 from arc_halo.inference.activations.repairing import repair_activations
 from arc_halo.inference.activations.storing import put_activations
@@ -86,6 +86,7 @@ class ActivationCache:
         self._database = database
         self._ttl = ttl_seconds(ttl)
         self._measurements = Measurements(database, namespace, flush_seconds)
+        self._habits: dict[tuple[str, ...], Habit] = {}
         self._saved_ms = 0.0  # threads that write over each other's savings do no harm
 
     def get_or_compute(
@@ -118,16 +119,21 @@ class ActivationCache:
             Whatever ``compute`` raises; nothing is stored then.
         """
         names = check_hook_points(hook_points)
+        habit = self._habits.setdefault(tuple(names), Habit())
+        if habit.computes and not self._is_curious(*habit.milliseconds):
+            # Not even looked for: asking the database would take a good part of the time that computing does.
+            computed, seconds = _compute(names, compute)
+            habit.computed(seconds)
+            return {name: computed[name] for name in names}
         digest = input_digest(inputs)
-        lookup = self._look_up(names, digest)
+        lookup = self._look_up(names, digest, habit, always=habit.computes)
         if len(lookup.readout.arrays) == len(names):
-            self._measurements.hit(digest, lookup.found, time.perf_counter() - lookup.began)
+            seconds = time.perf_counter() - lookup.began
+            habit.read(seconds)
+            self._measurements.hit(digest, lookup.found, seconds)
             return lookup.readout.arrays
-        began = time.perf_counter()
-        computed = compute()
-        seconds = time.perf_counter() - began
-        if missing := [name for name in names if name not in computed]:
-            raise CacheError(f"compute() gave no output of {', '.join(missing)}; it gave {', '.join(computed)}")
+        computed, seconds = _compute(names, compute)
+        habit.computed(seconds)
         unsound = {name: computed[name] for name in names if name not in lookup.found or name in lookup.readout.damaged}
         if unsound:
             self._store(digest, unsound, lookup.readout.damaged, seconds)
@@ -138,7 +144,7 @@ class ActivationCache:
         """What is stored of hook points for inputs, however long reading takes; None unless all of them are sound."""
         names = check_hook_points(hook_points)
         digest = input_digest(inputs)
-        lookup = self._look_up(names, digest, always=True)
+        lookup = self._look_up(names, digest, Habit(), always=True)
         if len(lookup.readout.arrays) < len(names):
             return None
         self._measurements.hit(digest, lookup.found, time.perf_counter() - lookup.began)
@@ -181,12 +187,12 @@ class ActivationCache:
     ) -> None:
         self.close()
 
-    def _look_up(self, names: Sequence[str], digest: bytes, *, always: bool = False) -> _Lookup:
+    def _look_up(self, names: Sequence[str], digest: bytes, habit: Habit, *, always: bool = False) -> _Lookup:
         began = time.perf_counter()
 
         def unit(session: Session) -> _Lookup:
             found = find_activations(session, self.namespace, names, digest)
-            if len(found) < len(names) or not (always or self._is_read(digest, found)):
+            if len(found) < len(names) or not (always or self._is_read(digest, found, habit)):
                 return _Lookup(found, began=began)
             return _Lookup(found, read_activations(session, self.namespace, digest, found), began)
 
@@ -197,7 +203,7 @@ class ActivationCache:
             _log.warning("activations are computed, the cache does not answer: %s", error)
             return _Lookup(began=began)
 
-    def _is_read(self, digest: bytes, found: Mapping[str, StoredActivation]) -> bool:
+    def _is_read(self, digest: bytes, found: Mapping[str, StoredActivation], habit: Habit) -> bool:
         """Whether reading is cheaper, or it is time to measure it again; what was not measured yet is read."""
         known = [self._measurements.known(digest, entry) for entry in found.values()]
         reading = [read for read, _ in known if read is not None]
@@ -205,6 +211,7 @@ class ActivationCache:
         if len(reading) < len(known) or not computing:
             return True
         read_ms, recompute_ms = sum(reading), max(computing)
+        habit.begin(read_ms, recompute_ms)
         is_read = read_ms <= recompute_ms
         return not is_read if self._is_curious(read_ms, recompute_ms) else is_read
 
@@ -232,3 +239,15 @@ class ActivationCache:
             self._database.transaction(unit)
         except _TROUBLE as error:
             _log.warning("activations are not kept: %s", error)
+
+
+def _compute(
+    names: Sequence[str], compute: Callable[[], Mapping[str, np.ndarray]]
+) -> tuple[Mapping[str, np.ndarray], float]:
+    """What ``compute`` gives, and the seconds that took."""
+    began = time.perf_counter()
+    computed = compute()
+    seconds = time.perf_counter() - began
+    if missing := [name for name in names if name not in computed]:
+        raise CacheError(f"compute() gave no output of {', '.join(missing)}; it gave {', '.join(computed)}")
+    return computed, seconds

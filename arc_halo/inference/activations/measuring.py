@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _WEIGHT: Final = 0.3
 """Of a new measurement in the smoothed one: an outlier is forgotten after some ten of them."""
+_STREAK: Final = 8
 
 # Whoever holds a row is counting it or deleting it: neither is worth waiting for.
 _COUNT: Final = text("""
@@ -87,6 +88,42 @@ class _Totals:
     read_nbytes: int = 0
     read_seconds: float = 0.0
     computed_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Habit:
+    """What the same hook points took for the inputs before, in this process; threads may overwrite each other's."""
+
+    read_ms: float | None = None
+    recompute_ms: float | None = None
+    streak: int = 0
+    """Stored entries in a row of which computing was the cheaper way."""
+
+    @property
+    def computes(self) -> bool:
+        """Whether computing is the cheaper way so regularly that it need not be looked up."""
+        if self.read_ms is None or self.recompute_ms is None:
+            return False
+        return self.streak >= _STREAK and self.recompute_ms < self.read_ms
+
+    @property
+    def milliseconds(self) -> tuple[float, float]:
+        """Both; where ``computes`` is false they may be 0."""
+        return self.read_ms or 0.0, self.recompute_ms or 0.0
+
+    def begin(self, read_ms: float, recompute_ms: float) -> None:
+        """Take what is stored of an entry, where this process has not measured itself."""
+        self.streak = self.streak + 1 if recompute_ms < read_ms else 0
+        self.read_ms = read_ms if self.read_ms is None else self.read_ms
+        self.recompute_ms = recompute_ms if self.recompute_ms is None else self.recompute_ms
+
+    def read(self, seconds: float) -> None:
+        """Take a measurement of reading."""
+        self.read_ms = _smooth(self.read_ms, 1e3 * seconds)
+
+    def computed(self, seconds: float) -> None:
+        """Take a measurement of computing."""
+        self.recompute_ms = _smooth(self.recompute_ms, 1e3 * seconds)
 
 
 _instances: weakref.WeakSet[Measurements] = weakref.WeakSet()
