@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
@@ -228,7 +229,7 @@ class ModelCache:
         computing = time.perf_counter()
         with torch.inference_mode():
             sequences = self.model.generate(
-                input_ids, **{cache_argument(self.model): cache}, streamer=first, use_cache=True, **options
+                input_ids, **{cache_argument(self.model): cache}, streamer=first, **_with_cache(options)
             )
         ended = time.perf_counter()
         first_at = first.at or ended
@@ -340,6 +341,15 @@ def _check_options(options: Mapping[str, Any], token_count: int) -> None:
     refused += sorted(n for n, v in options.items() if isinstance(v, torch.Tensor) and n != "attention_mask")
     if refused:
         raise CacheError(f"keys and values cannot be cached with {', '.join(dict.fromkeys(refused))}; leave it out")
+
+
+def _with_cache(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with a cache in use; transformers wants that said in the config where there is one."""
+    if options.get("generation_config") is None:
+        return {**options, "use_cache": True}
+    config = copy(options["generation_config"])
+    config.use_cache = True
+    return {name: value for name, value in options.items() if name != "use_cache"} | {"generation_config": config}
 
 
 class FirstToken(BaseStreamer):

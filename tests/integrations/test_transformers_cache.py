@@ -5,6 +5,7 @@ import torch
 from sqlalchemy import func, select, update
 from transformers import (
     DynamicCache,
+    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -103,6 +104,15 @@ def test_generating_twice_computes_the_prompt_once(cached, model):
     assert torch.equal(again.sequences, expected)
     assert again.new_tokens.tolist() == expected[0, PROMPT.shape[1] :].tolist()
     assert 0 < again.first_token_seconds <= again.seconds
+
+
+def test_a_config_of_the_callers_is_followed_and_left_as_it_is(cached, model, caplog):
+    config = GenerationConfig(max_new_tokens=3, do_sample=False, pad_token_id=0, use_cache=False)
+    made = cached(model).generate(PROMPT, generation_config=config)
+    assert len(made.new_tokens) == 3
+    assert torch.equal(made.sequences, model.generate(PROMPT, generation_config=config))
+    assert config.use_cache is False
+    assert "deprecated" not in caplog.text
 
 
 def test_a_conversation_keeps_its_answers(cached, model):
