@@ -23,8 +23,8 @@ SECONDS = 120
 def run(folder: Path, path: Path = QUICKSTART) -> NotebookNode:
     """A notebook with new outputs, from a kernel of this interpreter that works in ``folder``.
 
-    Only what a page shows is kept, and nothing of the run: no times, of an output in HTML no other form, and no warnings
-    of what is installed here.
+    Only what a page shows is kept, and nothing of the run: no times, no warnings of what is installed here, and of an
+    output in HTML no other form.
     """
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
