@@ -90,7 +90,7 @@ class ModelCache:
     block_token_count
         Tokens of a whole block.
     codec
-        ``none``, ``lossless``, or ``int8`` for an eighth to a quarter of the bytes and results that differ
+        ``none``, ``lossless``, or ``int8`` for one byte in the place of each number, and results that differ
         (`rounding_divergence` measures by how much).
     logged, ttl
         As in `KVCache`.

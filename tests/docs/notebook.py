@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICKSTART, TRAINING = EXAMPLES / "quickstart.ipynb", EXAMPLES / "training.ipynb"
+INFERENCE = EXAMPLES / "inference.ipynb"
 SECONDS = 120
 
 
 def run(folder: Path, path: Path = QUICKSTART) -> NotebookNode:
     """A notebook with new outputs, from a kernel of this interpreter that works in ``folder``.
 
-    Only what a page shows is kept, and nothing of the run: no times, and of an output in HTML no other form.
+    Only what a page shows is kept, and nothing of the run: no times, no warnings of what is installed here, and of an
+    output in HTML no other form.
     """
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
@@ -31,6 +33,8 @@ def run(folder: Path, path: Path = QUICKSTART) -> NotebookNode:
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
                 del output.data["text/plain"]
@@ -50,8 +54,8 @@ def shown(notebook: NotebookNode) -> str:
 
 
 def main() -> None:
-    """Write the notebooks as a user without a server sees them; that of training needs torch."""
-    for path in (QUICKSTART, TRAINING):
+    """Write the notebooks as a user without a server sees them; all but the first need torch and transformers."""
+    for path in (QUICKSTART, TRAINING, INFERENCE):
         with tempfile.TemporaryDirectory(prefix="arc-halo-notebook-", ignore_cleanup_errors=True) as home:
             os.environ |= {"ARC_HALO_HOME": home, "ARC_HALO_DATABASE_URL": "", "DATABASE_URL": ""}
             nbformat.write(run(Path(home), path), path)
