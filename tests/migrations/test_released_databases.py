@@ -15,9 +15,14 @@ from sqlalchemy import func, select
 from arc_halo import connect, export_model, find_model, find_similar_tokens
 from arc_halo.database.migrate import check, current, heads, upgrade
 from arc_halo.database.url import libpq_string
+from arc_halo.inference.activations import get_activations, input_digest
+from arc_halo.inference.attention import load_attention
+from arc_halo.inference.kv import find_prefix, load_prefix
+from arc_halo.inference.responses import find_response
 from arc_halo.registry import check_model
 from arc_halo.schema import (
     Base,
+    InferenceSession,
     MetricSegment,
     MetricSeries,
     Model,
@@ -40,12 +45,18 @@ from arc_halo.training import (
     verify_reproducibility,
 )
 from arc_halo.training.sealing import unseal_points
+from tests.golden.databases import inference as serving
 from tests.golden.databases.digests import of_curve, of_state, of_value
+from tests.inference.kv import LAYOUT, make_layers
 
 FOLDER = Path(__file__).parents[1] / "golden" / "databases"
 EXPECTED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 RELEASES = list(EXPECTED)
 # Earlier ones have the run of rows.py alone, of which nothing could be loaded or compared yet.
+SERVES = "0004"  # the first revision whose caches are served from
+that_serve = pytest.mark.parametrize(
+    "release", [each for each in EXPECTED if EXPECTED[each]["revision"] >= SERVES], indirect=True
+)
 that_train = pytest.mark.parametrize(
     "release", [each for each in EXPECTED if "training" in EXPECTED[each]], indirect=True
 )
@@ -99,14 +110,14 @@ def test_it_comes_to_head(released_url):
     check(released_url)
 
 
-# Revision 0004 empties them: what was cached before it has no namespace that could be relied on.
+# That revision empties them: what was cached before it has no namespace that could be relied on.
 CACHES = ("cache_namespaces", "kv_cache", "kv_cache_payloads", "kv_cache_statistics", "activation_cache")
 
 
 def test_no_row_is_lost_but_what_was_cached(upgraded, expected):
     tables = Base.metadata.tables
     rows = {name: upgraded.scalar(select(func.count()).select_from(tables[name])) for name in expected["rows"]}
-    emptied = dict.fromkeys((f"arc_halo.{name}" for name in CACHES), 0)
+    emptied = dict.fromkeys((f"arc_halo.{name}" for name in CACHES), 0) if expected["revision"] < SERVES else {}
     assert rows == expected["rows"] | emptied
 
 
@@ -348,3 +359,37 @@ def test_a_run_that_nobody_ended_goes_on(opened, expected, tmp_path):
         assert (lost.status, {each.status for each in lost.ranks} | {"lost"}) == ("lost", {"lost"})
         pending = select(ModelCheckpoint).filter_by(attempt_id=lost.id, status="pending")
         assert session.scalars(pending).all() == []
+
+
+@that_serve
+@pytest.mark.parametrize("way", serving.WAYS)
+def test_keys_and_values_are_served_as_they_were_stored(upgraded, way):
+    namespace = serving.kv_namespace(way)
+    prefix = find_prefix(upgraded, namespace, serving.PROMPT)
+    layers, faults = load_prefix(upgraded, namespace, LAYOUT, prefix)
+    assert (prefix.token_count, faults) == (len(serving.PROMPT), [])
+    for ours, theirs in zip(layers, make_layers(serving.PROMPT), strict=True):
+        for found, stored in zip(ours, theirs, strict=True):
+            if way == "int8":
+                assert np.abs(found - stored).max() <= np.abs(stored).max() / 254 * 1.001
+            else:
+                assert found.tobytes() == stored.tobytes()
+
+
+@that_serve
+def test_activations_and_responses_are_served_as_they_were_stored(upgraded):
+    found = get_activations(
+        upgraded, serving.other_namespace("activation"), list(serving.ACTIVATIONS), input_digest(serving.INPUTS)
+    )
+    assert found is not None
+    assert {name: array.tolist() for name, array in found.items()} == {
+        name: array.tolist() for name, array in serving.ACTIVATIONS.items()
+    }
+    assert find_response(upgraded, serving.other_namespace("response"), *serving.ASKED).response == "Rows."
+
+
+@that_serve
+def test_attention_is_what_it_was(upgraded):
+    served = upgraded.scalars(select(InferenceSession).where(InferenceSession.name == "watched")).one()
+    (stored,) = load_attention(upgraded, served, 0).values()
+    assert stored.tobytes() == np.concatenate([serving.matrices()] * 2).tobytes()

@@ -26,7 +26,7 @@ from arc_halo.registry import quantize_model
 from arc_halo.schema import Base, Chunk, Model
 from tests.fixtures.models import llama, write_folder
 from tests.fixtures.tensors import trained, weights
-from tests.golden.databases import training
+from tests.golden.databases import inference, training
 from tests.golden.databases.rows import fill
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _fill(session: Session, folder: str) -> None:
     source = write_folder(llama(), Path(folder) / "model", shards=2)
     model = import_model(session, source, name="released", compression="dense")
     fill(session, model)
+    inference.fill(session, model)
     _add_family(session)
 
 
