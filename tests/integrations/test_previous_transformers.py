@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -33,13 +34,15 @@ def run(*command):
 
 
 @pytest.fixture
-def older_python(tmp_path):
+def older_python():
     """A Python with this package, the same torch, and the previous minor release of transformers."""
-    run(sys.executable, "-m", "venv", str(tmp_path))
-    python = str(tmp_path / "bin" / "python")
-    same_torch = f"torch=={torch.__version__.partition('+')[0]}"
-    run(python, "-m", "pip", "install", "-q", "-e", f"{ROOT}[test,transformers]", same_torch, OLDER)
-    return python
+    with TemporaryDirectory(prefix="arc-halo-older-") as folder:  # pytest's is closed to the embedded server's user
+        Path(folder).chmod(0o755)
+        run(sys.executable, "-m", "venv", folder)
+        python = str(Path(folder) / "bin" / "python")
+        same_torch = f"torch=={torch.__version__.partition('+')[0]}"
+        run(python, "-m", "pip", "install", "-q", "-e", f"{ROOT}[test,transformers]", same_torch, OLDER)
+        yield python
 
 
 @pytest.mark.long
