@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from arc_halo.errors import BlobStoreError, CacheError, ConfigurationError, CorruptionError, DatabaseError
-from arc_halo.inference.activations.keys import check_hook_points, check_namespace, input_digest, ttl_seconds
+from arc_halo.inference.activations.keys import check_hook_points, check_namespace, input_digest
 from arc_halo.inference.activations.measuring import Habit, Measurements
 from arc_halo.inference.activations.reading import Readout, StoredActivation, find_activations, read_activations
 from arc_halo.inference.activations.repairing import repair_activations
 from arc_halo.inference.activations.storing import put_activations
+from arc_halo.inference.expiry import ttl_seconds
 
 if TYPE_CHECKING:
     import datetime as dt

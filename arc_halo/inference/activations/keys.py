@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from blake3 import blake3
 
 from arc_halo.codecs.digest import DIGEST_NBYTES, tensor_header
@@ -16,13 +14,14 @@ from arc_halo.store import ArraySource
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import numpy as np
+
     from arc_halo.inference.namespaces import Namespace
 
 # BLAKE3's key derivation mode, see `arc_halo.codecs.digest`. Part of the stored format.
 _CONTEXT: Final = "arc-halo 2026-11 activation inputs"
 _PIECE_NBYTES: Final = 1 << 20
 _MAX_HOOK_POINT_NBYTES: Final = 512  # it stands in the primary key, whose entries an index holds whole
-_MAX_TTL_SECONDS: Final = dt.timedelta(days=36525).total_seconds()
 
 
 def input_digest(inputs: Mapping[str, np.ndarray]) -> bytes:
@@ -87,24 +86,6 @@ def check_hook_points(hook_points: Iterable[str]) -> list[str]:
                 f"a hook point has a name of 1 to {_MAX_HOOK_POINT_NBYTES} bytes without NUL, not {str(name)[:80]!r}"
             )
     return names
-
-
-def ttl_seconds(ttl: dt.timedelta | float | None) -> float | None:
-    """How long to keep something, in seconds; None for as long as there is room.
-
-    Raises
-    ------
-    CacheError
-        It is not above zero, NaN, more than a hundred years, or no duration.
-    """
-    if ttl is None:
-        return None
-    seconds = ttl.total_seconds() if isinstance(ttl, dt.timedelta) else ttl
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.integer | np.floating):
-        raise CacheError(f"a ttl is a timedelta or a number of seconds, not {type(ttl).__name__}")
-    if not 0 < seconds <= _MAX_TTL_SECONDS:  # NaN is not, either
-        raise CacheError(f"a ttl is above 0 s and at most a hundred years, not {ttl}; None keeps while there is room")
-    return float(seconds)
 
 
 def check_milliseconds(milliseconds: float | None) -> None:

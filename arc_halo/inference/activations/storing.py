@@ -13,8 +13,8 @@ from arc_halo.inference.activations.keys import (
     check_hook_points,
     check_milliseconds,
     check_namespace,
-    ttl_seconds,
 )
+from arc_halo.inference.expiry import ttl_seconds
 from arc_halo.inference.namespaces import ensure_namespace, find_namespace
 from arc_halo.store import ArraySource, put_tensors
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from arc_halo.inference.namespaces import Namespace
 
 _FLOAT32_NBYTES: Final = 4
-_LONGEST_TTL_SECONDS: Final = 100 * 365.25 * 86400  # what is longer than a century is this: moments have an end
 
 # The row of the quota is the lock: writers of a tenant that has one go one by one, so that together they keep to it.
 _QUOTA: Final = text("""
@@ -125,7 +124,7 @@ def put_response(
         "embedding": vector and vector.spelled,
         "compute_seconds": compute_seconds,
         "is_pinned": pinned,
-        "ttl": None if seconds is None else min(seconds, _LONGEST_TTL_SECONDS),
+        "ttl": seconds,
     }
     row["stored_nbytes"] = _nbytes(row)
     return _write(session, namespace, row)
