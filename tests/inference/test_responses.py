@@ -250,17 +250,11 @@ def test_what_is_pinned_does_not_expire(session):
     assert found(session) == "Paris"
 
 
-def test_the_longest_times_have_an_end(session):
-    put(session, ttl=1e300)
-    (expires_at,) = session.scalars(select(CachedResponse.expires_at))
-    assert 2100 < expires_at.year < 2200
-
-
 NOON = dt.datetime(2026, 11, 22, 12)  # noqa: DTZ001  naive is the point
 
 
 @pytest.mark.parametrize(
-    "ttl", [0, -1, float("nan"), float("inf"), dt.timedelta(0), dt.timedelta(seconds=-1), NOON, True, "60"]
+    "ttl", [0, -1, 1e300, float("nan"), float("inf"), dt.timedelta(0), dt.timedelta(seconds=-1), NOON, True, "60"]
 )
 def test_what_is_no_time_to_live_is_refused(session, ttl):
     with pytest.raises(CacheError):
