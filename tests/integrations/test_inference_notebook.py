@@ -16,8 +16,8 @@ __all__ = ["reader"]
 
 SAID = (
     r"registered: True",
-    r"first: 0 of 1,000 tokens from the cache, first token after \d+ ms\nagain: 999 of 1,000 tokens",
-    r"first token after \d+ ms\nequal answers: True\nbreak-even [\d,]+ MB/s, read at [\d,]+ MB/s: read",
+    r"first: 0 of 1,000 tokens from the cache\nagain: 999 of 1,000 tokens from the cache\nequal answers: True",
+    r"first token after \d+ ms computed, \d+ ms read\nbreak-even [\d,]+ MB/s, read at [\d,]+ MB/s: read",
     r"700 tokens are there",
     r"changed: 0 tokens; torch counts 0 changes\nput back: 999 tokens",
     r"computing\n\{'model.layers.1'.*\}\n\{'model.layers.1'.*\}\n",
