@@ -46,7 +46,7 @@ class Database:
         self.engine = engine
         self.blob_url = blob_url
         self._server = server
-        self._reading: Engine | None = None
+        self._reading = reading_engine(engine)
 
     @property
     def url(self) -> str:
@@ -87,8 +87,6 @@ class Database:
         DatabaseUnavailable
             The last attempt failed, too.
         """
-        if self._reading is None:
-            self._reading = reading_engine(self.engine)
         engine = self._reading
         info = {BLOB_URL_KEY: self.blob_url}
         return run_reading(lambda: Session(engine, info=dict(info), expire_on_commit=False), unit, attempts=attempts)
@@ -96,8 +94,7 @@ class Database:
     def close(self) -> None:
         """Close every connection; the embedded server stops when nobody else uses it. Closing twice does nothing."""
         self.engine.dispose()
-        if self._reading is not None:
-            self._reading.dispose()
+        self._reading.dispose()
         if self._server is not None:
             server, self._server = self._server, None
             server.release()

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 # Neon suspends after 300 s without work and cuts what is open.
 _RECYCLE_SECONDS: Final = 240
 _ATTEMPTS_AFTER_PASSWORD: Final = 2
-_READING_CONNECTIONS: Final = 2
-_READING_OVERFLOW: Final = 8
 
 _Connection = TypeVar("_Connection")
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -102,13 +100,8 @@ def reading_engine(engine: Engine) -> Engine:
     Statements are transactions of their own, and a pooled connection is not asked whether it still works: whoever finds
     one that does not takes another.
     """
-    pool = TypedQueuePool(
-        engine.pool._creator,  # noqa: SLF001  as above
-        pool_size=_READING_CONNECTIONS,
-        max_overflow=_READING_OVERFLOW,
-        recycle=_RECYCLE_SECONDS,
-        dialect=engine.dialect,
-    )
+    pool = engine.pool.recreate()  # as large as the other
+    pool._pre_ping = False  # noqa: SLF001  no public way takes it away
     reading = Engine(pool, engine.dialect, engine.url, hide_parameters=True)
     event.listen(reading, "handle_error", on_handle_error)
     _engines.add(reading)

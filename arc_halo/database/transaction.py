@@ -96,11 +96,12 @@ def run_reading(
     waits = delays(attempts)
     for attempt in range(1, attempts + 1):
         with open_session() as session:
+            engine = session.connection().engine  # connecting has retries of its own
             try:
                 return unit(session)
             except DatabaseUnavailable:
                 session.invalidate()
-                session.get_bind().engine.pool.dispose()  # the others are as old
+                engine.dispose()  # those that nobody uses are as old
                 if attempt == attempts:
                     raise
         if attempt > 1:

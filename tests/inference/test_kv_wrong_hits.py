@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from arc_halo.errors import CacheError, WeightsNotFinal
-from arc_halo.inference.kv import KVCache, find_prefix, hashing, store_prefix
+from arc_halo.inference.kv import KVCache, find_prefix, hashing, load_prefix, store_prefix
 from arc_halo.inference.namespaces import Namespace, weights_of_model
 from arc_halo.schema import CacheAudit, KVCacheBlock, Model
 from tests.inference.kv import BLOCK, LAYOUT, make_layers, make_namespace, same
@@ -244,6 +244,44 @@ def test_what_was_retired_between_lookup_and_load_is_a_miss(database):
             session.execute(update(Model).values(status="archived"))
         assert cache.load(prefix)[0][0].shape[1] == 0
         assert cache.restore(TEXT)[1] == 0
+
+
+def test_a_reader_whose_version_was_retired_takes_nothing_from_others(database):
+    with database.session() as session, session.begin():
+        ours, twin = (add_model(session, version=version, weights_digest=digest("served")) for version in "12")
+    asks = {"weights_digest": digest("served"), "is_registered": True}
+    with (
+        KVCache(database, make_namespace(model_id=ours.id, **asks), LAYOUT) as cache,
+        KVCache(database, make_namespace(model_id=twin.id, **asks), LAYOUT) as other,
+    ):
+        cache.store(TEXT, make_layers(TEXT), pinned=True)
+        prefix = cache.lookup(TEXT)
+        with database.session() as session, session.begin():
+            session.execute(update(Model).where(Model.id == ours.id).values(status="archived"))
+        assert cache.load(prefix)[0][0].shape[1] == 0
+        assert other.restore(TEXT)[1] == len(TEXT)
+    assert audits(database) == []
+
+
+def test_a_block_that_was_stored_anew_is_not_deleted_for_the_one_before(database, cache):
+    prefix = cache.lookup(TEXT)
+    with database.session() as session, session.begin():
+        session.execute(text("DELETE FROM arc_halo.kv_cache_payloads"))
+    layers, faults = database.read(lambda session: load_prefix(session, cache.namespace, LAYOUT, prefix))
+    assert (layers[0][0].shape[1], {each.reason for each in faults}) == (0, {"missing_payload"})
+    with database.session() as session, session.begin():
+        session.execute(text("DELETE FROM arc_halo.kv_cache"))
+    cache.store(TEXT, make_layers(TEXT))
+    cache._audit(prefix.namespace_id, [], {each.block_hash: each.created_at for each in faults})
+    assert cache.restore(TEXT)[1] == len(TEXT)
+
+
+def test_a_row_that_was_changed_makes_room_for_what_belongs_there(database, cache):
+    with database.session() as session, session.begin():
+        session.execute(update(KVCacheBlock).where(KVCacheBlock.position == 1).values(token_ids=bytes(16)))
+    assert cache.restore(TEXT)[1] == BLOCK
+    assert cache.store(TEXT, make_layers(TEXT)).token_count == len(TEXT)
+    assert cache.restore(TEXT)[1] == len(TEXT)
 
 
 def test_a_namespace_is_named_by_each_of_its_parts():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from blake3 import blake3
 from sqlalchemy import insert, text
 
-from arc_halo.errors import CacheError, ConstraintViolation
+from arc_halo.errors import CacheError, CodecError, ConstraintViolation, DatabaseError
 from arc_halo.inference.expiry import ttl_seconds
 from arc_halo.inference.kv import hashing
 from arc_halo.inference.kv.costs import BreakEven, Costs
@@ -23,7 +24,7 @@ from arc_halo.schema import CacheAudit
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -49,17 +50,21 @@ SELECT s.read_nbytes / nullif(s.read_seconds, 0), s.computed_token_count / nulli
   JOIN arc_halo.cache_namespaces AS n ON n.tenant_id = s.tenant_id AND n.id = s.namespace_id
  WHERE n.tenant_id = :tenant_id AND n.digest = :digest
 """)
+# Blocks that were stored anew in the meantime are others.
 _DROP: Final = text("""
 WITH dropped AS (
     SELECT b.block_hash
-      FROM arc_halo.kv_cache AS b
-     WHERE b.tenant_id = :tenant AND b.namespace_id = :namespace AND b.block_hash = ANY(CAST(:hashes AS bytea[]))
+      FROM unnest(CAST(:hashes AS bytea[]), CAST(:times AS timestamptz[])) AS d (block_hash, created_at)
+      JOIN arc_halo.kv_cache AS b
+        ON b.tenant_id = :tenant AND b.namespace_id = :namespace AND b.block_hash = d.block_hash
+           AND b.created_at = coalesce(d.created_at, b.created_at)
      ORDER BY b.position DESC
-       FOR UPDATE SKIP LOCKED)
+       FOR UPDATE OF b SKIP LOCKED)
 DELETE FROM arc_halo.kv_cache AS b
  USING dropped AS d
  WHERE b.tenant_id = :tenant AND b.namespace_id = :namespace AND b.block_hash = d.block_hash
 """)
+_NOTHING: Final[Mapping[bytes, Any]] = MappingProxyType({})
 _log = logging.getLogger(__name__)
 
 
@@ -137,15 +142,17 @@ class KVCache:
             self._costs.note_read(nbytes, seconds)
             self._counter.note_read(prefix.namespace_id, nbytes, seconds)
         if faults:
-            self._audit(prefix.namespace_id, [(each.reason, _details(each)) for each in faults], drop=faults)
+            drop = {each.block_hash: each.created_at for each in faults}
+            self._audit(prefix.namespace_id, [(each.reason, _details(each)) for each in faults], drop)
         return layers
 
+    def load_if_faster(self, prefix: Prefix) -> Arrays:
+        """As `load`; nothing where measurements say that computing is faster."""
+        return self.load(prefix) if prefix and self._costs.reads() else self.layout.empty(0)
+
     def restore(self, token_ids: Tokens) -> tuple[Arrays, int]:
-        """Find and read; nothing where measurements say that computing is faster. Returns layers and tokens."""
-        prefix = self.lookup(token_ids)
-        if not prefix or not self._costs.reads():
-            return self.layout.empty(0), 0
-        layers = self.load(prefix)
+        """Find, and read what is sooner read than computed. Returns layers and tokens."""
+        layers = self.load_if_faster(self.lookup(token_ids))
         return layers, _token_count(layers)
 
     def store(self, token_ids: Tokens, layers: Layers, *, pinned: bool = False, skip: int = 0) -> StoredPrefix:
@@ -171,6 +178,8 @@ class KVCache:
         """The keys and values of all tokens, and how many of them were not computed here.
 
         Of processes that ask for the same tokens at the same time one computes, and the others read what it stored.
+        Where computing is measured to be faster than reading, each computes. What was computed is returned even where it
+        could not be stored.
 
         Parameters
         ----------
@@ -184,14 +193,15 @@ class KVCache:
             What was computed does not fit the tokens or the layout.
         """
         count = len(token_ids)
-        self._counter.note_lookup(prefix := self._find(token_ids))
+        prefix = self.lookup(token_ids)
+        unread = [prefix]
 
         def read(found: Prefix) -> tuple[Arrays, int]:
             layers = self.load(found)
             return layers, _token_count(layers)
 
         def look() -> tuple[Arrays, int] | None:
-            found = self._find(token_ids)
+            found = unread.pop() if unread else self._find(token_ids)
             if found.token_count < count:
                 return None
             layers, hit = read(found)
@@ -236,7 +246,8 @@ class KVCache:
     def _find(self, token_ids: Tokens) -> Prefix:
         prefix = self.db.read(lambda session: find_prefix(session, self.namespace, token_ids))
         if prefix.suspects:
-            self._audit(prefix.namespace_id, [("other_tokens", {"block": each.hex()}) for each in prefix.suspects])
+            found = [("other_tokens", {"block": each.hex()}) for each in prefix.suspects]
+            self._audit(prefix.namespace_id, found, dict.fromkeys(prefix.damaged))
         return prefix
 
     def _compute(
@@ -255,7 +266,13 @@ class KVCache:
         begun = time.perf_counter()
         computed = list(compute(layers, hit))
         seconds = time.perf_counter() - begun
-        self.store(token_ids, computed, pinned=pinned, skip=hit if skip is None else skip)
+        check_layers(self.namespace, token_ids, computed, self.codec)
+        skip = hit if skip is None else skip
+        if skip < len(token_ids) or pinned:
+            try:
+                self.store(token_ids, computed, pinned=pinned, skip=skip)
+            except (DatabaseError, CodecError) as error:
+                _log.warning("keys and values that were computed are not kept: %s", error)
         self.note_computed(len(token_ids) - hit, seconds)
         return computed
 
@@ -270,7 +287,10 @@ class KVCache:
         raise AssertionError("attempts are positive")
 
     def _audit(
-        self, namespace_id: int | None, found: Sequence[tuple[str, dict[str, Any]]], drop: Sequence[Fault] = ()
+        self,
+        namespace_id: int | None,
+        found: Sequence[tuple[str, dict[str, Any]]],
+        drop: Mapping[bytes, dt.datetime | None] = _NOTHING,
     ) -> None:
         """Report what was not served, and delete blocks that cannot be read, with all that follows them."""
         tenant_id = self.namespace.tenant_id
@@ -278,14 +298,17 @@ class KVCache:
             {"tenant_id": tenant_id, "namespace_id": namespace_id, "kind": "kv", "reason": reason, "details": details}
             for reason, details in found
         ]
-        key = {"tenant": tenant_id, "namespace": namespace_id, "hashes": sorted({each.block_hash for each in drop})}
+        key = {"tenant": tenant_id, "namespace": namespace_id, "hashes": list(drop), "times": list(drop.values())}
 
         def unit(session: Session) -> None:
             session.execute(insert(CacheAudit), rows)
             if drop:
                 session.execute(_DROP, key)
 
-        self.db.transaction(unit)
+        try:
+            self.db.transaction(unit)
+        except DatabaseError as error:  # a replica, perhaps: what is wrong is not served, and found again
+            _log.warning("what was not served could not be reported: %s", error)
         for reason, details in found:
             _log.warning("cached keys and values were not served: %s %s", reason, details)
 

@@ -32,6 +32,7 @@ UPDATE arc_halo.kv_cache AS b
    SET is_pinned = :pinned
   FROM chosen AS c
  WHERE b.tenant_id = :tenant AND b.namespace_id = :namespace AND b.block_hash = c.block_hash
+RETURNING b.block_hash
 """)
 # What stands behind a block that is to be unpinned, and is pinned itself, keeps it.
 _PINNED_AFTER: Final = text("""
@@ -52,7 +53,9 @@ SELECT EXISTS (SELECT FROM after WHERE is_pinned)
 def pin_prefix(
     session: Session, namespace: Namespace, token_ids: Sequence[int] | np.ndarray, *, pinned: bool = True
 ) -> int:
-    """Keep the stored prefix of a row of tokens, whatever its time and the quota say; returns its tokens.
+    """Keep the stored prefix of a row of tokens, whatever its time and the quota say.
+
+    Returns how many of the tokens are pinned now, or unpinned.
 
     Blocks are pinned from the first to the one in which the tokens end. Unpinning stops at blocks that a pinned one
     stands behind. Of a retired model version even what is pinned goes.
@@ -60,16 +63,17 @@ def pin_prefix(
     prefix = find_prefix(session, namespace, token_ids)
     hashes = [block.block_hash for block in prefix.blocks]
     key = {"tenant": namespace.tenant_id, "namespace": prefix.namespace_id}
+    changed: list[bytes] = []
     if not pinned:
         # From the tail: the first that must stay keeps all before it.
         while hashes:
             if session.scalar(_PINNED_AFTER, key | {"last": hashes[-1], "hashes": hashes}):
                 break
-            session.execute(_PIN, key | {"hashes": [hashes.pop()], "pinned": False})
-        return prefix.token_count
-    if hashes:
-        session.execute(_PIN, key | {"hashes": hashes, "pinned": True})
-    return prefix.token_count
+            changed += session.scalars(_PIN, key | {"hashes": [hashes.pop()], "pinned": False}).all()
+    elif hashes:
+        changed += session.scalars(_PIN, key | {"hashes": hashes, "pinned": True}).all()
+    done = {bytes(each) for each in changed}
+    return sum(block.used_token_count for block in prefix.blocks if block.block_hash in done)
 
 
 def set_quota(session: Session, kind: CacheKind, max_nbytes: int | None, *, tenant_id: int = TENANT_ID) -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arc_halo.errors import CodecError
 from arc_halo.inference.kv import payloads
-from arc_halo.inference.kv.lookup import _SERVABLE
+from arc_halo.inference.kv.lookup import SERVABLE
 from arc_halo.store.connections import Reading
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterator
 
     import numpy as np
@@ -27,9 +28,18 @@ _WINDOW: Final = 2 * WORKERS
 
 _TABLES: Final = {True: "kv_cache_payloads", False: "kv_cache_unlogged_payloads"}
 # One statement for the whole prefix: a sweep in the meantime takes all of it away or nothing. The namespace is looked
-# at once more, since a version may have been retired after the lookup.
+# at once more, since a version may have been retired after the lookup. A row without a layer says that the block itself
+# is there: only then is a payload that is not there missing, and not merely gone with its block.
+_THERE: Final = """
+    (SELECT w.number, NULL::smallint, NULL::text, NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea, b.created_at
+       FROM namespace AS n
+       CROSS JOIN unnest(%(hashes)b::bytea[], %(logged)b::boolean[]) WITH ORDINALITY
+                  AS w (block_hash, is_logged, number)
+       JOIN arc_halo.kv_cache AS b
+         ON b.tenant_id = %(tenant)s AND b.namespace_id = n.id AND b.block_hash = w.block_hash
+            AND b.is_logged = w.is_logged)"""
 _PART: Final = """
-    (SELECT w.number, p.layer_index, p.codec, p.key_digest, p.value_digest, p.key_payload, p.value_payload
+    (SELECT w.number, p.layer_index, p.codec, p.key_digest, p.value_digest, p.key_payload, p.value_payload, NULL
        FROM namespace AS n
        CROSS JOIN unnest(%(hashes)b::bytea[]) WITH ORDINALITY AS w (block_hash, number)
        JOIN arc_halo.{table} AS p
@@ -44,6 +54,8 @@ class Fault(NamedTuple):
     layer_index: int | None
     reason: str
     message: str
+    created_at: dt.datetime | None = None
+    """When the block was stored: one that is stored anew has another."""
 
 
 class _Row(NamedTuple):
@@ -54,6 +66,7 @@ class _Row(NamedTuple):
     value_digest: bytes
     key_payload: bytes
     value_payload: bytes
+    created_at: dt.datetime | None
 
 
 def load_prefix(
@@ -74,12 +87,14 @@ def load_prefix(
         For each layer keys and values of shape [kv_heads, tokens, dim], ``tokens`` being those of the prefix before
         the first fault: with faults in its first block, none.
     list of Fault
-        Blocks that were evicted in the meantime, or whose bytes are not those that were stored. The caller deletes
-        and reports them; nothing wrong is ever returned.
+        Blocks that are there without all their payloads, or whose bytes are not those that were stored. The caller
+        deletes and reports them; nothing wrong is ever returned. What was evicted or retired in the meantime is no
+        fault, and ends the prefix before it.
     """
     out = layout.empty(prefix.token_count)
     starts = _starts(prefix)
     wanted = {(number, layer) for number in range(len(prefix.blocks)) for layer in range(len(layout.layers))}
+    there: dict[int, dt.datetime] = {}
     faults: list[Fault] = []
 
     def place(row: _Row) -> Fault | None:
@@ -92,16 +107,21 @@ def load_prefix(
     ):
         pending = []
         for row in _rows(cursor, namespace, prefix):
+            if row.created_at is not None:
+                there[row.number] = row.created_at
+                continue
             wanted.discard((row.number, row.layer_index))
             pending.append(pool.submit(place, row))
             if len(pending) >= _WINDOW and (fault := pending.pop(0).result()) is not None:
                 faults.append(fault)
         faults += [fault for future in pending if (fault := future.result()) is not None]
-    faults += _missing(prefix, wanted)
-    if not faults:
+    faults += _missing(prefix, {(number, layer) for number, layer in wanted if number in there})
+    ends = [fault.block_number for fault in faults] + [each for each in range(len(prefix.blocks)) if each not in there]
+    if not ends:
         return out, []
-    good = starts[min(fault.block_number for fault in faults)]
-    return [(keys[:, :good], values[:, :good]) for keys, values in out], faults
+    good = starts[min(ends)]
+    found = [fault._replace(created_at=there[fault.block_number]) for fault in faults if fault.block_number in there]
+    return [(keys[:, :good], values[:, :good]) for keys, values in out], found
 
 
 def _starts(prefix: Prefix) -> list[int]:
@@ -114,12 +134,14 @@ def _starts(prefix: Prefix) -> list[int]:
 def _rows(cursor: psycopg.Cursor[Any], namespace: Namespace, prefix: Prefix) -> Iterator[_Row]:
     """Payloads as they come; those of both tables in one statement."""
     tables = sorted({block.is_logged for block in prefix.blocks})
-    query = f"WITH {_SERVABLE}" + " UNION ALL ".join(_PART.format(table=_TABLES[each]) for each in tables)
+    parts = [_THERE, *(_PART.format(table=_TABLES[each]) for each in tables)]
+    query = f"WITH {SERVABLE}" + " UNION ALL ".join(parts)
     values = {
         "tenant": namespace.tenant_id,
         "namespace": namespace.digest,
         "model": namespace.model_id,
         "hashes": [block.block_hash for block in prefix.blocks],
+        "logged": [block.is_logged for block in prefix.blocks],
     }
     for row in cursor.stream(query, values):
         yield _Row(row[0] - 1, *row[1:])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # it holds the very tokens, stands behind the very block before it, and so do all before it. What follows the last of
 # them is found by its tokens: of the blocks behind it in the order of their tokens, the one before and the one after
 # the query's share the most with it.
-_SERVABLE: Final = """
+SERVABLE: Final = """
 namespace AS MATERIALIZED (
     SELECT n.id
       FROM arc_halo.cache_namespaces AS n
@@ -30,9 +30,9 @@ namespace AS MATERIALIZED (
        AND arc_halo.is_servable(n.tenant_id, n.weights_digest, n.is_registered)
        AND (%(model)s::uuid IS NULL
             OR EXISTS (SELECT FROM arc_halo.models AS m
-                        WHERE m.id = %(model)s::uuid AND m.weights_digest = n.weights_digest
-                          AND m.status <> 'archived')))"""
-_COLUMNS: Final = "b.block_hash, b.token_ids, b.is_logged, b.stored_nbytes"
+                        WHERE m.id = %(model)s::uuid AND m.tenant_id = n.tenant_id
+                          AND m.weights_digest = n.weights_digest AND m.status <> 'archived')))"""
+_COLUMNS: Final = "b.block_hash, b.parent_hash, b.token_ids, b.is_logged, b.stored_nbytes"
 _ALIVE: Final = "(b.is_pinned OR b.expires_at IS NULL OR b.expires_at > now())"
 
 
@@ -52,7 +52,7 @@ _NEIGHBOURS: Final = "\n     UNION ALL".join(
     for comparison, direction in (("<", "DESC"), (">=", "ASC"))
 )
 _FIND: Final = f"""
-WITH {_SERVABLE},
+WITH {SERVABLE},
 chained AS MATERIALIZED (
     SELECT w.number, {_COLUMNS},
            bool_and(b.token_ids = substr(%(tokens)b, ((w.number - 1) * %(step)s)::integer + 1, %(step)s)) OVER line
@@ -71,19 +71,19 @@ deepest AS MATERIALIZED (
     SELECT n.id AS namespace_id, found.depth, found.parent_hash,
            substr(%(tokens)b, (found.depth * %(step)s)::integer + 1, %(step)s) AS tokens
       FROM namespace AS n
-      CROSS JOIN (SELECT coalesce(max(c.number), 0) AS depth, max(c.block_hash) FILTER (WHERE c.is_last) AS parent_hash
-                    FROM (SELECT number, block_hash,
-                                 number = max(number) OVER () AS is_last
-                            FROM chained
-                           WHERE is_equal AND is_next) AS c) AS found)
-SELECT d.namespace_id, 0 AS number, NULL::bytea, NULL::bytea, NULL::boolean, NULL::bigint, TRUE
+      CROSS JOIN (SELECT coalesce(max(number), 0) AS depth,
+                         (array_agg(block_hash ORDER BY number DESC))[1] AS parent_hash
+                    FROM chained
+                   WHERE is_equal AND is_next) AS found)
+SELECT d.namespace_id, 0 AS number, NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean, NULL::bigint, TRUE
   FROM deepest AS d
 UNION ALL
-SELECT d.namespace_id, c.number, c.block_hash, NULL, c.is_logged, c.stored_nbytes, c.is_equal
+SELECT d.namespace_id, c.number, c.block_hash, c.parent_hash, CASE WHEN NOT c.is_equal THEN c.token_ids END,
+       c.is_logged, c.stored_nbytes, c.is_equal
   FROM deepest AS d
   JOIN chained AS c ON c.is_next
 UNION ALL
-SELECT d.namespace_id, -1, t.block_hash, t.token_ids, t.is_logged, t.stored_nbytes, TRUE
+SELECT d.namespace_id, -1, t.block_hash, t.parent_hash, t.token_ids, t.is_logged, t.stored_nbytes, TRUE
   FROM deepest AS d
   CROSS JOIN LATERAL ({_NEIGHBOURS}) AS t
  WHERE d.tokens <> ''
@@ -116,6 +116,8 @@ class Prefix:
         From the first to the last.
     suspects
         Hashes under which other tokens, or another parent, were found: collisions, or rows that were changed.
+    damaged
+        Those of the suspects whose tokens and parent do not have that hash.
     """
 
     namespace_id: int | None
@@ -123,6 +125,7 @@ class Prefix:
     asked_token_count: int
     blocks: tuple[CachedBlock, ...] = ()
     suspects: tuple[bytes, ...] = ()
+    damaged: tuple[bytes, ...] = ()
 
     def __bool__(self) -> bool:
         return self.token_count > 0
@@ -169,24 +172,30 @@ def _assemble(rows: Sequence[tuple[Any, ...]], digest: bytes, packed: bytes, siz
         return Prefix(None, 0, asked)
     blocks: list[CachedBlock] = []
     suspects: list[bytes] = []
-    for _namespace, number, name, _tokens, is_logged, nbytes, is_equal in rows:
+    damaged: list[bytes] = []
+
+    def suspect(name: bytes, parent: bytes | None, tokens: bytes) -> None:
+        suspects.append(bytes(name))
+        if hashing.block_hash(digest if parent is None else parent, tokens) != name:
+            damaged.append(bytes(name))
+
+    for _namespace, number, name, parent, tokens, is_logged, nbytes, is_equal in rows:
         if number < 1:
             continue
         if not is_equal:
-            suspects.append(bytes(name))
+            suspect(name, parent, tokens)
             break  # those after it stand behind the wrong one
         blocks.append(CachedBlock(bytes(name), is_logged, nbytes, size, size))
     wanted = memoryview(packed)[len(blocks) * size * TOKEN_NBYTES :][: size * TOKEN_NBYTES]
     best: CachedBlock | None = None
-    parent = blocks[-1].block_hash if blocks else digest
-    for _namespace, number, name, tokens, is_logged, nbytes, _is_equal in rows:
+    for _namespace, number, name, parent, tokens, is_logged, nbytes, _is_equal in rows:
         if number != -1:
             continue
-        if hashing.block_hash(parent, tokens) != name:  # its row was changed: whose keys and values are these?
-            suspects.append(bytes(name))
+        if hashing.block_hash(digest if parent is None else parent, tokens) != name:
+            suspect(name, parent, tokens)  # its row was changed: whose keys and values are these?
         elif (used := common_tokens(tokens, wanted)) > (best.used_token_count if best else 0):
             best = CachedBlock(bytes(name), is_logged, nbytes, len(tokens) // TOKEN_NBYTES, used)
     if best is not None:
         blocks.append(best)
     count = sum(block.used_token_count for block in blocks)
-    return Prefix(rows[0][0], count, asked, tuple(blocks), tuple(suspects))
+    return Prefix(rows[0][0], count, asked, tuple(blocks), tuple(suspects), tuple(damaged))

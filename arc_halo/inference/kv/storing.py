@@ -142,8 +142,8 @@ def store_prefix(
     codec
         ``int8`` goes with a namespace of that precision, and no other codec does.
     logged
-        False: payloads are written faster, into a table that a crash of the server empties, and that replicas do not
-        have. The blocks are then found and missed.
+        False: payloads are written faster, into a table that a crash of the server empties: the blocks are then found
+        and missed. Replicas cannot read it at all.
     ttl
         Seconds, or a timedelta, by the database's clock. The whole prefix lives at least as long.
     pinned
