@@ -36,7 +36,8 @@ SELECT n.id
    AND arc_halo.is_servable(n.tenant_id, n.weights_digest, n.is_registered)
    AND (CAST(:model_id AS uuid) IS NULL
         OR EXISTS (SELECT FROM arc_halo.models AS m
-                    WHERE m.id = :model_id AND m.tenant_id = n.tenant_id AND m.weights_digest = n.weights_digest AND m.status <> 'archived'))
+                    WHERE m.id = :model_id AND m.tenant_id = n.tenant_id AND m.weights_digest = n.weights_digest
+                      AND m.status <> 'archived'))
 """)
 _STORED: Final = text("SELECT id FROM arc_halo.cache_namespaces WHERE tenant_id = :tenant_id AND digest = :digest")
 _INSERT: Final = text("""

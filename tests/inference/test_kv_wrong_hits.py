@@ -272,7 +272,8 @@ def test_a_block_that_was_stored_anew_is_not_deleted_for_the_one_before(database
     with database.session() as session, session.begin():
         session.execute(text("DELETE FROM arc_halo.kv_cache"))
     cache.store(TEXT, make_layers(TEXT))
-    cache._audit(prefix.namespace_id, [], {each.block_hash: each.created_at for each in faults})
+    cache._audit(prefix.namespace_id, [("missing_payload", {})], {each.block_hash: each.created_at for each in faults})
+    assert audits(database) == [("missing_payload", {})]
     assert cache.restore(TEXT)[1] == len(TEXT)
 
 

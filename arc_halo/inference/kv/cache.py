@@ -178,8 +178,8 @@ class KVCache:
         """The keys and values of all tokens, and how many of them were not computed here.
 
         Of processes that ask for the same tokens at the same time one computes, and the others read what it stored.
-        Where computing is measured to be faster than reading, each computes. What was computed is returned even where it
-        could not be stored.
+        Where computing is measured to be faster than reading, each computes. What was computed is returned even where
+        it could not be stored.
 
         Parameters
         ----------
