@@ -6,12 +6,12 @@ import re
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import func, select
 
 from arc_halo.errors import CacheError, ModelNotFound, NotFound
+from arc_halo.inference.history import find_session
 from arc_halo.registry import find_model
 from arc_halo.schema import AttentionHead, InferenceSession, Model, TransformerLayer
-from arc_halo.schema.columns import TENANT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,32 +27,18 @@ _SHOWN: Final = 5
 
 
 def find_inference_session(session: Session, reference: InferenceSession | uuid.UUID | str) -> InferenceSession:
-    """The inference session of an id, or of its beginning: eight characters or more; one that is new is written.
+    """The inference session of a reference, as `find_session` knows them; one that is new is written.
 
     Raises
     ------
-    NotFound
+    SessionNotFound
         There is none, or several begin so.
     """
     if isinstance(reference, InferenceSession):
         if reference in session.new:  # its keys are not set yet
             session.flush()
         return reference
-    if isinstance(reference, uuid.UUID):
-        found = session.get(InferenceSession, reference)
-        if found is None:
-            raise NotFound(f"no inference session {reference}")
-        return found
-    if not _ID.fullmatch(reference):
-        raise NotFound(f"{reference!r} is no id of an inference session; give eight characters of it, or more")
-    begins = cast(InferenceSession.id, Text).startswith(reference, autoescape=True)
-    sessions = session.scalars(
-        select(InferenceSession).where(InferenceSession.tenant_id == TENANT_ID, begins).limit(2)
-    ).all()
-    if len(sessions) != 1:
-        said = "several inference sessions begin with" if sessions else "no inference session"
-        raise NotFound(f"{said} {reference!r}")
-    return sessions[0]
+    return find_session(session, reference)
 
 
 def find_source(session: Session, reference: InferenceSession | Model | uuid.UUID | str) -> InferenceSession | Model:
@@ -72,7 +58,7 @@ def find_source(session: Session, reference: InferenceSession | Model | uuid.UUI
     try:
         return find_model(session, reference)
     except ModelNotFound as error:
-        if not _ID.fullmatch(reference):
+        if not _ID.fullmatch(reference) and "/" not in reference:
             raise
         try:
             return find_inference_session(session, reference)
