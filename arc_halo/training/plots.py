@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arc_halo.errors import ConfigurationError
+from arc_halo.registry.picture import Picture, new_figure
 from arc_halo.training.curves import charts
 from arc_halo.training.landmarks import find_landmarks
 from arc_halo.training.smoothing import check_weight, ema
@@ -18,7 +15,6 @@ from arc_halo.training.smoothing import check_weight, ema
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -34,12 +30,10 @@ COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e
 _ACROSS: Final = {1: 1, 2: 2, 3: 3, 4: 2}
 _WIDEST: Final = 3
 _GREY: Final = "#495057"
-_SETTINGS: Final[Any] = {"svg.hashsalt": "arc-halo", "svg.fonttype": "path", "font.size": 9.0}
-"""The same curves give the same file, whatever draws it."""
 
 
 @dataclass(frozen=True, slots=True)
-class CurvePlot:
+class CurvePlot(Picture):
     """Curves with what they are drawn with; a picture in a notebook, a file by `save`."""
 
     curves: Sequence[Curve] = field(repr=False)
@@ -56,14 +50,10 @@ class CurvePlot:
         ConfigurationError
             matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure  # noqa: PLC0415  an extra
-        except ImportError as error:
-            raise ConfigurationError("pictures are drawn by matplotlib: pip install 'arc-halo[plot]'") from error
         metrics = list(dict.fromkeys(curve.metric for curve in self.curves)) or [""]
         across = _ACROSS.get(len(metrics), _WIDEST)
         down = -(-len(metrics) // across)
-        figure = Figure(figsize=(2.2 + 4.6 * across, 0.6 + 2.9 * down), layout="constrained")
+        figure = new_figure((2.2 + 4.6 * across, 0.6 + 2.9 * down))
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for panel, metric in zip(panels, metrics, strict=False):
             self._draw(panel, metric)
@@ -72,39 +62,10 @@ class CurvePlot:
         self._label(figure, panels[0])
         return figure
 
-    def save(self, path: Path) -> None:
-        """Write it as what the file's name says: ``.png``, ``.svg``, or whatever else matplotlib knows.
-
-        Raises
-        ------
-        ConfigurationError
-            matplotlib is not installed.
-        """
-        self._write(path, path.suffix.removeprefix("."))
-
-    def _write(self, target: Any, kind: str) -> None:
-        figure = self.figure()
-        from matplotlib import rc_context  # noqa: PLC0415  an extra, as above
-
-        with rc_context(_SETTINGS):
-            figure.savefig(target, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-
-    def _repr_png_(self) -> bytes | None:
-        """None without matplotlib: a notebook shows the text then."""
-        buffer = io.BytesIO()
-        try:
-            self._write(buffer, "png")
-        except ConfigurationError:
-            return None
-        return buffer.getvalue()
-
-    def _repr_html_(self) -> str | None:
-        png = self._repr_png_()
-        if png is None:
-            return None
-        said = ", ".join(dict.fromkeys(f"{each.metric} of {each.run}" for each in self.curves))
-        source = base64.b64encode(png).decode()
-        return f'<img alt="{escape(said)}" style="max-width:100%" src="data:image/png;base64,{source}">'
+    @property
+    def said(self) -> str:
+        """Which metrics of which runs."""
+        return ", ".join(dict.fromkeys(f"{each.metric} of {each.run}" for each in self.curves))
 
     def _draw(self, panel: Axes, metric: str) -> None:
         runs = self._runs()

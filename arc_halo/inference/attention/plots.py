@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from arc_halo.errors import ConfigurationError
 from arc_halo.inference.attention.querying import head_figures
+from arc_halo.registry.picture import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
 
     from arc_halo.inference.attention.querying import HeadFigures, Sort, Source
 
-_SETTINGS: Final[Any] = {"svg.hashsalt": "arc-halo", "svg.fonttype": "path", "font.size": 9.0}
-"""The same numbers give the same file, whatever draws it."""
 _MOST_LABELS: Final = 64
 """Tokens that a picture has room to name each."""
 _LABEL_LENGTH: Final = 16
@@ -40,66 +35,21 @@ FIGURES: Final[dict[str, str]] = {
 _SHARES: Final = ("first", "previous", "induction")
 
 
-class _Picture:
-    """What pictures have in common: a file by `save`, an image in a notebook."""
-
-    __slots__ = ()
-    title: str
-
-    def figure(self) -> Figure:
-        """A new figure of matplotlib, to be changed and saved by its own methods.
-
-        Raises
-        ------
-        ConfigurationError
-            matplotlib is not installed.
-        """
-        raise NotImplementedError
-
-    def save(self, path: Path) -> None:
-        """Write it as what the file's name says: ``.png``, ``.svg``, or whatever else matplotlib knows.
-
-        Raises
-        ------
-        ConfigurationError
-            matplotlib is not installed.
-        """
-        self._write(path, path.suffix.removeprefix("."))
-
-    def _write(self, target: Any, kind: str) -> None:
-        figure = self.figure()
-        from matplotlib import rc_context  # noqa: PLC0415  an extra
-
-        with rc_context(_SETTINGS):
-            figure.savefig(target, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-
-    def _repr_png_(self) -> bytes | None:
-        """None without matplotlib: a notebook shows the text then."""
-        buffer = io.BytesIO()
-        try:
-            self._write(buffer, "png")
-        except ConfigurationError:
-            return None
-        return buffer.getvalue()
-
-    def _repr_html_(self) -> str | None:
-        png = self._repr_png_()
-        if png is None:
-            return None
-        source = base64.b64encode(png).decode()
-        return f'<img alt="{escape(self.title)}" style="max-width:100%" src="data:image/png;base64,{source}">'
-
-
 @dataclass(frozen=True, slots=True)
-class HeadPlot(_Picture):
+class HeadPlot(Picture):
     """A heat map of one head: queries down, keys across."""
 
     matrix: np.ndarray = field(repr=False)
     labels: Sequence[str] | None = field(default=None, repr=False)
     title: str = "attention"
 
+    @property
+    def said(self) -> str:
+        """Its title."""
+        return self.title
+
     def figure(self) -> Figure:
-        """A new figure of matplotlib; see `_Picture.figure`."""
+        """A new figure of matplotlib; see `Picture.figure`."""
         figure, axes = _subplots((6.4, 5.6))
         image = axes.imshow(np.asarray(self.matrix, np.float32), vmin=0, vmax=1, **_CELLS)
         if self.labels is not None and len(self.labels) <= _MOST_LABELS:
@@ -114,15 +64,20 @@ class HeadPlot(_Picture):
 
 
 @dataclass(frozen=True, slots=True)
-class HeadGrid(_Picture):
+class HeadGrid(Picture):
     """All heads by one of their figures: layers down, heads across; grey where it is not known."""
 
     heads: Sequence[HeadFigures] = field(repr=False)
     by: str = "entropy"
     title: str = "attention"
 
+    @property
+    def said(self) -> str:
+        """Its title."""
+        return self.title
+
     def figure(self) -> Figure:
-        """A new figure of matplotlib; see `_Picture.figure`."""
+        """A new figure of matplotlib; see `Picture.figure`."""
         rows, values = self._values()
         figure, axes = _subplots((2.4 + 0.45 * values.shape[1], 1.4 + 0.45 * values.shape[0]))
         axes.set_facecolor("#ced4da")
@@ -196,11 +151,7 @@ def plot_heads(session: Session, source: Source, by: Sort = "entropy", *, title:
 
 
 def _subplots(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  an extra
-    except ImportError as error:
-        raise ConfigurationError("pictures are drawn by matplotlib: pip install 'arc-halo[plot]'") from error
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(size)
     return figure, figure.subplots()
 
 
