@@ -10,7 +10,7 @@ import numpy as np
 
 from arc_halo.errors import ConfigurationError
 from arc_halo.inference.attention.querying import head_figures
-from arc_halo.registry.picture import Picture
+from arc_halo.registry.picture import Picture, new_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
