@@ -226,6 +226,8 @@ class ModelCache:
         layers, hit = kv.restore(tokens[:-1])
         cache = self._begin(kv, layers, hit)
         first = FirstToken(options.pop("streamer", None))
+        # Without one, transformers hides each token of the prompt that is equal to the one for padding.
+        options["attention_mask"] = torch.ones_like(input_ids)
         computing = time.perf_counter()
         with torch.inference_mode():
             sequences = self.model.generate(

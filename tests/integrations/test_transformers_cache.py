@@ -106,6 +106,26 @@ def test_generating_twice_computes_the_prompt_once(cached, model):
     assert 0 < again.first_token_seconds <= again.seconds
 
 
+def test_a_token_that_pads_elsewhere_is_one_of_the_prompt(cached, model):
+    tokens = torch.tensor([[5, 0, 7, 0, 0, 9, 3, 0, 2, 8]])
+    kept = cached(model)
+    kept.generate(tokens, max_new_tokens=1, do_sample=False, pad_token_id=0)
+    restored, hit = kept.restore(tokens)
+    computed = new_cache(model)
+    compute(model, tokens, computed)
+    assert hit == tokens.shape[1] - 1
+    for ours, theirs in zip(computed.layers, restored.layers, strict=True):
+        torch.testing.assert_close(ours.keys[:, :, :hit], theirs.keys)
+        torch.testing.assert_close(ours.values[:, :, :hit], theirs.values)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(1, 40), torch.full((1, 40), 2)], ids=["ones", "twos"])
+def test_a_mask_without_padding_changes_nothing(cached, model, mask):
+    kept = cached(model)
+    masked = kept.generate(PROMPT, max_new_tokens=3, do_sample=False, pad_token_id=0, attention_mask=mask)
+    assert torch.equal(masked.sequences, model.generate(PROMPT, max_new_tokens=3, do_sample=False, pad_token_id=0))
+
+
 def test_a_config_of_the_callers_is_followed_and_left_as_it_is(cached, model, caplog):
     config = GenerationConfig(max_new_tokens=3, do_sample=False, pad_token_id=0, use_cache=False)
     made = cached(model).generate(PROMPT, generation_config=config)
