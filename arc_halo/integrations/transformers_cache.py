@@ -21,7 +21,7 @@ from arc_halo.integrations.torch_identity import identify, namespace_of
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -42,6 +42,8 @@ _REFUSED: Final = frozenset(
     {"assistant_model", "cache", "cache_implementation", "inputs_embeds", "past_key_values", "position_ids"}
     | {"prompt_lookup_num_tokens", "token_type_ids"}
 )
+# Rotary embeddings of short and of long sequences; its name in older configs.
+_OF_WHOLE_LENGTH: Final = frozenset({"longrope", "su"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class ModelCache:
     UnknownCacheLayer
         A layer keeps more or less than keys and values: a sliding window, a state.
     CacheError
-        The model cannot be identified.
+        The model cannot be identified, or its keys depend on tokens that come after them.
 
     Examples
     --------
@@ -271,7 +273,10 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
     ------
     UnknownCacheLayer
         A layer of it keeps something else than the keys and values of all tokens.
+    CacheError
+        Its keys depend on tokens that come after them.
     """
+    _check_positions(model)
     cache = DynamicCache(config=model.config)
     _check_kinds(cache)
     return cache
@@ -297,6 +302,35 @@ def _probe(model: PreTrainedModel) -> KVLayout:
     with torch.inference_mode():
         model(input_ids=token, **{cache_argument(model): cache}, use_cache=True)
     return KVLayout.of(_layers(cache, None, 1))
+
+
+def _check_positions(model: PreTrainedModel) -> None:
+    """Refuse rotary embeddings whose frequencies are chosen by the length of the whole sequence."""
+    for part in model.modules():
+        config = vars(part).get("config")
+        said = [vars(part).get("rope_type")]
+        said += [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+        for kind in _rope_types(said):
+            if "dynamic" in kind or kind in _OF_WHOLE_LENGTH:
+                raise CacheError(
+                    f"rotary embeddings of type {kind!r} turn the keys of a prefix by the length of all that follows: "
+                    "they are not those of the prefix alone; use this model without a cache"
+                )
+
+
+def _rope_types(said: Any) -> Iterator[str]:
+    """One of all layers, or one for each kind of layers."""
+    if isinstance(said, str):
+        yield said
+    elif isinstance(said, dict):
+        nested = [each for each in said.values() if isinstance(each, dict)]
+        # A module keeps types by the kind of layer, a config parameters; of these only the type is a type.
+        has_parameters = bool(nested) or not all(isinstance(each, str) for each in said.values())
+        own = [said.get("rope_type"), said.get("type")] if has_parameters else list(said.values())
+        yield from _rope_types([*nested, *own])
+    elif isinstance(said, list):
+        for each in said:
+            yield from _rope_types(each)
 
 
 def _check_kinds(cache: DynamicCache) -> None:

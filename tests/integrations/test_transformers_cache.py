@@ -234,6 +234,35 @@ def test_models_that_keep_something_else_than_keys_and_values_are_refused(cached
         cached(MistralForCausalLM(config).eval())
 
 
+FACTORS = {"short_factor": 4 * [1.0], "long_factor": 4 * [2.0], "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    "rope", [{"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "longrope", "factor": 2.0, **FACTORS}],
+    ids=lambda rope: rope["rope_type"],
+)  # fmt: skip
+def test_positions_that_depend_on_what_follows_are_refused(cached, rope):
+    changes = {"rope_parameters": {**rope, "rope_theta": 10000.0}, "max_position_embeddings": 64}
+    with pytest.raises(CacheError, match="length of all that follows"):
+        cached(make_llama(**changes))
+    model = make_llama()
+    kept = cached(model)
+    model.config.rope_parameters = changes["rope_parameters"]
+    with pytest.raises(CacheError, match="length of all that follows"):
+        kept.restore(PROMPT)
+
+
+def test_positions_of_each_kind_of_layer_are_looked_at():
+    model = make_llama()
+    model.model.rotary_emb.rope_type = {"full_attention": "default", "sliding_attention": "dynamic"}
+    with pytest.raises(CacheError, match="'dynamic'"):
+        new_cache(model)
+    model.model.rotary_emb.rope_type = "default"
+    model.config.rope_parameters = {"full_attention": {"rope_type": "longrope"}}
+    with pytest.raises(CacheError, match="'longrope'"):
+        new_cache(model)
+
+
 @pytest.mark.parametrize(
     "options",
     [
