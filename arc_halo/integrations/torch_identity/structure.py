@@ -61,8 +61,11 @@ _COSMETIC_ATTRIBUTES: Final = frozenset(
     }
 )
 _OF_ANY_MODULE: Final = frozenset(vars(torch.nn.Module())) - {"training"}
-# They copy what passes by; transformers leaves them on a module that was once asked for its attentions.
-_CAPTURING: Final = "transformers.utils.output_capturing"
+# They copy what passes by: transformers leaves them on a module that was once asked for its attentions, and ours are
+# there while another thread computes.
+_CAPTURING: Final = frozenset(
+    {"transformers.utils.output_capturing", "arc_halo.integrations.torch_activations.capturing"}
+)
 _ADVICE: Final = "remove it, or say allow_hooks=True if it changes no result"
 _FUNCTIONS: Final = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
 
@@ -145,7 +148,7 @@ def _refuse_hooks_everywhere() -> None:
 
 def _refuse_hooks(where: str, part: torch.nn.Module) -> None:
     for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):  # noqa: SLF001
-        if getattr(hook, "__module__", None) != _CAPTURING:
+        if getattr(hook, "__module__", None) not in _CAPTURING:
             raise CacheError(f"{where} has the forward hook {_qualified(hook)}, which may change results; {_ADVICE}")
 
 
