@@ -52,9 +52,9 @@ def cached_activations(
     ------
     CacheError
         There is no submodule of that name. When called: the module is not, or no longer, what the cache's namespace was
-        made of, so nothing is served and nothing kept; it cannot be identified, is in training mode and would draw at random, has
-        hooks of others, which may change what it gives; an argument cannot be compared, or a submodule gives no tensor,
-        or was not called exactly once.
+        made of, so nothing is served and nothing kept; it cannot be identified, is in training mode and would draw at
+        random, or has hooks of others, which may change what it gives; an argument cannot be compared, or a submodule
+        gives no tensor, or was not called exactly once.
     TensorError
         When called: an output has a type that cannot be stored.
 

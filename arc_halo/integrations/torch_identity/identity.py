@@ -13,12 +13,8 @@ from arc_halo.errors import CacheError
 from arc_halo.inference.namespaces import Namespace
 from arc_halo.integrations.torch_identity.adapters import split_adapters
 from arc_halo.integrations.torch_identity.contents import Contents, Digests, Held, Stamp, hash_tensors, main_type
-from arc_halo.integrations.torch_identity.structure import (
-    canonical,
-    describe_structure,
-    refuse_hidden_changes,
-    wrappers,
-)
+from arc_halo.integrations.torch_identity.spelling import canonical
+from arc_halo.integrations.torch_identity.structure import describe_structure, refuse_hidden_changes, wrappers
 from arc_halo.integrations.torch_identity.tokenizers import tokenizer_digest
 from arc_halo.integrations.torch_training.naming import unwrapped
 from arc_halo.schema.columns import TENANT_ID
