@@ -1,5 +1,7 @@
 """Keys and values of live models: restored to the bit, and never those of what the model was before."""
 
+import functools
+
 import pytest
 import torch
 from sqlalchemy import func, select, update
@@ -15,7 +17,8 @@ from transformers import (
 )
 
 from arc_halo import import_model
-from arc_halo.errors import CacheError, UnknownCacheLayer
+from arc_halo.errors import CacheError, CodecError, DiskFull, ReadOnlyDatabase, UnknownCacheLayer
+from arc_halo.inference.kv import KVCache
 from arc_halo.inference.sweeping import sweep_caches
 from arc_halo.integrations.transformers_cache import ModelCache, cache_argument, new_cache
 from arc_halo.integrations.transformers_models import load_pretrained
@@ -272,12 +275,115 @@ def test_positions_of_each_kind_of_layer_are_looked_at():
         {"cache_implementation": "static"},
         {"attention_mask": torch.zeros(1, 40)},
         {"pixel_values": torch.zeros(1)},
+        {"return_dict_in_generate": True},
+        {"custom_generate": print},
     ],
     ids=lambda options: next(iter(options)),
 )
 def test_what_makes_other_keys_and_values_than_the_tokens_is_refused(cached, options):
     with pytest.raises(CacheError):
         cached(make_llama()).generate(PROMPT, max_new_tokens=1, **options)
+
+
+CONFIGS = [
+    {"num_beams": 2},
+    {"num_return_sequences": 2, "do_sample": True},
+    {"return_dict_in_generate": True},
+    {"cache_implementation": "static"},
+    {"prompt_lookup_num_tokens": 2},
+]
+
+
+@pytest.mark.parametrize("values", CONFIGS, ids=lambda values: next(iter(values)))
+def test_what_configs_say_is_looked_at_as_the_call_is(cached, values):
+    model = make_llama()
+    kept = cached(model)
+    with pytest.raises(CacheError, match=next(iter(values))):
+        kept.generate(PROMPT, generation_config=GenerationConfig(max_new_tokens=1, **values))
+    model.generation_config = GenerationConfig(pad_token_id=0, **values)
+    with pytest.raises(CacheError, match=next(iter(values))):
+        kept.generate(PROMPT, max_new_tokens=1)
+
+
+def test_the_call_overrules_the_configs(cached):
+    model = make_llama()
+    model.generation_config = GenerationConfig(pad_token_id=0, num_beams=2)
+    assert len(cached(model).generate(PROMPT, max_new_tokens=1, num_beams=1).new_tokens) == 1
+
+
+class Virtual(LlamaForCausalLM):
+    """Puts a token of its own before each prompt, or before each token."""
+
+    is_on = False
+
+    @functools.wraps(LlamaForCausalLM.forward)  # transformers reads the names of its arguments
+    def forward(self, input_ids=None, **options):
+        options.pop("attention_mask", None)
+        options.pop("position_ids", None)
+        if type(self).is_on and input_ids.shape[1] > 1:
+            input_ids = torch.cat([torch.zeros_like(input_ids[:, :1]), input_ids], 1)
+        elif type(self).is_on is None:
+            input_ids = torch.cat([input_ids, input_ids], 1)
+        return super().forward(input_ids=input_ids, **options)
+
+
+@pytest.fixture
+def virtual():
+    torch.manual_seed(0)
+    return Virtual(LlamaConfig(**SIZES, num_key_value_heads=2, intermediate_size=48)).eval()
+
+
+@pytest.mark.parametrize("keep", ["prompt", "all"])
+def test_what_has_tokens_of_its_own_is_answered_and_not_stored(cached, virtual, monkeypatch, caplog, keep):
+    kept = cached(virtual)
+    monkeypatch.setattr(Virtual, "is_on", True)
+    assert len(kept.generate(PROMPT, keep=keep, max_new_tokens=2, pad_token_id=0).new_tokens) == 2
+    assert "nothing was stored" in caplog.text
+    assert kept.restore(PROMPT)[1] == 0
+
+
+def test_what_computes_more_than_it_is_given_is_refused(cached, virtual, monkeypatch):
+    monkeypatch.setattr(Virtual, "is_on", None)
+    with pytest.raises(CacheError, match="virtual tokens"):
+        cached(virtual)
+
+
+def test_of_many_changes_the_newest_are_kept(cached, monkeypatch):
+    closed = []
+    close = KVCache.close
+    monkeypatch.setattr(KVCache, "close", lambda self: (closed.append(self), close(self)))
+    model = make_llama()
+    kept = cached(model)
+    seen = [kept.current()]
+    for _ in range(6):
+        change_through_data(model)
+        seen.append(kept.current())
+    assert closed == seen[:3]
+    assert kept.current() is seen[-1]
+    assert kept.generate(PROMPT, max_new_tokens=1, pad_token_id=0).hit_token_count == 0
+
+
+@pytest.mark.parametrize("error", [DiskFull, ReadOnlyDatabase, CodecError])
+def test_trouble_with_storing_takes_no_answer_away(cached, model, monkeypatch, caplog, error):
+    def fail(*_, **__):
+        raise error("no room")
+
+    monkeypatch.setattr(KVCache, "store", fail)
+    kept = cached(model)
+    assert len(kept.generate(PROMPT, max_new_tokens=3, pad_token_id=0).new_tokens) == 3
+    assert "were not stored: no room" in caplog.text
+    cache, _ = kept.restore(PROMPT)
+    compute(model, PROMPT, cache)
+    with pytest.raises(error):
+        kept.store(cache, PROMPT)
+
+
+def test_what_no_eight_bits_can_say_is_answered(cached, caplog):
+    model = make_llama()
+    model.model.layers[1].self_attn.k_proj.weight.data[0, 0] = torch.inf
+    kept = cached(model, codec="int8")
+    assert len(kept.generate(PROMPT, max_new_tokens=1, do_sample=False, pad_token_id=0).new_tokens) == 1
+    assert "were not stored" in caplog.text
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (4,), (1, 0)])
