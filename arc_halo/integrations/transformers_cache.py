@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from sqlalchemy.exc import SQLAlchemyError
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.generation.streamers import BaseStreamer
 
-from arc_halo.errors import CacheError, UnknownCacheLayer
+from arc_halo.errors import ArcHaloError, CacheError, UnknownCacheLayer
 from arc_halo.inference.kv import KVCache, KVLayout
 from arc_halo.integrations.torch import from_numpy, to_numpy
 from arc_halo.integrations.torch_identity import identify, namespace_of
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
-    import numpy as np
     from transformers import PreTrainedModel
 
     from arc_halo.database import Database
@@ -34,14 +36,25 @@ if TYPE_CHECKING:
     from arc_halo.inference.namespaces import Namespace
     from arc_halo.integrations.torch_identity.identity import Changes
 
+_log = logging.getLogger(__name__)
+
 DEFAULT_BLOCK_TOKENS: Final = 256
 # Of fewer tokens the time says more of the machine's mood than of the prompt.
 _MEASURED_TOKENS: Final = 32
+# Each has a thread that writes counts: a model in training is another one after each step.
+_KEPT_CACHES: Final = 4
 # They would put something else than the prompt's tokens into keys and values, or make several rows of them.
 _REFUSED: Final = frozenset(
-    {"assistant_model", "cache", "cache_implementation", "inputs_embeds", "past_key_values", "position_ids"}
-    | {"prompt_lookup_num_tokens", "token_type_ids"}
+    {"assistant_model", "cache", "cache_implementation", "custom_generate", "inputs_embeds", "past_key_values"}
+    | {"position_ids", "prompt_lookup_num_tokens", "token_type_ids"}
 )
+# As they come to be, of the call, its config and the model's: several rows, caches and tokens of transformers' own, or
+# an answer that is no tensor.
+_ONE: Final = ("num_beams", "num_return_sequences")
+_NONE: Final = ("assistant_early_exit", "cache_implementation", "prompt_lookup_num_tokens")
+_FALSE: Final = ("return_dict_in_generate", "token_healing", "use_mtp")
+# Rotary embeddings of short and of long sequences; its name in older configs.
+_OF_WHOLE_LENGTH: Final = frozenset({"longrope", "su"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,7 @@ class ModelCache:
     UnknownCacheLayer
         A layer keeps more or less than keys and values: a sliding window, a state.
     CacheError
-        The model cannot be identified.
+        The model cannot be identified, or its keys depend on tokens that come after them.
 
     Examples
     --------
@@ -157,9 +170,12 @@ class ModelCache:
             block_token_count=self._block_token_count,
             salt=self._salt,
         )
-        found = self._caches.get(namespace.digest)
+        found = self._caches.pop(namespace.digest, None)
         if found is None:
-            found = self._caches[namespace.digest] = KVCache(self._db, namespace, self.layout, **self._options)
+            found = KVCache(self._db, namespace, self.layout, **self._options)
+        self._caches[namespace.digest] = found  # the newest is the last
+        while len(self._caches) > _KEPT_CACHES:
+            self._caches.pop(next(iter(self._caches))).close()
         return found
 
     def restore(self, input_ids: torch.Tensor) -> tuple[DynamicCache, int]:
@@ -205,6 +221,8 @@ class ModelCache:
     ) -> Generated:
         """As the model's own ``generate``, with what is stored of the prompt, which is stored afterwards.
 
+        The answer is given whatever becomes of storing: trouble with that is a warning in the log.
+
         Parameters
         ----------
         input_ids
@@ -212,7 +230,8 @@ class ModelCache:
         keep
             What to store: the prompt, the answer with it (for a conversation that goes on), or nothing.
         options
-            Those of ``generate``, but for several rows, beams, other caches, and input that is not tokens.
+            Those of ``generate``, but for several rows, beams, other caches, answers as dicts, and input that is not
+            tokens; in the configs neither.
 
         Raises
         ------
@@ -221,11 +240,13 @@ class ModelCache:
         """
         begun = time.perf_counter()
         tokens = _row(input_ids)
-        _check_options(options, len(tokens))
+        _check_options(options, self.model, len(tokens))
         kv = self.current()
         layers, hit = kv.restore(tokens[:-1])
         cache = self._begin(kv, layers, hit)
         first = FirstToken(options.pop("streamer", None))
+        # Without one, transformers hides each token of the prompt that is equal to the one for padding.
+        options["attention_mask"] = torch.ones_like(input_ids)
         computing = time.perf_counter()
         with torch.inference_mode():
             sequences = self.model.generate(
@@ -233,11 +254,15 @@ class ModelCache:
             )
         ended = time.perf_counter()
         first_at = first.at or ended
-        kept = {"prompt": tokens, "all": _row(sequences)[:-1], "nothing": tokens[:0]}[keep]
-        if len(kept) > hit and self.current().namespace.digest == kv.namespace.digest:
-            kv.store(kept, _layers(cache, self.layout, len(kept)), skip=hit)
-        if len(tokens) - hit >= _MEASURED_TOKENS:  # after storing: what is measured first has no namespace before it
-            kv.note_computed(len(tokens) - hit, first_at - computing)
+        try:
+            if keep != "nothing":
+                self._keep(kv, cache, tokens, sequences, hit, whole=keep == "all")
+            if (
+                len(tokens) - hit >= _MEASURED_TOKENS
+            ):  # after storing: what is first measured has no namespace before it
+                kv.note_computed(len(tokens) - hit, first_at - computing)
+        except (ArcHaloError, SQLAlchemyError) as error:
+            _log.warning("keys and values of %d tokens were not stored: %s", len(tokens), error)
         saved = kv.break_even.seconds_saved(hit) if hit else 0.0
         return Generated(sequences, len(tokens), hit, first_at - begun, ended - begun, saved)
 
@@ -254,6 +279,21 @@ class ModelCache:
     ) -> None:
         self.close()
 
+    def _keep(
+        self, kv: KVCache, cache: DynamicCache, tokens: np.ndarray, sequences: torch.Tensor, hit: int, *, whole: bool
+    ) -> None:
+        """Store what a generation computed, if it computed the tokens that it gives, and those alone."""
+        given = _row(sequences)
+        held = cache.get_seq_length()
+        # The last token is given, and was not computed with. Where virtual ones stand before the prompt, as in PEFT's
+        # tuning of prompts, there are more; a prompt that was changed on the way is another one.
+        if held != len(given) - 1 or not np.array_equal(given[: len(tokens)], tokens):
+            _log.warning("nothing was stored: the model computed %d tokens for %d that are known", held, len(given) - 1)
+            return
+        kept = given[:-1] if whole else tokens
+        if len(kept) > hit and self.current().namespace.digest == kv.namespace.digest:
+            kv.store(kept, _layers(cache, self.layout, len(kept)), skip=hit)
+
     def _begin(self, kv: KVCache, layers: Layers, hit: int) -> DynamicCache:
         cache = new_cache(self.model)
         if hit:
@@ -269,7 +309,10 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
     ------
     UnknownCacheLayer
         A layer of it keeps something else than the keys and values of all tokens.
+    CacheError
+        Its keys depend on tokens that come after them.
     """
+    _check_positions(model)
     cache = DynamicCache(config=model.config)
     _check_kinds(cache)
     return cache
@@ -294,7 +337,41 @@ def _probe(model: PreTrainedModel) -> KVLayout:
     token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
     with torch.inference_mode():
         model(input_ids=token, **{cache_argument(model): cache}, use_cache=True)
+    if cache.get_seq_length() != 1:
+        raise CacheError(
+            f"the model computes {cache.get_seq_length()} keys and values for one token: it puts virtual tokens before "
+            "it, of which no prefix tells; use this model without a cache"
+        )
     return KVLayout.of(_layers(cache, None, 1))
+
+
+def _check_positions(model: PreTrainedModel) -> None:
+    """Refuse rotary embeddings whose frequencies are chosen by the length of the whole sequence."""
+    for part in model.modules():
+        config = vars(part).get("config")
+        said = [vars(part).get("rope_type")]
+        said += [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+        for kind in _rope_types(said):
+            if "dynamic" in kind or kind in _OF_WHOLE_LENGTH:
+                raise CacheError(
+                    f"rotary embeddings of type {kind!r} turn the keys of a prefix by the length of all that follows: "
+                    "they are not those of the prefix alone; use this model without a cache"
+                )
+
+
+def _rope_types(said: Any) -> Iterator[str]:
+    """One of all layers, or one for each kind of layers."""
+    if isinstance(said, str):
+        yield said
+    elif isinstance(said, dict):
+        nested = [each for each in said.values() if isinstance(each, dict)]
+        # A module keeps types by the kind of layer, a config parameters; of these only the type is a type.
+        has_parameters = bool(nested) or not all(isinstance(each, str) for each in said.values())
+        own = [said.get("rope_type"), said.get("type")] if has_parameters else list(said.values())
+        yield from _rope_types([*nested, *own])
+    elif isinstance(said, list):
+        for each in said:
+            yield from _rope_types(each)
 
 
 def _check_kinds(cache: DynamicCache) -> None:
@@ -328,19 +405,28 @@ def _row(input_ids: torch.Tensor) -> np.ndarray:
     return row
 
 
-def _check_options(options: Mapping[str, Any], token_count: int) -> None:
+def _check_options(options: Mapping[str, Any], model: PreTrainedModel, token_count: int) -> None:
     """Refuse what would make keys and values differ from those of the prompt's tokens."""
     refused = sorted(_REFUSED & options.keys())
-    config = options.get("generation_config")
-    for name in ("num_beams", "num_return_sequences"):
-        if (options.get(name) or getattr(config, name, None) or 1) != 1:
-            refused.append(name)
+    refused += [name for name in _ONE if _effective(name, options, model) not in {None, 1}]
+    # What is called "hybrid" in a config transformers leaves aside.
+    refused += [name for name in _NONE if _effective(name, options, model) not in {None, "hybrid"}]
+    refused += [name for name in _FALSE if _effective(name, options, model)]
     mask = options.get("attention_mask")
     if mask is not None and (tuple(mask.shape) != (1, token_count) or not bool(mask.bool().all())):
         refused.append("attention_mask with padding")
     refused += sorted(n for n, v in options.items() if isinstance(v, torch.Tensor) and n != "attention_mask")
     if refused:
         raise CacheError(f"keys and values cannot be cached with {', '.join(dict.fromkeys(refused))}; leave it out")
+
+
+def _effective(name: str, options: Mapping[str, Any], model: PreTrainedModel) -> Any:
+    """What ``generate`` will take: the call's, else its config's, else the model's."""
+    if name in options:
+        return options[name]
+    configs = (options.get("generation_config"), getattr(model, "generation_config", None))
+    found = (getattr(config, name, None) for config in configs)
+    return next((value for value in found if value is not None), None)
 
 
 def _with_cache(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
-from blake3 import blake3
 from sqlalchemy import func, select, text
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaModel
 
 from arc_halo.errors import CacheError
 from arc_halo.inference.activations import ActivationCache
-from arc_halo.inference.namespaces import Namespace
 from arc_halo.integrations.torch_activations import cached_activations, to_transformer_lens
 from arc_halo.integrations.torch_activations.capturing import Capture
+from arc_halo.integrations.torch_identity import identify, namespace_of
 from arc_halo.schema import CachedActivation
 
-NAMESPACE = Namespace("activation", blake3(b"weights").digest(), blake3(b"config").digest(), "F32", "batch,token,width")
 IDS = torch.arange(12).reshape(2, 6)
 BLOCKS = ["transformer.h.0", "transformer.h.1.mlp.c_fc", "transformer.h.1"]
 
 
 @pytest.fixture
-def cache(database):
-    with ActivationCache(database, NAMESPACE, flush_seconds=600) as cache:
-        yield cache
+def cache_of(database):
+    """Makes caches of modules."""
+    with ExitStack() as stack:
+
+        def make(module):
+            namespace = namespace_of(identify(module), kind="activation", layout="batch,token,width")
+            return stack.enter_context(ActivationCache(database, namespace, flush_seconds=600))
+
+        yield make
+
+
+@pytest.fixture
+def cache(cache_of, gpt2):
+    return cache_of(gpt2)
 
 
 @pytest.fixture
@@ -37,17 +48,23 @@ def gpt2():
     return GPT2LMHeadModel(config).eval()
 
 
+CALLS = weakref.WeakKeyDictionary()  # a count in a module would be a change of it
+
+
 class Inplace(torch.nn.Module):
     """Writes into the output of its first layer, and counts its calls."""
 
     def __init__(self):
         super().__init__()
         self.first, self.second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
-        self.calls = 0
 
     def forward(self, x, scale=1.0):
-        self.calls += 1
+        CALLS[self] = self.calls + 1
         return self.second(self.first(x).mul_(scale))
+
+    @property
+    def calls(self):
+        return CALLS.get(self, 0)
 
 
 def always_read(cache):
@@ -75,8 +92,9 @@ def test_a_gpt2_is_run_once(cache, gpt2):
     assert hooks(gpt2) == 0
 
 
-def test_outputs_are_those_before_anything_writes_into_them(cache):
+def test_outputs_are_those_before_anything_writes_into_them(cache_of):
     module = Inplace()
+    cache = cache_of(module)
     x = torch.randn(3, 4)
     with cached_activations(cache, module, ["first"]) as run:
         for _ in range(2):
@@ -85,8 +103,9 @@ def test_outputs_are_those_before_anything_writes_into_them(cache):
     assert module.calls == 1
 
 
-def test_arguments_are_the_same_however_they_are_passed(cache):
+def test_arguments_are_the_same_however_they_are_passed(cache_of):
     module, x = Inplace(), torch.randn(3, 4)
+    cache = cache_of(module)
     with cached_activations(cache, module, ["second"]) as run:
         for args, kwargs in (((x, 2.0), {}), ((x,), {"scale": 2.0}), ((), {"scale": 2.0, "x": x.clone()})):
             run(*args, **kwargs)
@@ -97,9 +116,10 @@ def test_arguments_are_the_same_however_they_are_passed(cache):
         assert module.calls == 6
 
 
-def test_no_value_is_taken_for_another(cache):
+def test_no_value_is_taken_for_another(cache_of):
     calls = []
     module = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    cache = cache_of(module)
 
     @cached_activations(cache, module, ["0"])
     def run(x, option):
@@ -162,8 +182,8 @@ class Drops(torch.nn.Module):
     ],
     ids=["dropout", "rrelu", "batch norm", "a rate of its own", "alpha dropout"],
 )  # fmt: skip
-def test_what_draws_at_random_is_refused_in_training_mode_alone(cache, module):
-    with cached_activations(cache, module, ["first"]) as run:
+def test_what_draws_at_random_is_refused_in_training_mode_alone(cache_of, module):
+    with cached_activations(cache_of(module.eval()), module, ["first"]) as run:
         module.train()
         with pytest.raises(CacheError, match="training mode"):
             run(torch.ones(2, 4))
@@ -171,9 +191,9 @@ def test_what_draws_at_random_is_refused_in_training_mode_alone(cache, module):
         run(torch.ones(2, 4))
 
 
-def test_training_mode_without_dropout_is_no_harm(cache):
+def test_training_mode_without_dropout_is_no_harm(cache_of):
     module = Drops(torch.nn.Dropout(0.0), dropout=0.0).train()
-    with cached_activations(cache, module, ["first"]) as run:
+    with cached_activations(cache_of(module), module, ["first"]) as run:
         assert run(torch.ones(2, 4))["first"].shape == (2, 4)
 
 
@@ -186,13 +206,75 @@ def test_hooks_of_others_are_refused(cache, gpt2):
         run(IDS)
 
 
-def test_what_is_called_twice_or_never_has_no_output(cache):
-    shared = torch.nn.Linear(4, 4)
-    twice = torch.nn.Sequential(shared, shared)
-    for module, name in ((twice, "1"), (Drops(torch.nn.ModuleList([torch.nn.Identity()])), "part.0")):
-        module.forward = (lambda x: shared(shared(x))) if module is twice else lambda x: x
-        with cached_activations(cache, module, [name]) as run, pytest.raises(CacheError, match="times"):
-            run(torch.ones(2, 4))
+class Calls(Drops):
+    """Calls its part twice, or never."""
+
+    def forward(self, x):
+        return self.part(self.part(x)) if isinstance(self.part, torch.nn.Linear) else x
+
+
+@pytest.mark.parametrize("part", [torch.nn.Linear(4, 4), torch.nn.Identity()], ids=["twice", "never"])
+def test_what_is_called_twice_or_never_has_no_output(cache_of, part):
+    module = Calls(part)
+    with cached_activations(cache_of(module), module, ["part"]) as run, pytest.raises(CacheError, match="times"):
+        run(torch.ones(2, 4))
+
+
+def change_in_place(module):
+    with torch.no_grad():
+        module.first.weight.add_(1)
+
+
+def change_through_data(module):
+    module.first.weight.data += 1
+
+
+def change_config(module):
+    module.config = {"scale": 2}
+
+
+def replace_layer(module):
+    module.first = torch.nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize("change", [change_in_place, change_through_data, change_config, replace_layer])
+def test_a_changed_module_is_given_nothing_of_what_it_was(cache_of, change):
+    module, x = Inplace(), torch.randn(3, 4)
+    cache = cache_of(module)
+    with cached_activations(cache, module, ["first"]) as run:
+        run(x)
+        always_read(cache)
+        change(module)
+        with pytest.raises(CacheError, match="changed"):
+            run(x)
+    with cached_activations(cache_of(module), module, ["first"]) as run:
+        assert torch.equal(run(x)["first"], module.first(x))
+
+
+def test_counters_are_trusted_if_that_is_asked_for(cache_of):
+    module, x = Inplace(), torch.randn(3, 4)
+    with cached_activations(cache_of(module), module, ["first"], changes="versions") as run:
+        run(x)
+        change_through_data(module)
+        run(x)
+        change_in_place(module)
+        with pytest.raises(CacheError, match=r"changed .*weights"):
+            run(x)
+
+
+def test_what_changes_while_it_is_computed_is_not_kept(cache_of):
+    module, x = Inplace(), torch.randn(3, 4)
+    cache = cache_of(module)
+
+    @cached_activations(cache, module, ["first"])
+    def run(x):
+        change_through_data(module)
+        module(x)
+
+    with pytest.raises(CacheError, match="changed"):
+        run(x)
+    with cache._database.session() as session:
+        assert session.scalar(select(func.count()).select_from(CachedActivation)) == 0
 
 
 def test_an_argument_that_cannot_be_compared_is_refused(cache, gpt2):
@@ -200,16 +282,16 @@ def test_an_argument_that_cannot_be_compared_is_refused(cache, gpt2):
         run(IDS, past_key_values=object())
 
 
-def test_autocast_is_part_of_the_key(cache):
+def test_autocast_is_part_of_the_key(cache_of):
     module, x = Inplace(), torch.randn(3, 4)
-    with cached_activations(cache, module, ["second"]) as run:
+    with cached_activations(cache_of(module), module, ["second"]) as run:
         assert run(x)["second"].dtype == torch.float32
         with torch.autocast("cpu", torch.bfloat16):
             assert run(x)["second"].dtype == torch.bfloat16
     assert module.calls == 2
 
 
-def test_threads_that_share_a_module_have_their_own_outputs(cache):
+def test_threads_that_share_a_module_have_their_own_outputs(cache_of):
     module = Inplace()
     barrier = threading.Barrier(4)
     inputs = [torch.randn(3, 4) for _ in range(16)]
@@ -219,7 +301,7 @@ def test_threads_that_share_a_module_have_their_own_outputs(cache):
             barrier.wait()
         return run(inputs[number])["first"]
 
-    with cached_activations(cache, module, ["first"]) as run, ThreadPoolExecutor(4) as pool:
+    with cached_activations(cache_of(module), module, ["first"]) as run, ThreadPoolExecutor(4) as pool:
         found = list(pool.map(ask, range(16)))
     assert all(torch.equal(each, module.first(x)) for each, x in zip(found, inputs, strict=True))
 
@@ -243,11 +325,11 @@ def test_gpt2_has_the_names_of_transformer_lens(cache, gpt2):
 
 
 @pytest.mark.usefixtures("without_lens")
-def test_llama_has_the_names_of_transformer_lens(cache):
+def test_llama_has_the_names_of_transformer_lens(cache_of):
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     llama = LlamaModel(LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=64)).eval()
     names = ["embed_tokens", "layers.0", "layers.0.self_attn", "layers.0.mlp", "layers.0.mlp.up_proj", "norm"]
-    with cached_activations(cache, llama, names) as run:
+    with cached_activations(cache_of(llama), llama, names) as run:
         found = to_transformer_lens(run(IDS), llama)
     assert list(found)[-2:] == ["blocks.0.mlp.hook_pre_linear", "norm"]
     parts = ("blocks.0.hook_resid_pre", "blocks.0.hook_attn_out", "blocks.0.hook_mlp_out")
@@ -261,8 +343,9 @@ def test_what_only_looks_like_llama_keeps_its_names():
     assert list(to_transformer_lens(given, model_type="gpt2")) == ["model.layers.0", "blocks.0.hook_resid_post"]
 
 
-def test_tensors_come_back_writable(cache):
+def test_tensors_come_back_writable(cache_of):
     module = Inplace()
+    cache = cache_of(module)
     with cached_activations(cache, module, ["first"]) as run:
         for _ in range(2):
             run(torch.ones(1, 4))["first"].add_(1)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import gc
+import logging
+import pathlib
 import pickle
 import uuid
 
+import numpy as np
 import pytest
 import torch
-import transformers  # noqa: F401  (models of tests.fixtures are its)
+import transformers
 
 from arc_halo.errors import CacheError, TensorError
 from arc_halo.integrations.torch import save_state_dict
@@ -99,6 +104,12 @@ def test_a_changed_weight_is_of_no_model_in_the_database(llama, change):
     assert identify(llama) == after
 
 
+@dataclasses.dataclass
+class Steering:
+    vector: torch.Tensor
+    scale: float = 1.0
+
+
 def edit_config(model):
     model.config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
 
@@ -140,7 +151,37 @@ def a_tensor_beside_the_buffers(model):
     model.model.steering = torch.ones(32)
 
 
+def a_tensor_in_a_list(model):
+    model.model.steering = [torch.ones(32)]
+
+
+def a_tensor_in_a_dict(model):
+    model.model.layers[0].tables = {"a": (torch.ones(2), None), 1: "text"}
+
+
+def an_array(model):
+    model.model.mask = np.ones(3, np.uint16)
+
+
+def an_array_in_a_list(model):
+    model.model.masks = [np.arange(3), np.float32(2)]
+
+
+def a_tensor_in_a_partial(model):
+    model.model.layers[0].mlp.act = functools.partial(torch.add, torch.ones(3))
+
+
+def a_tensor_in_a_dataclass(model):
+    model.model.layers[0].steering = Steering(torch.ones(3))
+
+
+def another_config(model):
+    model.model.other_config = transformers.GPT2Config(n_layer=7)
+
+
 BESIDES = [
+    a_tensor_in_a_list, a_tensor_in_a_dict, an_array, an_array_in_a_list, a_tensor_in_a_partial, another_config,
+    a_tensor_in_a_dataclass,
     edit_config, scale_rope, scale_rope_behind_the_counters, scale_attention, widen_epsilon, other_activation,
     a_function_for_an_activation, other_attention, drop_a_layer, a_tensor_beside_the_buffers,
 ]  # fmt: skip
@@ -155,6 +196,100 @@ def test_what_changes_results_beside_the_weights_changes_the_config(llama, chang
     assert after.config_digest != before.config_digest
     assert after.weights_digest == before.weights_digest
     assert after.is_registered
+
+
+def write_into_a_list(model):
+    model.steering[0].data[1] += 1
+
+
+def write_into_a_dict(model):
+    model.tables["a"][0].mul_(2)
+
+
+def write_into_an_array(model):
+    model.array[1] += 1
+
+
+def write_into_a_dataclass(model):
+    model.made.vector.data += 1
+
+
+def another_scale_in_a_dataclass(model):
+    model.made.scale = 2.0
+
+
+def write_into_a_partial(model):
+    model.function.args[0].data += 1
+
+
+def another_order(model):
+    model.pointers.reverse()
+
+
+INSIDE = [
+    write_into_a_list, write_into_a_dict, write_into_an_array, write_into_a_dataclass, another_scale_in_a_dataclass,
+    write_into_a_partial, another_order,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", INSIDE, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("changes", ["content", "versions"])
+def test_what_attributes_hold_is_looked_into(llama, change, changes):
+    llama.steering, llama.tables = [torch.ones(3)], {"a": (torch.ones(2), None)}
+    llama.array, llama.made = np.ones(3), Steering(torch.ones(3))
+    llama.function = functools.partial(torch.add, torch.ones(2))
+    llama.pointers = [llama.lm_head.weight, llama.model.norm.weight]
+    before = identify(llama, changes=changes)
+    assert identify(llama, changes=changes) == before
+    change(llama)
+    after = identify(llama, changes=changes)
+    assert after.config_digest != before.config_digest
+    assert after.weights_digest == before.weights_digest
+
+
+class Unknown:
+    scale = 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Unknown(), [Unknown()], {"a": Unknown()}, [torch.nn.Linear(2, 2)], np.array([Unknown()]), torch.Generator()],
+    ids=["object", "list", "dict", "module in a list", "array of objects", "generator"],
+)
+def test_an_attribute_that_no_digest_tells_is_refused(llama, value):
+    llama.model.layers[0].secret = value
+    with pytest.raises(CacheError, match=r"'model\.layers\.0' has in 'secret'"):
+        identify(llama)
+
+
+def test_known_attributes_are_no_harm(llama):
+    before = identify(llama)
+    llama.model.log = logging.getLogger("model")
+    llama.model.first = [llama.model.layers[0]]
+    llama.model.names = {"b", "a"}
+    llama.model.place = pathlib.PurePosixPath("x")
+    assert identify(llama).weights_digest == before.weights_digest
+    assert identify(llama) == identify(llama)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        torch.nn.LSTM(3, 4, 2), torch.nn.GRU(3, 4), torch.nn.MultiheadAttention(4, 2), torch.nn.Conv2d(2, 2, 3),
+        torch.nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0), torch.nn.LayerNorm(3), torch.nn.Upsample(2),
+        torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 3)), torch.nn.CrossEntropyLoss(),
+    ],
+    ids=lambda module: type(module).__name__,
+)  # fmt: skip
+def test_modules_of_torch_are_taken(module):
+    module.eval()
+    before = identify(module)
+    assert identify(copy.deepcopy(module)) == before
+    for parameter in module.parameters():
+        parameter.data.add_(1)
+    after = identify(module)
+    assert after.config_digest == before.config_digest
+    assert (after.weights_digest != before.weights_digest) == bool(list(module.parameters()))
 
 
 def test_autocast_and_the_precision_of_products_change_results(llama):

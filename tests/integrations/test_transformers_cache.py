@@ -1,5 +1,7 @@
 """Keys and values of live models: restored to the bit, and never those of what the model was before."""
 
+import functools
+
 import pytest
 import torch
 from sqlalchemy import func, select, update
@@ -15,7 +17,8 @@ from transformers import (
 )
 
 from arc_halo import import_model
-from arc_halo.errors import CacheError, UnknownCacheLayer
+from arc_halo.errors import CacheError, CodecError, DiskFull, ReadOnlyDatabase, UnknownCacheLayer
+from arc_halo.inference.kv import KVCache
 from arc_halo.inference.sweeping import sweep_caches
 from arc_halo.integrations.transformers_cache import ModelCache, cache_argument, new_cache
 from arc_halo.integrations.transformers_models import load_pretrained
@@ -104,6 +107,26 @@ def test_generating_twice_computes_the_prompt_once(cached, model):
     assert torch.equal(again.sequences, expected)
     assert again.new_tokens.tolist() == expected[0, PROMPT.shape[1] :].tolist()
     assert 0 < again.first_token_seconds <= again.seconds
+
+
+def test_a_token_that_pads_elsewhere_is_one_of_the_prompt(cached, model):
+    tokens = torch.tensor([[5, 0, 7, 0, 0, 9, 3, 0, 2, 8]])
+    kept = cached(model)
+    kept.generate(tokens, max_new_tokens=1, do_sample=False, pad_token_id=0)
+    restored, hit = kept.restore(tokens)
+    computed = new_cache(model)
+    compute(model, tokens, computed)
+    assert hit == tokens.shape[1] - 1
+    for ours, theirs in zip(computed.layers, restored.layers, strict=True):
+        torch.testing.assert_close(ours.keys[:, :, :hit], theirs.keys)
+        torch.testing.assert_close(ours.values[:, :, :hit], theirs.values)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(1, 40), torch.full((1, 40), 2)], ids=["ones", "twos"])
+def test_a_mask_without_padding_changes_nothing(cached, model, mask):
+    kept = cached(model)
+    masked = kept.generate(PROMPT, max_new_tokens=3, do_sample=False, pad_token_id=0, attention_mask=mask)
+    assert torch.equal(masked.sequences, model.generate(PROMPT, max_new_tokens=3, do_sample=False, pad_token_id=0))
 
 
 def test_a_config_of_the_callers_is_followed_and_left_as_it_is(cached, model, caplog):
@@ -214,6 +237,35 @@ def test_models_that_keep_something_else_than_keys_and_values_are_refused(cached
         cached(MistralForCausalLM(config).eval())
 
 
+FACTORS = {"short_factor": 4 * [1.0], "long_factor": 4 * [2.0], "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    "rope", [{"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "longrope", "factor": 2.0, **FACTORS}],
+    ids=lambda rope: rope["rope_type"],
+)  # fmt: skip
+def test_positions_that_depend_on_what_follows_are_refused(cached, rope):
+    changes = {"rope_parameters": {**rope, "rope_theta": 10000.0}, "max_position_embeddings": 64}
+    with pytest.raises(CacheError, match="length of all that follows"):
+        cached(make_llama(**changes))
+    model = make_llama()
+    kept = cached(model)
+    model.config.rope_parameters = changes["rope_parameters"]
+    with pytest.raises(CacheError, match="length of all that follows"):
+        kept.restore(PROMPT)
+
+
+def test_positions_of_each_kind_of_layer_are_looked_at():
+    model = make_llama()
+    model.model.rotary_emb.rope_type = {"full_attention": "default", "sliding_attention": "dynamic"}
+    with pytest.raises(CacheError, match="'dynamic'"):
+        new_cache(model)
+    model.model.rotary_emb.rope_type = "default"
+    model.config.rope_parameters = {"full_attention": {"rope_type": "longrope"}}
+    with pytest.raises(CacheError, match="'longrope'"):
+        new_cache(model)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -223,12 +275,115 @@ def test_models_that_keep_something_else_than_keys_and_values_are_refused(cached
         {"cache_implementation": "static"},
         {"attention_mask": torch.zeros(1, 40)},
         {"pixel_values": torch.zeros(1)},
+        {"return_dict_in_generate": True},
+        {"custom_generate": print},
     ],
     ids=lambda options: next(iter(options)),
 )
 def test_what_makes_other_keys_and_values_than_the_tokens_is_refused(cached, options):
     with pytest.raises(CacheError):
         cached(make_llama()).generate(PROMPT, max_new_tokens=1, **options)
+
+
+CONFIGS = [
+    {"num_beams": 2},
+    {"num_return_sequences": 2, "do_sample": True},
+    {"return_dict_in_generate": True},
+    {"cache_implementation": "static"},
+    {"prompt_lookup_num_tokens": 2},
+]
+
+
+@pytest.mark.parametrize("values", CONFIGS, ids=lambda values: next(iter(values)))
+def test_what_configs_say_is_looked_at_as_the_call_is(cached, values):
+    model = make_llama()
+    kept = cached(model)
+    with pytest.raises(CacheError, match=next(iter(values))):
+        kept.generate(PROMPT, generation_config=GenerationConfig(max_new_tokens=1, **values))
+    model.generation_config = GenerationConfig(pad_token_id=0, **values)
+    with pytest.raises(CacheError, match=next(iter(values))):
+        kept.generate(PROMPT, max_new_tokens=1)
+
+
+def test_the_call_overrules_the_configs(cached):
+    model = make_llama()
+    model.generation_config = GenerationConfig(pad_token_id=0, num_beams=2)
+    assert len(cached(model).generate(PROMPT, max_new_tokens=1, num_beams=1).new_tokens) == 1
+
+
+class Virtual(LlamaForCausalLM):
+    """Puts a token of its own before each prompt, or before each token."""
+
+    is_on = False
+
+    @functools.wraps(LlamaForCausalLM.forward)  # transformers reads the names of its arguments
+    def forward(self, input_ids=None, **options):
+        options.pop("attention_mask", None)
+        options.pop("position_ids", None)
+        if type(self).is_on and input_ids.shape[1] > 1:
+            input_ids = torch.cat([torch.zeros_like(input_ids[:, :1]), input_ids], 1)
+        elif type(self).is_on is None:
+            input_ids = torch.cat([input_ids, input_ids], 1)
+        return super().forward(input_ids=input_ids, **options)
+
+
+@pytest.fixture
+def virtual():
+    torch.manual_seed(0)
+    return Virtual(LlamaConfig(**SIZES, num_key_value_heads=2, intermediate_size=48)).eval()
+
+
+@pytest.mark.parametrize("keep", ["prompt", "all"])
+def test_what_has_tokens_of_its_own_is_answered_and_not_stored(cached, virtual, monkeypatch, caplog, keep):
+    kept = cached(virtual)
+    monkeypatch.setattr(Virtual, "is_on", True)
+    assert len(kept.generate(PROMPT, keep=keep, max_new_tokens=2, pad_token_id=0).new_tokens) == 2
+    assert "nothing was stored" in caplog.text
+    assert kept.restore(PROMPT)[1] == 0
+
+
+def test_what_computes_more_than_it_is_given_is_refused(cached, virtual, monkeypatch):
+    monkeypatch.setattr(Virtual, "is_on", None)
+    with pytest.raises(CacheError, match="virtual tokens"):
+        cached(virtual)
+
+
+def test_of_many_changes_the_newest_are_kept(cached, monkeypatch):
+    closed = []
+    close = KVCache.close
+    monkeypatch.setattr(KVCache, "close", lambda self: (closed.append(self), close(self)))
+    model = make_llama()
+    kept = cached(model)
+    seen = [kept.current()]
+    for _ in range(6):
+        change_through_data(model)
+        seen.append(kept.current())
+    assert closed == seen[:3]
+    assert kept.current() is seen[-1]
+    assert kept.generate(PROMPT, max_new_tokens=1, pad_token_id=0).hit_token_count == 0
+
+
+@pytest.mark.parametrize("error", [DiskFull, ReadOnlyDatabase, CodecError])
+def test_trouble_with_storing_takes_no_answer_away(cached, model, monkeypatch, caplog, error):
+    def fail(*_, **__):
+        raise error("no room")
+
+    monkeypatch.setattr(KVCache, "store", fail)
+    kept = cached(model)
+    assert len(kept.generate(PROMPT, max_new_tokens=3, pad_token_id=0).new_tokens) == 3
+    assert "were not stored: no room" in caplog.text
+    cache, _ = kept.restore(PROMPT)
+    compute(model, PROMPT, cache)
+    with pytest.raises(error):
+        kept.store(cache, PROMPT)
+
+
+def test_what_no_eight_bits_can_say_is_answered(cached, caplog):
+    model = make_llama()
+    model.model.layers[1].self_attn.k_proj.weight.data[0, 0] = torch.inf
+    kept = cached(model, codec="int8")
+    assert len(kept.generate(PROMPT, max_new_tokens=1, do_sample=False, pad_token_id=0).new_tokens) == 1
+    assert "were not stored" in caplog.text
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (4,), (1, 0)])

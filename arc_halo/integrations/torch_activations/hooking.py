@@ -15,6 +15,7 @@ from arc_halo.integrations.torch import from_numpy, to_numpy
 from arc_halo.integrations.torch_activations.capturing import Capture
 from arc_halo.integrations.torch_activations.inputs import as_inputs, surroundings
 from arc_halo.integrations.torch_activations.reproducible import check_reproducible
+from arc_halo.integrations.torch_identity import identify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
     import numpy as np
 
     from arc_halo.inference.activations import ActivationCache
+    from arc_halo.integrations.torch_identity.identity import Changes
 
     Run = Callable[..., dict[str, torch.Tensor]]
 
 
 def cached_activations(
-    cache: ActivationCache, module: torch.nn.Module, hook_points: Iterable[str]
+    cache: ActivationCache, module: torch.nn.Module, hook_points: Iterable[str], *, changes: Changes = "content"
 ) -> CachedActivations:
     """Give outputs of submodules from a cache, and compute them, without gradients, where it has none.
 
@@ -39,16 +41,20 @@ def cached_activations(
     Parameters
     ----------
     cache
-        Its namespace names the weights and the config of this very module. They must not change meanwhile.
+        Its namespace is that of this module: ``namespace_of(identify(module), kind="activation", layout=...)``. The
+        module is identified again at each use.
     hook_points
         Names of submodules, as ``module.named_modules()`` says them.
+    changes
+        As in `identify`: ``content`` reads all weights at each use.
 
     Raises
     ------
     CacheError
-        There is no submodule of that name. When called: the module is in training mode and would draw at random, it has
-        hooks of others, which may change what it gives, an argument cannot be compared, or a submodule gives no tensor,
-        or was not called exactly once.
+        There is no submodule of that name. When called: the module is not, or no longer, what the cache's namespace was
+        made of, so nothing is served and nothing kept; it cannot be identified, is in training mode and would draw at
+        random, or has hooks of others, which may change what it gives; an argument cannot be compared, or a submodule
+        gives no tensor, or was not called exactly once.
     TensorError
         When called: an output has a type that cannot be stored.
 
@@ -57,14 +63,17 @@ def cached_activations(
     >>> with cached_activations(cache, model, ["transformer.h.5"]) as run:  # doctest: +SKIP
     ...     hidden = run(input_ids=ids)["transformer.h.5"]
     """
-    return CachedActivations(cache, module, hook_points)
+    return CachedActivations(cache, module, hook_points, changes=changes)
 
 
 class CachedActivations:
     """Made by `cached_activations`."""
 
-    def __init__(self, cache: ActivationCache, module: torch.nn.Module, hook_points: Iterable[str]) -> None:
+    def __init__(
+        self, cache: ActivationCache, module: torch.nn.Module, hook_points: Iterable[str], *, changes: Changes
+    ) -> None:
         self._cache = cache
+        self._changes: Changes = changes
         self._module = module
         self._hook_points = check_hook_points(hook_points)
         named = dict(module.named_modules(remove_duplicate=False))
@@ -96,19 +105,38 @@ class CachedActivations:
     ) -> dict[str, torch.Tensor]:
         check_reproducible(self._module)
         device = _device(self._module)
+        self._check_unchanged(device)
         inputs = as_inputs(signature, args, kwargs) | surroundings(device)
         arrays = self._cache.get_or_compute(
-            inputs, self._hook_points, lambda: self._compute(lambda: function(*args, **kwargs))
+            inputs, self._hook_points, lambda: self._compute(device, lambda: function(*args, **kwargs))
         )
         return {name: from_numpy(array, name).to(device) for name, array in arrays.items()}
 
-    def _compute(self, call: Callable[[], Any]) -> Mapping[str, np.ndarray]:
+    def _check_unchanged(self, device: torch.device) -> None:
+        """Refuse a module that does not compute what the namespace says."""
+        with torch.autocast(device.type, enabled=False):  # it is part of each key
+            now = identify(self._module, changes=self._changes)
+        ours = self._cache.namespace
+        told = (
+            ("weights", ours.weights_digest, now.weights_digest),
+            ("config", ours.config_digest, now.config_digest),
+            ("adapter", ours.adapter_digest, now.adapter_digest),
+        )
+        if changed := [name for name, theirs, found in told if theirs != found]:
+            raise CacheError(
+                f"the module was changed since the namespace of this cache was made, or is another one "
+                f"({', '.join(changed)}): make a cache with "
+                'namespace_of(identify(module), kind="activation", layout=...)'
+            )
+
+    def _compute(self, device: torch.device, call: Callable[[], Any]) -> Mapping[str, np.ndarray]:
         captured: dict[str, list[torch.Tensor]] = {name: [] for name in self._hook_points}
         with ExitStack() as hooks, torch.no_grad():
             for name in self._hook_points:
                 part = self._module.get_submodule(name)
                 hooks.callback(part.register_forward_hook(Capture(name, captured[name])).remove)
             call()
+        self._check_unchanged(device)
         for name, outputs in captured.items():
             if len(outputs) != 1:
                 raise CacheError(

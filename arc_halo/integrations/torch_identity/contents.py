@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from arc_halo.codecs.digest import TensorHasher, manifest_root
 from arc_halo.dtypes import of_array
 from arc_halo.errors import CacheError
 from arc_halo.integrations.torch import to_numpy
+from arc_halo.integrations.torch_identity.structure import OF_ANY_MODULE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,7 +50,7 @@ class Held:
         Which of them are parameters.
     rest
         Buffers that no ``state_dict`` has, such as the frequencies of rotary embeddings, and tensors that are plain
-        attributes.
+        attributes, or in lists, tuples and dicts that are.
     """
 
     weights: dict[str, torch.Tensor]
@@ -67,12 +69,17 @@ class Held:
         weights: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
         parameters = frozenset(weights)
         rest: dict[str, torch.Tensor] = {}
+        beside: dict[str, torch.Tensor] = {}
         for path, part in module.named_modules(remove_duplicate=False):
             prefix = f"{path}." if path else ""
             hidden = part._non_persistent_buffers_set  # noqa: SLF001  # torch has no other word for it
             for name, buffer in part.named_buffers(recurse=False):
                 (rest if name in hidden else weights)[prefix + name] = buffer
-            rest |= {prefix + name: value for name, value in vars(part).items() if isinstance(value, torch.Tensor)}
+            for name, value in vars(part).items():
+                if name not in OF_ANY_MODULE:
+                    beside.update(_inside(prefix + name, value))
+        own = {id(each) for each in (*weights.values(), *rest.values())}
+        rest |= {name: tensor for name, tensor in beside.items() if id(tensor) not in own}
         for name, tensor in (weights | rest).items():
             if type(tensor) not in _PLAIN:
                 kind = type(tensor).__qualname__
@@ -102,6 +109,27 @@ class Stamp:
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:
     version = None if tensor.is_inference() else tensor._version  # noqa: SLF001  # the counter has no public name
     return version, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
+
+
+def _inside(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of an attribute; what else can hold any is refused by `describe_structure`."""
+    match value:
+        case torch.Tensor():
+            yield name, value
+        case dict():
+            for key, each in value.items():
+                yield from _inside(f"{name}[{key!r}]", each)
+        case list() | tuple():
+            for index, each in enumerate(value):
+                yield from _inside(f"{name}[{index}]", each)
+        case partial():
+            yield from _inside(f"{name}.args", value.args)
+            yield from _inside(f"{name}.keywords", value.keywords)
+        case SimpleNamespace():
+            yield from _inside(name, vars(value))
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            yield from _inside(name, {each.name: getattr(value, each.name, None) for each in fields(value)})
+            yield from _inside(name, getattr(value, "__dict__", {}))
 
 
 def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> Contents:

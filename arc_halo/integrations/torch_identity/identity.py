@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
 
@@ -12,12 +13,8 @@ from arc_halo.errors import CacheError
 from arc_halo.inference.namespaces import Namespace
 from arc_halo.integrations.torch_identity.adapters import split_adapters
 from arc_halo.integrations.torch_identity.contents import Contents, Digests, Held, Stamp, hash_tensors, main_type
-from arc_halo.integrations.torch_identity.structure import (
-    canonical,
-    describe_structure,
-    refuse_hidden_changes,
-    wrappers,
-)
+from arc_halo.integrations.torch_identity.spelling import canonical
+from arc_halo.integrations.torch_identity.structure import describe_structure, refuse_hidden_changes, wrappers
 from arc_halo.integrations.torch_identity.tokenizers import tokenizer_digest
 from arc_halo.integrations.torch_training.naming import unwrapped
 from arc_halo.schema.columns import TENANT_ID
@@ -78,6 +75,7 @@ class _State:
     stamps: dict[str, Stamp] = field(default_factory=dict)
     contents: Contents = field(default_factory=dict)
     digests: Digests = field(default_factory=Digests)
+    lock: RLock = field(default_factory=RLock)
 
 
 # Beside modules, not in them: a copy of a module starts with nothing known of it, and state dicts stay as they are.
@@ -126,6 +124,13 @@ def identify(
     around = list(wrappers(module, inner))
     refuse_hidden_changes(inner, around, allow_hooks=allow_hooks)
     state = _states.setdefault(inner, _State())
+    with state.lock:  # threads may share a module
+        return _identify(inner, around, state, tokenizer=tokenizer, changes=changes)
+
+
+def _identify(
+    inner: torch.nn.Module, around: list[torch.nn.Module], state: _State, *, tokenizer: Any, changes: Changes
+) -> ModelIdentity:
     held = Held.by(inner)
     weights = _contents(state, held, changes)
     rest = hash_tensors(held.rest)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import inspect
-import json
+import logging
+import re
+import threading
 import types
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
+from blake3 import blake3
 from torch.nn.modules import module as module_hooks
 
 from arc_halo.errors import CacheError
+from arc_halo.integrations.torch_identity.tokenizers import tokenizer_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 # Of a config: where it came from, how answers are packed, and what its type or the module says better.
 _COSMETIC_KEYS: Final = frozenset(
@@ -42,10 +49,12 @@ _COSMETIC_KEYS: Final = frozenset(
         "use_cache",
     }
 )
-# Of a module of transformers: what loading, saving and distributing it leave behind.
+# Of a module of transformers: what loading, saving and distributing it leave behind. Of torch's RNNs: references to
+# their parameters.
 _COSMETIC_ATTRIBUTES: Final = frozenset(
     {
         "_ep_plan",
+        "_flat_weight_refs",
         "_fsdp_plan",
         "_is_hf_initialized",
         "_output_capturing_hooks_installed",
@@ -60,33 +69,45 @@ _COSMETIC_ATTRIBUTES: Final = frozenset(
         "warnings_issued",
     }
 )
-_OF_ANY_MODULE: Final = frozenset(vars(torch.nn.Module())) - {"training"}
-# They copy what passes by; transformers leaves them on a module that was once asked for its attentions.
-_CAPTURING: Final = "transformers.utils.output_capturing"
+OF_ANY_MODULE: Final = frozenset(vars(torch.nn.Module())) - {"training"}
+# They copy what passes by: transformers leaves them on a module that was once asked for its attentions, and ours are
+# there while another thread computes.
+_CAPTURING: Final = frozenset(
+    {"transformers.utils.output_capturing", "arc_halo.integrations.torch_activations.capturing"}
+)
 _ADVICE: Final = "remove it, or say allow_hooks=True if it changes no result"
-_FUNCTIONS: Final = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
+# What they print is what they are.
+_PRINTED: Final = (bytes, complex, range, slice, types.EllipsisType, np.dtype, PurePath, re.Pattern)
+_OF_TORCH: Final = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+# They change no result.
+_COSMETIC: Final = (logging.Logger, type(threading.Lock()), type(threading.RLock()))
 
 
 def describe_structure(module: torch.nn.Module, around: Iterable[torch.nn.Module] = ()) -> dict[str, Any]:
     """What of a module is no tensor and changes its results, as values of JSON.
 
-    Class names and plain attributes of each part (numbers, texts, functions by name), each distinct config with its
+    Class names and attributes of each part (numbers, texts, arrays, functions by name), each distinct config with its
     attention implementation, devices, what wraps or compiles it, which rounds otherwise, and what torch does around it
-    now: autocast and the precision of products.
+    now: autocast and the precision of products. Tensors are left to `Held`.
+
+    Raises
+    ------
+    CacheError
+        An attribute is an object of which no digest could tell what it changes.
     """
-    configs: dict[int, tuple[str, Any]] = {}
+    known = _Known.of(module)
     parts = {}
     for path, part in module.named_modules(remove_duplicate=False):
         config = vars(part).get("config")
         if config is not None:
-            configs.setdefault(id(config), (path, config))
-        parts[path] = [_qualified(type(part)), _attributes(part)]
+            known.configs.setdefault(id(config), (path, config))
+        parts[path] = [_qualified(type(part)), _attributes(path, part, known)]
     devices = {tensor.device.type for tensor in (*module.parameters(), *module.buffers())}
     return {
         "around": [_qualified(type(each)) for each in around],
         "compiled": [path for path, part in module.named_modules() if part._compiled_call_impl is not None],  # noqa: SLF001
         "parts": parts,
-        "configs": {path: describe_config(config) for path, config in configs.values()},
+        "configs": {path: describe_config(config) for path, config in known.configs.values()},
         "devices": sorted(devices),
         "autocast": {
             device: str(torch.get_autocast_dtype(device))
@@ -100,15 +121,10 @@ def describe_structure(module: torch.nn.Module, around: Iterable[torch.nn.Module
 def describe_config(config: Any) -> Any:
     """A config without what changes no result."""
     if not callable(getattr(config, "to_dict", None)):
-        return _plain(config if isinstance(config, dict) else getattr(config, "__dict__", config))
+        return _plain(config if isinstance(config, dict) else getattr(config, "__dict__", config), _by_fields)
     # eager and sdpa differ by rounding only, but equal bytes are promised.
     attention = getattr(config, "_attn_implementation", None)
-    return {"attention": _plain(attention), "values": _without_cosmetics(_plain(config.to_dict()))}
-
-
-def canonical(value: Any) -> bytes:
-    """JSON of one spelling."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return {"attention": attention, "values": _without_cosmetics(_plain(config.to_dict(), _by_fields))}
 
 
 def refuse_hidden_changes(
@@ -145,14 +161,14 @@ def _refuse_hooks_everywhere() -> None:
 
 def _refuse_hooks(where: str, part: torch.nn.Module) -> None:
     for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):  # noqa: SLF001
-        if getattr(hook, "__module__", None) != _CAPTURING:
+        if getattr(hook, "__module__", None) not in _CAPTURING:
             raise CacheError(f"{where} has the forward hook {_qualified(hook)}, which may change results; {_ADVICE}")
 
 
 def _refuse_replaced(where: str, part: torch.nn.Module) -> None:
     for name, value in vars(part).items():
         # A class may say None, or a property, where its modules have a function.
-        if callable(value) and name not in _OF_ANY_MODULE and inspect.isroutine(getattr(type(part), name, None)):
+        if callable(value) and name not in OF_ANY_MODULE and inspect.isroutine(getattr(type(part), name, None)):
             raise CacheError(f"{where} has a {name}() put in place of its class's; {_ADVICE}")
 
 
@@ -184,45 +200,94 @@ def _is_rate(name: str) -> bool:
     return "drop" in name or "jitter" in name
 
 
-def _attributes(part: torch.nn.Module) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """What is told elsewhere: parts and tensors by their names, and configs as they are found."""
+
+    names: dict[int, str]
+    configs: dict[int, tuple[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, module: torch.nn.Module) -> _Known:
+        named = (*module.named_modules(), *module.named_parameters(), *module.named_buffers())
+        return cls({id(each): name for name, each in named})
+
+    def tell(self, path: str, attribute: str, value: Any) -> Any:
+        """What is not plain, or is refused."""
+        if id(value) in self.names:
+            return ["of the module", self.names[id(value)]]
+        if isinstance(value, torch.Tensor):
+            return "tensor"
+        if isinstance(value, _COSMETIC):
+            return None
+        if callable(getattr(value, "to_dict", None)) and not isinstance(value, torch.nn.Module):
+            where = f"{path}.{attribute}"
+            return ["config", self.configs.setdefault(id(value), (where, value))[0]]
+        if callable(getattr(value, "get_vocab", None)):
+            return ["tokenizer", tokenizer_digest(value).hex()]
+        raise CacheError(
+            f"{_named(path)} has in {attribute!r} a {_qualified(type(value))}, and no digest tells what it changes; "
+            "keep values, tensors and arrays there, or make it a submodule"
+        )
+
+
+def _attributes(path: str, part: torch.nn.Module, known: _Known) -> dict[str, Any]:
     chosen = {}
     for name, value in vars(part).items():
-        if name in _OF_ANY_MODULE or name in _COSMETIC_ATTRIBUTES or name.startswith("_keys_to_ignore"):
+        if name in OF_ANY_MODULE or name in _COSMETIC_ATTRIBUTES or name.startswith("_keys_to_ignore"):
             continue
-        if _is_plain(value):
-            chosen[name] = _plain(value)
+        if name != "config" and not isinstance(value, (torch.Tensor, *_COSMETIC)):
+            chosen[name] = _plain(value, partial(known.tell, path, name))
     return chosen
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str | int) and _is_plain(each) for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(each) for each in value)
-    return value is None or isinstance(
-        value, (bool, int, float, str, torch.dtype, torch.device, enum.Enum, partial, *_FUNCTIONS)
-    )
+def _by_fields(value: Any) -> Any:
+    """An object in a config."""
+    if isinstance(value, torch.Tensor):
+        return "tensor"
+    if callable(getattr(value, "to_dict", None)):
+        return _plain(value.to_dict(), _by_fields)
+    return _qualified(type(value))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, other: Callable[[Any], Any]) -> Any:
+    """A value of JSON; what is not plain as ``other`` says."""
     match value:
+        case None | bool() | int() | float() | str() if not isinstance(value, enum.Enum):
+            plain: Any = value
         case dict():
-            plain: Any = {str(key): _plain(each) for key, each in value.items()}
+            plain = {str(_plain(key, other)): _plain(each, other) for key, each in value.items()}
         case list() | tuple():
-            plain = [_plain(each) for each in value]
+            plain = [_plain(each, other) for each in value]
         case set() | frozenset():
-            plain = sorted(map(str, value))
+            plain = sorted(str(_plain(each, other)) for each in value)
         case enum.Enum():
-            plain = _plain(value.value)
+            plain = _plain(value.value, other)
         case partial():
-            plain = [_qualified(value.func), _plain(value.args), _plain(value.keywords)]
-        case None | bool() | int() | float() | str():
-            plain = value
-        case torch.dtype() | torch.device():
-            plain = str(value)
+            plain = [_plain(each, other) for each in (value.func, value.args, value.keywords)]
+        case np.ndarray() | np.generic() if not value.dtype.hasobject:
+            raw = np.ascontiguousarray(value)
+            plain = ["array", raw.dtype.str, list(value.shape), blake3(raw.tobytes()).hexdigest()]
+        case types.SimpleNamespace():
+            plain = [_qualified(type(value)), _plain(vars(value), other)]
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            named = {each.name: getattr(value, each.name, None) for each in dataclasses.fields(value)}
+            plain = [_qualified(type(value)), _plain(named | getattr(value, "__dict__", {}), other)]
         case _:
-            plain = _qualified(value if isinstance(value, _FUNCTIONS) else type(value))
+            plain = _name(value)
+            plain = other(value) if plain is None else plain
     return plain
+
+
+def _name(value: Any) -> str | None:
+    """What something is that its name tells all of."""
+    if isinstance(value, _OF_TORCH):
+        return str(value)
+    if isinstance(value, _PRINTED):
+        return f"{type(value).__name__}: {value!r}"
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    return _qualified(value) if callable(value) and isinstance(getattr(value, "__qualname__", None), str) else None
 
 
 def _without_cosmetics(value: Any) -> Any:

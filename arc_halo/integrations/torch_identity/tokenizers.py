@@ -7,7 +7,7 @@ from typing import Any, Final
 from blake3 import blake3
 
 from arc_halo.errors import CacheError
-from arc_halo.integrations.torch_identity.structure import canonical
+from arc_halo.integrations.torch_identity.spelling import canonical
 
 # BLAKE3's key derivation mode. Part of what caches are named by.
 _CONTEXT: Final = "arc-halo 2026-11 tokenizer identity"
