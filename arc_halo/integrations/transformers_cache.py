@@ -339,8 +339,8 @@ def _probe(model: PreTrainedModel) -> KVLayout:
         model(input_ids=token, **{cache_argument(model): cache}, use_cache=True)
     if cache.get_seq_length() != 1:
         raise CacheError(
-            f"the model computes {cache.get_seq_length()} keys and values for one token: it puts virtual tokens before "
-            "it, of which no prefix tells; use this model without a cache"
+            f"of one token the model puts {cache.get_seq_length()} into a cache: it has virtual tokens or keys of its own, "
+            "which no prefix tells of; use this model without a cache"
         )
     return KVLayout.of(_layers(cache, None, 1))
 
