@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
@@ -21,10 +20,10 @@ from arc_halo.errors import ArcHaloError, CacheError, UnknownCacheLayer
 from arc_halo.inference.kv import KVCache, KVLayout
 from arc_halo.integrations.torch import from_numpy, to_numpy
 from arc_halo.integrations.torch_identity import identify, namespace_of
+from arc_halo.integrations.transformers_limits import check_options, check_positions, with_cache
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -43,18 +42,6 @@ DEFAULT_BLOCK_TOKENS: Final = 256
 _MEASURED_TOKENS: Final = 32
 # Each has a thread that writes counts: a model in training is another one after each step.
 _KEPT_CACHES: Final = 4
-# They would put something else than the prompt's tokens into keys and values, or make several rows of them.
-_REFUSED: Final = frozenset(
-    {"assistant_model", "cache", "cache_implementation", "custom_generate", "inputs_embeds", "past_key_values"}
-    | {"position_ids", "prompt_lookup_num_tokens", "token_type_ids"}
-)
-# As they come to be, of the call, its config and the model's: several rows, caches and tokens of transformers' own, or
-# an answer that is no tensor.
-_ONE: Final = ("num_beams", "num_return_sequences")
-_NONE: Final = ("assistant_early_exit", "cache_implementation", "prompt_lookup_num_tokens")
-_FALSE: Final = ("return_dict_in_generate", "token_healing", "use_mtp")
-# Rotary embeddings of short and of long sequences; its name in older configs.
-_OF_WHOLE_LENGTH: Final = frozenset({"longrope", "su"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +227,7 @@ class ModelCache:
         """
         begun = time.perf_counter()
         tokens = _row(input_ids)
-        _check_options(options, self.model, len(tokens))
+        check_options(options, self.model, len(tokens))
         kv = self.current()
         layers, hit = kv.restore(tokens[:-1])
         cache = self._begin(kv, layers, hit)
@@ -250,7 +237,7 @@ class ModelCache:
         computing = time.perf_counter()
         with torch.inference_mode():
             sequences = self.model.generate(
-                input_ids, **{cache_argument(self.model): cache}, streamer=first, **_with_cache(options)
+                input_ids, **{cache_argument(self.model): cache}, streamer=first, **with_cache(options)
             )
         ended = time.perf_counter()
         first_at = first.at or ended
@@ -312,7 +299,7 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
     CacheError
         Its keys depend on tokens that come after them.
     """
-    _check_positions(model)
+    check_positions(model)
     cache = DynamicCache(config=model.config)
     _check_kinds(cache)
     return cache
@@ -339,39 +326,10 @@ def _probe(model: PreTrainedModel) -> KVLayout:
         model(input_ids=token, **{cache_argument(model): cache}, use_cache=True)
     if cache.get_seq_length() != 1:
         raise CacheError(
-            f"the model computes {cache.get_seq_length()} keys and values for one token: it puts virtual tokens before "
-            "it, of which no prefix tells; use this model without a cache"
+            f"of one token the model puts {cache.get_seq_length()} into a cache: it has virtual tokens or keys of its "
+            "own, which no prefix tells of; use this model without a cache"
         )
     return KVLayout.of(_layers(cache, None, 1))
-
-
-def _check_positions(model: PreTrainedModel) -> None:
-    """Refuse rotary embeddings whose frequencies are chosen by the length of the whole sequence."""
-    for part in model.modules():
-        config = vars(part).get("config")
-        said = [vars(part).get("rope_type")]
-        said += [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
-        for kind in _rope_types(said):
-            if "dynamic" in kind or kind in _OF_WHOLE_LENGTH:
-                raise CacheError(
-                    f"rotary embeddings of type {kind!r} turn the keys of a prefix by the length of all that follows: "
-                    "they are not those of the prefix alone; use this model without a cache"
-                )
-
-
-def _rope_types(said: Any) -> Iterator[str]:
-    """One of all layers, or one for each kind of layers."""
-    if isinstance(said, str):
-        yield said
-    elif isinstance(said, dict):
-        nested = [each for each in said.values() if isinstance(each, dict)]
-        # A module keeps types by the kind of layer, a config parameters; of these only the type is a type.
-        has_parameters = bool(nested) or not all(isinstance(each, str) for each in said.values())
-        own = [said.get("rope_type"), said.get("type")] if has_parameters else list(said.values())
-        yield from _rope_types([*nested, *own])
-    elif isinstance(said, list):
-        for each in said:
-            yield from _rope_types(each)
 
 
 def _check_kinds(cache: DynamicCache) -> None:
@@ -403,39 +361,6 @@ def _row(input_ids: torch.Tensor) -> np.ndarray:
         raise CacheError(f"one row of tokens is cached at a time, of shape [1, tokens], not {list(input_ids.shape)}")
     row: np.ndarray = input_ids[0].cpu().numpy()
     return row
-
-
-def _check_options(options: Mapping[str, Any], model: PreTrainedModel, token_count: int) -> None:
-    """Refuse what would make keys and values differ from those of the prompt's tokens."""
-    refused = sorted(_REFUSED & options.keys())
-    refused += [name for name in _ONE if _effective(name, options, model) not in {None, 1}]
-    # What is called "hybrid" in a config transformers leaves aside.
-    refused += [name for name in _NONE if _effective(name, options, model) not in {None, "hybrid"}]
-    refused += [name for name in _FALSE if _effective(name, options, model)]
-    mask = options.get("attention_mask")
-    if mask is not None and (tuple(mask.shape) != (1, token_count) or not bool(mask.bool().all())):
-        refused.append("attention_mask with padding")
-    refused += sorted(n for n, v in options.items() if isinstance(v, torch.Tensor) and n != "attention_mask")
-    if refused:
-        raise CacheError(f"keys and values cannot be cached with {', '.join(dict.fromkeys(refused))}; leave it out")
-
-
-def _effective(name: str, options: Mapping[str, Any], model: PreTrainedModel) -> Any:
-    """What ``generate`` will take: the call's, else its config's, else the model's."""
-    if name in options:
-        return options[name]
-    configs = (options.get("generation_config"), getattr(model, "generation_config", None))
-    found = (getattr(config, name, None) for config in configs)
-    return next((value for value in found if value is not None), None)
-
-
-def _with_cache(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, with a cache in use; transformers wants that said in the config where there is one."""
-    if options.get("generation_config") is None:
-        return {**options, "use_cache": True}
-    config = copy(options["generation_config"])
-    config.use_cache = True
-    return {name: value for name, value in options.items() if name != "use_cache"} | {"generation_config": config}
 
 
 class FirstToken(BaseStreamer):

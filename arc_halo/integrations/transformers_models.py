@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +32,7 @@ from arc_halo.store.manifest import explain_weights_digest
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import torch
     from sqlalchemy.orm import Session
@@ -287,6 +288,41 @@ def _set_generation(session: Session, model: Model, module: PreTrainedModel) -> 
 
 
 def _is_stored(module: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether every weight that computes is a stored one, bit for bit: none was converted, fused or made anew."""
-    stored = set(hash_tensors(dict(state)).values())
-    return stored.issuperset(hash_tensors(Held.by(module).weights).values())
+    """Whether every weight that computes is the stored one of its name, bit for bit, in whatever way that is spelt.
+
+    None was converted, fused, made anew or put in another's place. Where no spelling is known, each has to be another
+    one of those that are left.
+    """
+    stored, held = hash_tensors(dict(state)), Held.by(module).weights
+    left, places, renamed = Counter(stored.values()), set(), {}
+    for name, content in hash_tensors(held).items():
+        spelt = next((each for each in _spellings(module, name) if each in stored), None)
+        if spelt is None:
+            renamed[name] = content
+        elif stored[spelt] == content:
+            left[content] -= 1
+            places.add(_place(held[name]))
+        else:
+            return False
+    for name, content in renamed.items():
+        if _place(held[name]) in places:  # tied to one that was seen
+            continue
+        if left[content] < 1:
+            return False
+        left[content] -= 1
+        places.add(_place(held[name]))
+    return True
+
+
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    # Tensors without elements have no place, and are told by their shape.
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def _spellings(module: PreTrainedModel, name: str) -> Iterator[str]:
+    """A weight's name, and those that transformers has for it with and without a head, or had for it in norms."""
+    prefix = f"{module.base_model_prefix}."
+    for new, old in (("", ""), (".weight", ".gamma"), (".bias", ".beta")):
+        if name.endswith(new):
+            spelt = name.removesuffix(new) + old if new else name
+            yield from (spelt, prefix + spelt, spelt.removeprefix(prefix))

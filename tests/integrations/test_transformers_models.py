@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from arc_halo.errors import ConfigurationError, DigestMismatch, ModelNotFound, QuantizationError, StateMismatch
 from arc_halo.integrations.torch import save_state_dict
 from arc_halo.integrations.torch_identity import identify, namespace_of, tokenizer_digest
-from arc_halo.integrations.transformers_models import load_pretrained, load_tokenizer
+from arc_halo.integrations.transformers_models import _is_stored, load_pretrained, load_tokenizer
 from arc_halo.registry import dequantize_model, export_model, import_model, quantize_model
 from arc_halo.schema import ModelFile
 from tests.fixtures import gguf_models
@@ -155,6 +155,41 @@ def test_old_names_are_renamed_as_transformers_does(session):
     loaded = load_pretrained(session, "old")
     assert torch.equal(logits(loaded), logits(model))
     assert identify(loaded).weights_digest == stored.weights_digest != identify(model).weights_digest
+
+
+def swap(state, first, second):
+    return state | {first: state[second], second: state[first]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_in_anothers_place_is_not_the_stored_one(kind):
+    model = tiny(kind)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    state = model.state_dict()
+    assert _is_stored(model, state)
+    shapes = {}
+    for name, _ in model.named_parameters():  # tied ones once
+        shapes.setdefault(state[name].shape, []).append(name)
+    first, second = next(names for shape, names in shapes.items() if len(names) > 1 and len(shape) > 1)[:2]
+    assert not _is_stored(model, swap(state, first, second))
+    prefix = f"{model.base_model_prefix}."
+    for rename in (prefix.__add__, lambda name: name.removeprefix(prefix)):
+        renamed = {rename(name): tensor for name, tensor in state.items()}
+        assert _is_stored(model, renamed)
+        assert not _is_stored(model, swap(renamed, rename(first), rename(second)))
+
+
+def test_names_that_nobody_knows_are_each_of_another_weight():
+    model = tiny("llama")
+    for value, parameter in enumerate(model.parameters()):
+        parameter.data.fill_(value)
+    state = {f"unknown.{name}": tensor for name, tensor in model.state_dict().items()}
+    assert _is_stored(model, state)
+    first, second = (model.model.layers[index].mlp.up_proj.weight for index in range(2))
+    second.data.copy_(first)
+    assert not _is_stored(model, state | {"unknown.model.layers.1.mlp.up_proj.weight": torch.ones(1)})
 
 
 def test_code_of_a_models_own_is_never_run(session, tmp_path, caplog):
