@@ -134,7 +134,7 @@ class ModelCache:
         self._changes: Changes = changes
         self._caches: dict[bytes, KVCache] = {}
         # What each cache was begun with: only then can be told what its keys and values were computed with.
-        self._begun: WeakKeyDictionary[DynamicCache, Namespace] = WeakKeyDictionary()
+        self._begun: WeakKeyDictionary[DynamicCache, tuple[Namespace, np.ndarray]] = WeakKeyDictionary()
         self.layout = _probe(model)
         self.current()
 
@@ -183,7 +183,7 @@ class ModelCache:
         tokens = _row(input_ids)
         kv = self.current()
         layers, hit = kv.restore(tokens[:-1])
-        return self._begin(kv, layers, hit), hit
+        return self._begin(kv, layers, tokens), hit
 
     def store(self, cache: DynamicCache, input_ids: torch.Tensor, *, pinned: bool = False) -> StoredPrefix:
         """Store the keys and values of the first tokens of a cache that `restore` began.
@@ -191,16 +191,19 @@ class ModelCache:
         Raises
         ------
         CacheError
-            The cache was not begun here, holds fewer tokens, or the model was changed since it was begun: nobody can
-            tell then what its keys and values were computed with.
+            The cache was not begun here, holds fewer tokens, was begun with others, or the model was changed since:
+            nobody can tell then what its keys and values were computed with.
         """
-        namespace = self._begun.get(cache)
-        if namespace is None:
+        if cache not in self._begun:
             raise CacheError("this cache was not begun by restore(): what computed its keys and values is not known")
+        namespace, begun = self._begun[cache]
         kv = self.current()
         if kv.namespace.digest != namespace.digest:
             raise CacheError("the model was changed since restore(): nothing of this cache is stored; begin anew")
         tokens = _row(input_ids)
+        shared = min(len(tokens), len(begun))
+        if not np.array_equal(tokens[:shared], begun[:shared]):
+            raise CacheError("these are not the tokens that restore() was given: whose keys and values are these?")
         return kv.store(tokens, _layers(cache, self.layout, len(tokens)), pinned=pinned)
 
     def generate(
@@ -229,8 +232,10 @@ class ModelCache:
         tokens = _row(input_ids)
         check_options(options, self.model, len(tokens))
         kv = self.current()
-        layers, hit = kv.restore(tokens[:-1])
-        cache = self._begin(kv, layers, hit)
+        prefix = kv.lookup(tokens[:-1])
+        layers = kv.load_if_faster(prefix)
+        hit = layers[0][0].shape[1]
+        cache = self._begin(kv, layers, tokens)
         first = FirstToken(options.pop("streamer", None))
         # Without one, transformers hides each token of the prompt that is equal to the one for padding.
         options["attention_mask"] = torch.ones_like(input_ids)
@@ -243,10 +248,8 @@ class ModelCache:
         first_at = first.at or ended
         try:
             if keep != "nothing":
-                self._keep(kv, cache, tokens, sequences, hit, whole=keep == "all")
-            if (
-                len(tokens) - hit >= _MEASURED_TOKENS
-            ):  # after storing: what is first measured has no namespace before it
+                self._keep(kv, cache, tokens, sequences, max(hit, prefix.token_count), whole=keep == "all")
+            if len(tokens) - hit >= _MEASURED_TOKENS:  # after storing: what is first measured has no namespace before
                 kv.note_computed(len(tokens) - hit, first_at - computing)
         except (ArcHaloError, SQLAlchemyError) as error:
             _log.warning("keys and values of %d tokens were not stored: %s", len(tokens), error)
@@ -281,11 +284,11 @@ class ModelCache:
         if len(kept) > hit and self.current().namespace.digest == kv.namespace.digest:
             kv.store(kept, _layers(cache, self.layout, len(kept)), skip=hit)
 
-    def _begin(self, kv: KVCache, layers: Layers, hit: int) -> DynamicCache:
+    def _begin(self, kv: KVCache, layers: Layers, tokens: np.ndarray) -> DynamicCache:
         cache = new_cache(self.model)
-        if hit:
+        if layers[0][0].shape[1]:
             fill(cache, layers, self.model.device)
-        self._begun[cache] = kv.namespace
+        self._begun[cache] = kv.namespace, tokens
         return cache
 
 

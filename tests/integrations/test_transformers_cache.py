@@ -192,6 +192,15 @@ def test_a_cache_of_the_model_before_it_was_changed_is_not_stored(cached, model)
         kept.store(other, PROMPT)
 
 
+def test_a_cache_is_stored_with_the_tokens_that_it_was_begun_with(cached, model):
+    kept, cache, _ = fill(cached, model)
+    with pytest.raises(CacheError, match="not the tokens"):
+        kept.store(cache, PROMPT + 1)
+    longer = torch.cat([PROMPT, torch.tensor([[3, 1]])], 1)
+    compute(model, longer, cache)
+    assert kept.store(cache, longer).token_count == longer.shape[1]
+
+
 def test_other_models_tokenizers_and_tenants_see_nothing(cached):
     fill(cached, make_llama())
     for other in (
