@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from arc_halo.errors import CacheError
-from arc_halo.inference.kv import BreakEven, KVCache, find_prefix, store_prefix
+from arc_halo.inference.kv import BreakEven, KVCache, find_prefix, quotas, store_prefix
 from arc_halo.inference.kv.costs import RECHECK_EVERY, Costs
 from arc_halo.inference.kv.keeping import clear_caches, pin_prefix, set_quota
 from arc_halo.inference.sweeping import Sweeper, sweep_caches
@@ -130,6 +130,108 @@ def test_a_quota_evicts_what_was_used_longest_ago_tails_first(session):
     assert [hit(session, range(start, start + 8)) for start in (0, 1000, 2000)] == [4, 8, 8]
     store(session, range(3000, 3004))
     assert [hit(session, range(start, start + 8)) for start in (0, 1000, 2000)] == [0, 8, 8]
+
+
+def grow_old(session, hours=1):
+    session.execute(update(KVCacheBlock).values(created_at=KVCacheBlock.created_at - dt.timedelta(hours=hours)))
+
+
+def use(session, tokens, *, hours_ago=0):
+    """Count a hit of the blocks that hold these tokens, as the thread does."""
+    for block in find_prefix(session, make_namespace(), tokens).blocks:
+        key = {
+            "tenant_id": 0,
+            "namespace_id": session.scalar(select(CacheNamespace.id)),
+            "block_hash": block.block_hash,
+        }
+        hit_at = func.now() - dt.timedelta(hours=hours_ago)
+        session.merge(KVCacheStatistics(**key, hit_count=1, last_hit_at=session.scalar(select(hit_at))))
+        session.flush()
+
+
+def test_a_cold_chain_goes_as_a_whole_before_a_warm_one_loses_its_tail(session):
+    cold, warm = range(40), range(1000, 1008)
+    store(session, cold)
+    store(session, warm)
+    grow_old(session)
+    use(session, warm)
+    set_quota(session, "kv", 12 * BLOCK_NBYTES)
+    assert store(session, range(2000, 2032)).evicted_count == 8
+    assert [hit(session, each) for each in (cold, warm)] == [8, 8]
+    assert store(session, range(3000, 3008)).evicted_count == 2
+    assert [hit(session, each) for each in (cold, warm)] == [0, 8]
+
+
+def test_a_beginning_was_used_when_what_stands_behind_it_was(session):
+    store(session, range(8))
+    store(session, [0, 1, 2, 3, 9, 9, 9, 9])
+    store(session, range(1000, 1008))
+    grow_old(session)
+    use(session, range(1000, 1008), hours_ago=0.5)
+    tail = find_prefix(session, make_namespace(), range(8)).blocks[-1]
+    key = {"tenant_id": 0, "namespace_id": session.scalar(select(CacheNamespace.id)), "block_hash": tail.block_hash}
+    session.add(KVCacheStatistics(**key, hit_count=1, last_hit_at=session.scalar(select(func.now()))))
+    session.flush()
+    set_quota(session, "kv", 5 * BLOCK_NBYTES)
+    store(session, range(2000, 2012))  # three blocks: of five two must stay
+    assert hit(session, [0, 1, 2, 3, 9, 9, 9, 9]) == 4
+    assert [hit(session, range(start, start + 8)) for start in (0, 1000)] == [8, 0]
+
+
+def test_nothing_goes_where_it_would_not_be_enough(session):
+    store(session, TEXT[:8], pinned=True)
+    store(session, range(8))
+    set_quota(session, "kv", 4 * BLOCK_NBYTES)
+    stored = store(session, range(1000, 1012))
+    assert (stored.token_count, stored.evicted_count) == (0, 0)
+    assert hit(session, range(8)) == 8
+    assert store(session, range(1000, 1008)).evicted_count == 2
+
+
+def test_what_a_pinned_block_stands_behind_stays(session):
+    store(session, TEXT)
+    tail = find_prefix(session, make_namespace(), TEXT).blocks[-1]
+    session.execute(update(KVCacheBlock).where(KVCacheBlock.block_hash == tail.block_hash).values(is_pinned=True))
+    set_quota(session, "kv", 3 * BLOCK_NBYTES)
+    assert store(session, range(4)).token_count == 0
+    assert hit(session) == len(TEXT)
+
+
+def test_what_somebody_uses_is_passed_over_with_what_it_stands_behind(database):
+    with database.session() as session, session.begin():
+        store(session, range(8))
+        store(session, range(1000, 1008))
+        grow_old(session)
+        use(session, range(1000, 1008))
+        set_quota(session, "kv", 4 * BLOCK_NBYTES)
+    with database.session() as reader, database.session() as session:
+        tail = find_prefix(reader, make_namespace(), range(8)).blocks[-1]
+        of_tail = select(KVCacheBlock.position).where(KVCacheBlock.block_hash == tail.block_hash)
+        reader.execute(of_tail.with_for_update(read=True, key_share=True))
+        assert store(session, range(2000, 2004)).evicted_count == 1
+        assert [hit(session, range(start, start + 8)) for start in (0, 1000)] == [8, 4]
+        assert store(session, range(2000, 2016)).evicted_count == 0
+        assert [hit(session, range(start, start + 8)) for start in (0, 1000)] == [8, 4]
+
+
+def test_a_pin_that_comes_while_room_is_made_is_kept(database, monkeypatch):
+    with database.session() as session, session.begin():
+        store(session, range(8))
+        set_quota(session, "kv", 2 * BLOCK_NBYTES)
+    # The lookup of what may go ends with a function that lets another session pin it then.
+    with database.session() as session, session.begin():
+        namespace = make_namespace()
+        statement = quotas._EVICT.replace(
+            "FROM ranked AS r WHERE", "FROM ranked AS r WHERE pg_sleep(1) IS NOT NULL AND"
+        )
+        monkeypatch.setattr(quotas, "_EVICT", statement)
+        with ThreadPoolExecutor(1) as pool:
+            evicting = pool.submit(database.transaction, lambda other: store(other, range(1000, 1004)))
+            time.sleep(0.5)
+            with database.session() as pinning, pinning.begin():
+                pin_prefix(pinning, namespace, range(8))
+            assert evicting.result().token_count == 0
+        assert hit(session, range(8)) == 8
 
 
 def test_what_is_larger_than_the_quota_is_not_stored(session):
