@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 
 from arc_halo.errors import ArcHaloError, CacheError
+from arc_halo.inference.activations import budget
 from arc_halo.inference.kv.quotas import make_room
+from arc_halo.inference.responses import putting
 from arc_halo.store.connections import Reading
 
 if TYPE_CHECKING:
@@ -26,10 +28,22 @@ if TYPE_CHECKING:
 BATCH: Final = 1000
 """Entries of each cache in one transaction: what is locked is small, and what is read meanwhile stays whole."""
 SWEEP_SECONDS: Final = 60.0
+AUDIT_DAYS: Final = 30
+"""How long it is remembered what was found and not served."""
 _log = logging.getLogger(__name__)
 
 _EXPIRE: Final = text("SELECT * FROM arc_halo.expire_caches(:max_rows)")
-_QUOTAS: Final = text("SELECT tenant_id FROM arc_halo.cache_quotas WHERE kind = 'kv' ORDER BY tenant_id")
+_QUOTAS: Final = text("SELECT tenant_id, kind FROM arc_halo.cache_quotas ORDER BY tenant_id, kind")
+_OLD_AUDITS: Final = text("""
+DELETE FROM arc_halo.cache_audits
+ WHERE id IN (SELECT a.id FROM arc_halo.cache_audits AS a
+               WHERE a.occurred_at < now() - make_interval(days => :days)
+               ORDER BY a.occurred_at
+               LIMIT :max_rows)
+RETURNING id
+""")
+# Of processes that were killed while they computed what nobody has asked for since.
+_OLD_LEASES: Final = text("DELETE FROM arc_halo.cache_leases WHERE expires_at < now() - make_interval(hours => 1)")
 
 
 @dataclass(slots=True)
@@ -40,7 +54,7 @@ class Swept:
     activation_cache_count: int = 0
     response_cache_count: int = 0
     evicted_count: int = 0
-    """Blocks beyond a quota."""
+    """Entries of all caches that were beyond a quota."""
 
     @property
     def count(self) -> int:
@@ -71,15 +85,23 @@ def sweep_caches(db: Database, *, batch: int = BATCH, progress: Callable[[int], 
         if not any(row):
             break
     with db.session() as session:
-        tenants = session.scalars(_QUOTAS).all()
-    for tenant_id in tenants:
-        swept.evicted_count += db.transaction(partial(_keep_to_quota, tenant_id))
+        quotas = session.execute(_QUOTAS).all()
+    for tenant_id, kind in quotas:
+        swept.evicted_count += db.transaction(partial(_keep_to_quota, tenant_id, kind))
+    forget = {"days": AUDIT_DAYS, "max_rows": batch}
+    while db.transaction(lambda session: len(session.execute(_OLD_AUDITS, forget).all())) == batch:
+        continue
+    db.transaction(lambda session: session.execute(_OLD_LEASES))
     return swept
 
 
-def _keep_to_quota(tenant_id: int, session: Session) -> int:
+def _keep_to_quota(tenant_id: int, kind: str, session: Session) -> int:
+    if kind == "activation":
+        return budget.keep_to_quota(session, tenant_id)
+    if kind == "response":
+        return putting.keep_to_quota(session, tenant_id)
     with Reading(session)() as connection:
-        return make_room(connection, tenant_id, 0).evicted_count
+        return make_room(connection, tenant_id, 0, partly=True).evicted_count
 
 
 class Sweeper:

@@ -1,25 +1,33 @@
 """What is kept: times to live, pins, quotas, counts, and the cheaper of reading and computing."""
 
 import datetime as dt
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, insert, select, text, update
 
 from arc_halo.errors import CacheError
+from arc_halo.inference.activations import input_digest, put_activations
 from arc_halo.inference.kv import BreakEven, KVCache, find_prefix, quotas, store_prefix
 from arc_halo.inference.kv.costs import RECHECK_EVERY, Costs
 from arc_halo.inference.kv.keeping import clear_caches, pin_prefix, set_quota
+from arc_halo.inference.responses import put_response
 from arc_halo.inference.sweeping import Sweeper, sweep_caches
 from arc_halo.schema import (
+    CacheAudit,
     CachedActivation,
+    CachedResponse,
+    CacheLease,
     CacheNamespace,
     CacheStatistics,
     CacheStatus,
     KVCacheBlock,
     KVCacheStatistics,
 )
+from arc_halo.schema.columns import uuid7
 from tests.inference.kv import BLOCK, LAYOUT, make_layers, make_namespace
 
 TEXT = list(range(100, 110))
@@ -391,3 +399,49 @@ def test_fifty_writers_of_one_prefix_store_it_once(database):
         stored = list(pool.map(lambda _: cache.store(TEXT, make_layers(TEXT)), range(50)))
     assert {each.token_count for each in stored} == {len(TEXT)}
     assert sum(each.new_token_count for each in stored) == len(TEXT)
+
+
+def test_a_sweep_keeps_every_cache_to_its_quota(database):
+    activations = make_namespace(kind="activation", block_token_count=None)
+    responses = make_namespace(kind="response", block_token_count=None)
+    with database.session() as session, session.begin():
+        for number in range(3):
+            key = input_digest({"x": np.array([number])})
+            put_activations(session, activations, key, {"layer": np.full(8, number, np.float32)})
+            put_response(session, responses, f"question {number}", {"temperature": 0}, "answer")
+        set_quota(session, "activation", 64)
+        set_quota(session, "response", 0)
+    assert sweep_caches(database).evicted_count == 1 + 3
+    with database.session() as session:
+        assert session.scalar(select(func.count()).select_from(CachedActivation)) == 2
+        assert session.scalar(select(func.count()).select_from(CachedResponse)) == 0
+
+
+def test_a_sweep_forgets_old_audits_and_leases_that_nobody_holds(database):
+    rows = [{"tenant_id": 0, "kind": "kv", "reason": "bad_payload"}] * 2
+    lease = {"tenant_id": 0, "holder_id": uuid7(), "description": "host 1"}
+    with database.session() as session, session.begin():
+        session.execute(insert(CacheAudit), rows)
+        session.execute(update(CacheAudit).values(occurred_at=func.now() - text("interval '31 days'")))
+        session.execute(insert(CacheAudit), rows)
+        for number, hours in enumerate((2, 0)):
+            expires_at = func.now() - text(f"interval '{hours} hours'")
+            session.execute(insert(CacheLease).values(key_digest=bytes([number] * 32), expires_at=expires_at, **lease))
+    sweep_caches(database, batch=1)
+    with database.session() as session:
+        assert session.scalar(select(func.count()).select_from(CacheAudit)) == 2
+        assert session.scalars(select(CacheLease.key_digest)).all() == [bytes([1] * 32)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_counts_what_is_its_own(database):
+    with KVCache(database, make_namespace(), LAYOUT) as cache:
+        cache.store(TEXT, make_layers(TEXT))
+        cache.lookup(TEXT)
+        cache._counter._lock.acquire()  # as if another thread were just counting
+        child = os.fork()
+        if child == 0:
+            held = cache._counter._lock.locked() or cache._counter._pending or cache._counter._thread is not None
+            os._exit(1 if held else 0)
+        cache._counter._lock.release()
+        assert os.waitpid(child, 0)[1] == 0

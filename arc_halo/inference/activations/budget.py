@@ -39,7 +39,8 @@ WITH kept AS (
 )
 DELETE FROM arc_halo.activation_cache AS a
  USING ranked AS r
- WHERE a.tenant_id = :tenant_id AND a.tensor_id = r.tensor_id AND r.freed_before < :excess
+ WHERE a.tenant_id = :tenant_id AND a.tensor_id = r.tensor_id AND r.freed_before < :excess AND NOT a.is_pinned
+RETURNING a.hook_point
 """)
 
 
@@ -74,6 +75,14 @@ def make_room(session: Session, tenant_id: int, quota: int, stored: Collection[u
         return True
     session.execute(_EVICT, {"tenant_id": tenant_id, "stored": list(stored), "excess": excess})
     return _used(session, tenant_id) <= quota
+
+
+def keep_to_quota(session: Session, tenant_id: int) -> int:
+    """Evict what is beyond a tenant's quota for activations; returns how many entries went."""
+    quota = lock_quota(session, tenant_id)
+    if quota is None or (excess := _used(session, tenant_id) - quota) <= 0:
+        return 0
+    return len(session.execute(_EVICT, {"tenant_id": tenant_id, "stored": [], "excess": excess}).all())
 
 
 def _used(session: Session, tenant_id: int) -> int:

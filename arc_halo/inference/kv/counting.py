@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import weakref
 from dataclasses import dataclass, field, fields
 from functools import partial
 from threading import Event, Lock, Thread
@@ -68,6 +70,9 @@ DO UPDATE SET {", ".join(f"{name} = s.{name} + excluded.{name}" for name in _NAM
 """  # noqa: S608  (of the names above)
 
 
+_counters: weakref.WeakSet[Counter] = weakref.WeakSet()
+
+
 class Counter:
     """Counts of one cache, written in transactions of their own by a thread that starts with the first of them.
 
@@ -77,11 +82,16 @@ class Counter:
     def __init__(self, db: Database, tenant_id: int) -> None:
         self._db = db
         self._tenant_id = tenant_id
+        self._is_closed = False
+        self.forget()
+        _counters.add(self)
+
+    def forget(self) -> None:
+        """Begin anew: a child of `fork` has copies of what its parent writes, and of locks that its threads held."""
         self._lock = Lock()
         self._pending: dict[int, _Pending] = {}
         self._wake = Event()
         self._thread: Thread | None = None
-        self._is_closed = False
 
     def note_lookup(self, prefix: Prefix) -> None:
         """Count a lookup, and the blocks it found as used."""
@@ -151,3 +161,12 @@ class Counter:
             connection.execute(_COUNTS, key | {name: getattr(pending.counts, name) for name in _NAMES})
             if hashes:
                 connection.execute(_HITS, key | {"hashes": hashes, "hits": [pending.hits[each] for each in hashes]})
+
+
+def _forget_all() -> None:
+    for each in list(_counters):
+        each.forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_forget_all)

@@ -18,8 +18,8 @@ SELECT max_nbytes FROM arc_halo.cache_quotas WHERE tenant_id = %(tenant)s AND ki
 _USED: Final = "SELECT coalesce(sum(stored_nbytes), 0)::bigint FROM arc_halo.kv_cache WHERE tenant_id = %(tenant)s"
 # A block was used when the last of itself and all behind it was, and stays if one of them does; so what stands behind a
 # block always goes before it. That is handed up from tails to heads, position by position, of all chains at once: the
-# first row of each position brings the tails of the next; OFFSET has each be found by its key. Blocks that somebody has locked are passed over, with all
-# that they stand behind. Nothing goes unless it is enough.
+# first row of each position brings the tails of the next; OFFSET has each be found by its key. Blocks that somebody has
+# locked are passed over, with all that they stand behind. Nothing goes unless it is enough.
 _EVICT: Final = """
 WITH RECURSIVE tails AS MATERIALIZED (
     SELECT b.position, array_agg(b.namespace_id) AS namespace_ids, array_agg(b.block_hash) AS block_hashes

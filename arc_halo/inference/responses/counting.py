@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -45,11 +47,19 @@ ON CONFLICT (tenant_id, namespace_id) DO UPDATE
 """)
 
 
+_instances: weakref.WeakSet[HitCounts] = weakref.WeakSet()
+
+
 class HitCounts:
     """Lookups of one namespace, and hits of its responses, that are not written yet."""
 
     def __init__(self, db: Database, namespace: Namespace) -> None:
         self._db, self._namespace = db, namespace
+        self.forget()
+        _instances.add(self)
+
+    def forget(self) -> None:
+        """Begin anew: a child of `fork` has copies of what its parent writes, and of locks that its threads held."""
         self._lock = threading.Lock()
         self._lookups = 0
         self._hits: Counter[uuid.UUID] = Counter()
@@ -83,3 +93,12 @@ class HitCounts:
             self._db.transaction(write, attempts=1)
         except DatabaseError as error:
             _log.warning("%d lookups of responses were not counted: %s", lookups, error)
+
+
+def _forget_all() -> None:
+    for each in list(_instances):
+        each.forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_forget_all)

@@ -43,7 +43,8 @@ _EVICT: Final = text(f"""
 DELETE FROM arc_halo.response_cache AS p
  USING (SELECT id, sum(stored_nbytes) OVER (ORDER BY is_alive DESC, used_at DESC, id DESC) AS upto
           FROM ({_OTHERS}) AS o WHERE NOT is_pinned) AS ranked
- WHERE p.id = ranked.id AND ranked.upto > :room
+ WHERE p.id = ranked.id AND ranked.upto > :room AND NOT p.is_pinned
+RETURNING p.id
 """)  # noqa: S608
 _PUT: Final = text("""
 INSERT INTO arc_halo.response_cache AS p (
@@ -154,3 +155,13 @@ def _make_room(session: Session, row: dict[str, Any]) -> bool:
         return False
     session.execute(_EVICT, row | {"room": room})
     return True
+
+
+def keep_to_quota(session: Session, tenant_id: int) -> int:
+    """Evict what is beyond a tenant's quota for responses; returns how many went."""
+    nothing = {"tenant_id": tenant_id, "namespace_id": None, "settings_digest": None, "prompt_digest": None}
+    quota = session.scalar(_QUOTA, nothing)
+    if quota is None:
+        return 0
+    room = max(0, quota - session.execute(_PINNED, nothing).scalar_one())
+    return len(session.execute(_EVICT, nothing | {"room": room}).all())
