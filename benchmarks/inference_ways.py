@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -108,10 +109,13 @@ class Redis:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         resources.callback(process.wait)
         resources.callback(process.terminate)
-        while not address.exists():
-            time.sleep(0.05)
         self._client: Any = redis.Redis(unix_socket_path=str(address))
         resources.callback(self._client.close)
+        for _ in range(200):
+            with suppress(redis.ConnectionError):  # it does not listen yet
+                self._client.ping()
+                break
+            time.sleep(0.05)
         self._names: list[str] = []
         self._blocks: list[tuple[int, int]] = []
 
