@@ -128,13 +128,15 @@ class Comparison:
             self.resources.callback(found.close)
             caches[table] = found.current()
         layout = caches["logged"].layout
-        layers, _ = caches["logged"].restore(tokens)
+        layers = caches["logged"].load(caches["logged"].lookup(tokens))
         file, redis = PlainFile(self.folder), None
         file.store(layers)
         if Redis.is_here():
             redis = Redis(self.folder, self.resources)
             redis.store(layers, self.size.block_tokens)
-        ways: dict[str, Any] = {f"Arc-Halo, {table}": lambda kv=kv: kv.restore(tokens) for table, kv in caches.items()}
+        ways: dict[str, Any] = {
+            f"Arc-Halo, {table}": lambda kv=kv: kv.load(kv.lookup(tokens)) for table, kv in caches.items()
+        }
         ways[PlainFile.name] = lambda: file.load(layout, len(tokens))
         if redis is not None:
             ways[f"{Redis.name} {redis.version()}"] = lambda: redis.load(layout, len(tokens))
@@ -205,7 +207,7 @@ class Comparison:
         without = plain()
         with (
             ActivationCache(self.database, namespace) as cache,
-            cached_activations(cache, model, hook_points) as cached,
+            cached_activations(cache, model, hook_points, changes="versions") as cached,
             torch.inference_mode(),
         ):
 

@@ -13,7 +13,7 @@ HAS_REDIS = shutil.which("redis-server") is not None and find_spec("redis") is n
 
 def test_every_figure_is_measured(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- inference: begin -->\nold\n<!-- inference: end -->\nafter\n")
+    page.write_text("before\n<!-- inference: begin -->\nprevious results\n<!-- inference: end -->\nafter\n")
     command = [sys.executable, BENCHMARKS / "inference.py", "--size", "tiny", "--json", "--write", page]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -29,7 +29,7 @@ def test_every_figure_is_measured(tmp_path):
     assert all(each["way"] in ("read", "recompute") for each in results["analyses"])
     assert results["rounding"]["mean_nats"] > 0
     written = page.read_text()
-    assert "old" not in written
+    assert "previous results" not in written
     assert written.startswith("before\n")
     assert written.endswith("after\n")
     assert all(goal["aim"] in written for goal in results["goals"])

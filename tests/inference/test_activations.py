@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -270,6 +271,19 @@ def test_what_is_pinned_stays_and_what_does_not_fit_is_not_stored(session):
     too_much = {"a": weights((256,), 8), "b": weights((256,), 9)}
     assert not put_activations(session, NAMESPACE, DIGEST, too_much)
     assert stored(session) == [0, 2]
+
+
+def test_a_pin_that_comes_while_room_is_made_is_kept(database):
+    with database.session() as session, session.begin():
+        limit(session, 1 << 10)
+        put(session, 0)
+    with database.session() as session, ThreadPoolExecutor(1) as pool:
+        session.execute(text("UPDATE arc_halo.activation_cache SET is_pinned = true"))
+        putting = pool.submit(database.transaction, lambda other: put(other, 1))
+        time.sleep(0.5)
+        session.commit()
+        assert not putting.result()
+        assert stored(session) == [0]
 
 
 def test_what_is_larger_than_the_quota_is_not_even_uploaded(session):

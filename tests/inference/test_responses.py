@@ -1,6 +1,7 @@
 """Responses are found again where they are certainly right, and nowhere else."""
 
 import datetime as dt
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -366,6 +367,21 @@ def test_what_is_pinned_makes_no_room(session):
     with pytest.raises(CacheError, match="quota"):
         put_thousand(session, "e", pinned=True)
     assert stored(session) == ["a", "b", "d"]
+
+
+def test_a_pin_that_comes_while_room_is_made_is_kept(database):
+    with database.session() as session, session.begin():
+        session.add(CacheQuota(tenant_id=0, kind="response", max_nbytes=2200))
+        for name in "ab":
+            put_thousand(session, name)
+            age(session, name, 10, "created_at")
+    with database.session() as session, ThreadPoolExecutor(1) as pool:
+        session.execute(text("UPDATE arc_halo.response_cache SET is_pinned = true WHERE prompt = 'a'"))
+        putting = pool.submit(database.transaction, lambda other: put_thousand(other, "c"))
+        time.sleep(0.5)
+        session.commit()
+        putting.result()
+        assert "a" in stored(session)
 
 
 @pytest.mark.usefixtures("quota")

@@ -95,6 +95,8 @@ class ActivationCache:
         inputs: Mapping[str, np.ndarray],
         hook_points: Iterable[str],
         compute: Callable[[], Mapping[str, np.ndarray]],
+        *,
+        check: Callable[[], None] | None = None,
     ) -> dict[str, np.ndarray]:
         """The outputs of hook points for inputs, in the order asked.
 
@@ -109,6 +111,9 @@ class ActivationCache:
         compute
             Gives at least the hook points asked, for these inputs; called once at most, outside any transaction of
             the cache.
+        check
+            Called before anything is served, and again before anything is kept: it raises where the namespace is not,
+            or no longer, that of what computes. What is only computed needs no check.
 
         Raises
         ------
@@ -126,6 +131,8 @@ class ActivationCache:
             computed, seconds = _compute(names, compute)
             habit.computed(seconds)
             return {name: computed[name] for name in names}
+        if check is not None:
+            check()
         digest = input_digest(inputs)
         lookup = self._look_up(names, digest, habit, always=habit.computes)
         if len(lookup.readout.arrays) == len(names):
@@ -137,6 +144,8 @@ class ActivationCache:
         habit.computed(seconds)
         unsound = {name: computed[name] for name in names if name not in lookup.found or name in lookup.readout.damaged}
         if unsound:
+            if check is not None:
+                check()
             self._store(digest, unsound, lookup.readout.damaged, seconds)
         self._measurements.computed(digest, lookup.found, seconds)
         return {name: computed[name] for name in names}

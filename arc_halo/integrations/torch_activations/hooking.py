@@ -103,17 +103,19 @@ class CachedActivations:
     def _get(
         self, signature: inspect.Signature, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> dict[str, torch.Tensor]:
-        check_reproducible(self._module)
         device = _device(self._module)
-        self._check_unchanged(device)
         inputs = as_inputs(signature, args, kwargs) | surroundings(device)
         arrays = self._cache.get_or_compute(
-            inputs, self._hook_points, lambda: self._compute(device, lambda: function(*args, **kwargs))
+            inputs,
+            self._hook_points,
+            lambda: self._compute(lambda: function(*args, **kwargs)),
+            check=lambda: self._check(device),
         )
         return {name: from_numpy(array, name).to(device) for name, array in arrays.items()}
 
-    def _check_unchanged(self, device: torch.device) -> None:
-        """Refuse a module that does not compute what the namespace says."""
+    def _check(self, device: torch.device) -> None:
+        """Refuse a module that does not compute what the namespace says, or not the same each time."""
+        check_reproducible(self._module)
         with torch.autocast(device.type, enabled=False):  # it is part of each key
             now = identify(self._module, changes=self._changes)
         ours = self._cache.namespace
@@ -129,14 +131,13 @@ class CachedActivations:
                 'namespace_of(identify(module), kind="activation", layout=...)'
             )
 
-    def _compute(self, device: torch.device, call: Callable[[], Any]) -> Mapping[str, np.ndarray]:
+    def _compute(self, call: Callable[[], Any]) -> Mapping[str, np.ndarray]:
         captured: dict[str, list[torch.Tensor]] = {name: [] for name in self._hook_points}
         with ExitStack() as hooks, torch.no_grad():
             for name in self._hook_points:
                 part = self._module.get_submodule(name)
                 hooks.callback(part.register_forward_hook(Capture(name, captured[name])).remove)
             call()
-        self._check_unchanged(device)
         for name, outputs in captured.items():
             if len(outputs) != 1:
                 raise CacheError(
