@@ -162,7 +162,7 @@ def test_sweep(cached: CommandLine, database):
 
 def test_a_sweep_keeps_to_the_quota(cached: CommandLine, database):
     assert cached.says("cache", "quota", "kv", 8 * LAYOUT.token_nbytes) == "kv: at most 960 bytes\n"
-    assert cached.says("cache", "sweep") == "deleted 1 block beyond a quota\n"
+    assert cached.says("cache", "sweep") == "deleted 1 beyond a quota\n"
     assert "kv: 2 blocks, 960 bytes of 960 bytes allowed" in cached.says("cache", "stats")
     assert cached.json("cache", "quota", "kv", "none") == {"kind": "kv", "max_nbytes": None}
     assert counted(database, CacheQuota) == 0

@@ -38,7 +38,7 @@ def sweep(
     counts = (swept.kv_cache_count, swept.activation_cache_count, swept.response_cache_count)
     gone = [count(number, noun) for number, noun in zip(counts, ENTRIES.values(), strict=True) if number]
     if swept.evicted_count:
-        gone.append(f"{count(swept.evicted_count, 'block')} beyond a quota")
+        gone.append(f"{swept.evicted_count:,} beyond a quota")
     say(f"deleted {', '.join(gone)}" if gone else "nothing to delete")
 
 
