@@ -42,11 +42,11 @@ def cached_activations(
     ----------
     cache
         Its namespace is that of this module: ``namespace_of(identify(module), kind="activation", layout=...)``. The
-        module is identified again at each use.
+        module is identified again before anything is served or kept.
     hook_points
         Names of submodules, as ``module.named_modules()`` says them.
     changes
-        As in `identify`: ``content`` reads all weights at each use.
+        As in `identify`: ``content`` reads all weights each time.
 
     Raises
     ------
