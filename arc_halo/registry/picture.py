@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from abc import ABC, abstractmethod
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,16 +19,17 @@ _SETTINGS: Final[Any] = {"svg.hashsalt": "arc-halo", "svg.fonttype": "path", "fo
 """The same numbers give the same file, whatever draws it."""
 
 
-class Picture:
+class Picture(ABC):
     """A picture in a notebook, a file by `save`; what is in it is drawn by `figure`."""
 
     __slots__ = ()
 
     @property
+    @abstractmethod
     def said(self) -> str:
         """What it shows, for those who do not see it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def figure(self) -> Figure:
         """A new figure of matplotlib, to be changed and saved by its own methods.
 
@@ -36,7 +38,6 @@ class Picture:
         ConfigurationError
             matplotlib is not installed.
         """
-        raise NotImplementedError
 
     def save(self, path: Path) -> None:
         """Write it as what the file's name says: ``.png``, ``.svg``, or whatever else matplotlib knows.

@@ -220,7 +220,6 @@ def test_fifty_callers_at_once_make_one_row_each(database, cache):
         assert get_activations(session, NAMESPACE, POINTS, input_digest(INPUTS)) is not None
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_child_of_fork_does_not_count_its_parents_hits(database, cache):
     cache.put(INPUTS, OUTPUTS)

@@ -433,7 +433,6 @@ def test_a_sweep_forgets_old_audits_and_leases_that_nobody_holds(database):
         assert session.scalars(select(CacheLease.key_digest)).all() == [bytes([1] * 32)]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_counts_what_is_its_own(database):
     with KVCache(database, make_namespace(), LAYOUT) as cache:
         cache.store(TEXT, make_layers(TEXT))
