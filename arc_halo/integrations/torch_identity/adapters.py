@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,8 @@ def _is_peft(module: torch.nn.Module) -> bool:
 
 
 def _base_prefix(module: torch.nn.Module) -> str:
-    base = module.get_base_model()  # type: ignore[operator]
+    peft: Any = module  # typed where it is installed
+    base = peft.get_base_model()
     return next(f"{path}." for path, part in module.named_modules() if part is base)
 
 

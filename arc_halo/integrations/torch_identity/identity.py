@@ -216,6 +216,7 @@ def _contents(state: _State, held: Held, changes: Changes) -> Contents:
 
 def _registered(module: torch.nn.Module, state: _State, contents: Contents, *, has_adapter: bool) -> _Registered | None:
     """What a module was loaded as, if its content is still that; of a PEFT model its base."""
-    known = _states.get(module.get_base_model()) if has_adapter else state  # type: ignore[operator]
+    peft: Any = module  # typed where it is installed
+    known = _states.get(peft.get_base_model()) if has_adapter else state
     loaded = None if known is None else known.registered
     return loaded if loaded is not None and loaded.contents == contents else None
