@@ -178,7 +178,7 @@ def record_gradient_checkpoints(
     paths = select(TransformerLayer.path, TransformerLayer.id).join(
         TrainingSession, TrainingSession.model_id == TransformerLayer.model_id
     )
-    found = session.execute(paths.where(TrainingSession.id == run_id))
+    found = session.execute(paths.where(TrainingSession.id == run_id).order_by(TransformerLayer.position))
     ids = {path: layer_id for path, layer_id in found}  # noqa: C416  (dict() of rows has no type)
     rows = [
         {
