@@ -61,7 +61,8 @@ SIZES = {
         blocks=1_000_000, lookup_blocks=128, lookups=1000, texts=200, text_tokens=32,
     ),
 }  # fmt: skip
-_QUESTION_TOKENS = 8
+_TABLES = ("logged", "unlogged")
+_QUESTION_TOKENS = (1, 8)
 _TEXT_AGAIN = 3
 _MEASURED = text("""
 SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY read_ms), percentile_cont(0.5) WITHIN GROUP (ORDER BY recompute_ms)
@@ -81,22 +82,27 @@ class Comparison:
         self.server, self.database, self.size = server, database, size
         self.folder, self.resources = folder, resources
         self.model = make_model(size)
-        self.computed: list[float] = []
+        self.computed: dict[int, list[float]] = {}
         self.prefix = make_tokens(size.prefix_tokens, 0)
 
-    def question(self, number: int) -> torch.Tensor:
+    def question(self, number: int, token_count: int) -> torch.Tensor:
         """The prefix, and something else each time."""
-        return torch.cat([self.prefix, make_tokens(_QUESTION_TOKENS, number + 1)], 1)
+        return torch.cat([self.prefix, make_tokens(token_count, number + 1)], 1)
 
-    def compute(self) -> list[float]:
+    def options(self, table: str) -> dict[str, Any]:
+        """Of the cache in one of the two tables."""
+        return {"logged": table == "logged", "salt": table.encode(), "block_token_count": self.size.block_tokens}
+
+    def compute(self) -> None:
         """Seconds to the first token of a model without a cache."""
         runs = range(self.size.computed_runs + 1)
-        return [seconds_to_first_token(self.model, self.question(number)) for number in runs][1:]
+        for count in _QUESTION_TOKENS:
+            seconds = [seconds_to_first_token(self.model, self.question(number, count)) for number in runs]
+            self.computed[count] = seconds[1:]
 
-    def first_token(self, table: str) -> FirstTokens:
-        """With the prefix stored in one of the two tables."""
-        options: dict[str, Any] = {"logged": table == "logged", "salt": table.encode()}
-        options["block_token_count"] = self.size.block_tokens
+    def first_tokens(self, table: str) -> list[FirstTokens]:
+        """With the prefix stored in one of the two tables, and questions of a few lengths after it."""
+        options = self.options(table)
         with ModelCache(self.database, self.model, **options) as cache:
             computed, _ = cache.restore(self.prefix)
             with torch.inference_mode():
@@ -105,26 +111,33 @@ class Comparison:
             cache.store(computed, self.prefix)
             stored = time.perf_counter() - began
         self.server.vacuum()
-        self.database.engine.dispose()
-        self.server.restart()
-        with ModelCache(self.database, self.model, **options) as cache:
-            seconds, hits = [], set()
-            for number in range(self.size.warm_runs + 1):
-                made = cache.generate(self.question(number), keep="nothing", max_new_tokens=1, pad_token_id=0)
-                seconds.append(made.first_token_seconds)
-                hits.add(made.hit_token_count)
-            # What computing takes is known from the runs without a cache.
+        found = []
+        for count in _QUESTION_TOKENS:
+            self.database.engine.dispose()
+            self.server.restart()
+            with ModelCache(self.database, self.model, **options) as cache:
+                seconds, hits = [], set()
+                for number in range(self.size.warm_runs + 1):
+                    asked = self.question(number, count)
+                    made = cache.generate(asked, keep="nothing", max_new_tokens=1, pad_token_id=0)
+                    seconds.append(made.first_token_seconds)
+                    hits.add(made.hit_token_count)
+            found.append(FirstTokens(table, count, min(hits), stored, self.computed[count], seconds[0], seconds[1:]))
+        return found
+
+    def break_even(self, table: str) -> str:
+        """What reading took, and computing without a cache."""
+        with ModelCache(self.database, self.model, **self.options(table)) as cache:
             kv = cache.current()
-            kv.note_computed(self.size.prefix_tokens, median(self.computed))
-            return FirstTokens(table, min(hits), stored, seconds[0], seconds[1:], str(kv.break_even))
+            kv.note_computed(self.size.prefix_tokens, median(self.computed[min(_QUESTION_TOKENS)]))
+            return f"{table}: {kv.break_even}"
 
     def restores(self) -> list[Restore]:
         """The same keys and values from the database, a file and Redis, by turns."""
         tokens = self.prefix[0].numpy()
         caches = {}
-        for table in ("logged", "unlogged"):
-            options: dict[str, Any] = {"logged": table == "logged", "salt": table.encode()}
-            found = ModelCache(self.database, self.model, block_token_count=self.size.block_tokens, **options)
+        for table in _TABLES:
+            found = ModelCache(self.database, self.model, **self.options(table))
             self.resources.callback(found.close)
             caches[table] = found.current()
         layout = caches["logged"].layout
@@ -171,10 +184,10 @@ class Comparison:
         """An analysis of many texts, where reading is cheaper and where computing is."""
         few = [f"transformer.h.{self.size.layers - 1}"]
         small = make_model(_narrow(self.size), seed=1).transformer
-        many = [name for name, _ in small.named_modules() if name.endswith(("mlp.c_fc", "mlp.act", "attn.c_attn"))]
+        last = [f"h.{len(small.h) - 1}"]
         return [
             self._analyse(self.model, few, "of the last block"),
-            self._analyse(small, many, "of three places in each block of a narrow model"),
+            self._analyse(small, last, "of the last block of a model so narrow that computing takes no time"),
         ]
 
     def _analyse(self, model: Any, hook_points: list[str], what: str) -> Analysis:
@@ -271,9 +284,10 @@ def run(size: Size, folder: Path, resources: ExitStack) -> Results:
     machine["torch"] = f"{torch.get_num_threads()} threads"
     database = resources.enter_context(arc_halo.connect(server.create("cache"), migrate=False))
     comparison = Comparison(server, database, size, folder, resources)
-    comparison.computed = computed = comparison.compute()
+    comparison.compute()
     _tell("computing")
-    first_tokens = [comparison.first_token(table) for table in ("logged", "unlogged")]
+    first_tokens = [each for table in _TABLES for each in comparison.first_tokens(table)]
+    break_even = [comparison.break_even(table) for table in _TABLES]
     _tell("first tokens")
     restores = comparison.restores()
     nbytes = size.prefix_tokens * ModelCache(database, comparison.model).layout.token_nbytes
@@ -281,7 +295,7 @@ def run(size: Size, folder: Path, resources: ExitStack) -> Results:
     analyses = comparison.analyse()
     _tell("activations")
     lookups = comparison.look_up()
-    return Results(machine, size, nbytes, computed, first_tokens, restores, lookups, analyses, measure_rounding())
+    return Results(machine, size, nbytes, first_tokens, break_even, restores, lookups, analyses, measure_rounding())
 
 
 def _tell(what: str) -> None:

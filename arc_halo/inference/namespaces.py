@@ -29,16 +29,16 @@ Precision = Literal["exact", "int8"]
 _CONTEXT: Final = "arc-halo 2026-11 cache namespace"
 
 # A version that is asked for by id must itself be there, not be archived, and have these weights now.
-_FIND: Final = text("""
-SELECT n.id
-  FROM arc_halo.cache_namespaces AS n
- WHERE n.tenant_id = :tenant_id AND n.digest = :digest
+IS_SERVABLE: Final = """
+n.tenant_id = :tenant_id AND n.digest = :digest
    AND arc_halo.is_servable(n.tenant_id, n.weights_digest, n.is_registered)
    AND (CAST(:model_id AS uuid) IS NULL
         OR EXISTS (SELECT FROM arc_halo.models AS m
                     WHERE m.id = :model_id AND m.tenant_id = n.tenant_id AND m.weights_digest = n.weights_digest
                       AND m.status <> 'archived'))
-""")
+"""
+"""The condition that a namespace ``n`` may be served from; its parameters are those of `key_of`."""
+_FIND: Final = text(f"SELECT n.id FROM arc_halo.cache_namespaces AS n WHERE {IS_SERVABLE}")  # noqa: S608  # of constants
 _STORED: Final = text("SELECT id FROM arc_halo.cache_namespaces WHERE tenant_id = :tenant_id AND digest = :digest")
 _INSERT: Final = text("""
 INSERT INTO arc_halo.cache_namespaces (
@@ -219,13 +219,13 @@ def stored_namespaces(session: Session, model: Model | uuid.UUID | str, kind: Ca
 
 def find_namespace(session: Session, namespace: Namespace) -> int | None:
     """The id of a namespace that may be served from; None if nothing is cached there, or it was retired."""
-    found: int | None = session.scalar(_FIND, _key(namespace))
+    found: int | None = session.scalar(_FIND, key_of(namespace))
     return found
 
 
 def ensure_namespace(session: Session, namespace: Namespace) -> int:
     """The id of a namespace, which is made if it is not there."""
-    key = _key(namespace)
+    key = key_of(namespace)
     # Looked for first: an upsert would lock the row to the end of a transaction that may write for long.
     found: int | None = session.scalar(_STORED, key)
     if found is None:
@@ -234,5 +234,6 @@ def ensure_namespace(session: Session, namespace: Namespace) -> int:
     return found
 
 
-def _key(namespace: Namespace) -> dict[str, object]:
+def key_of(namespace: Namespace) -> dict[str, object]:
+    """The parameters of `IS_SERVABLE`."""
     return {"tenant_id": namespace.tenant_id, "digest": namespace.digest, "model_id": namespace.model_id}

@@ -15,7 +15,7 @@ from sqlalchemy import select, text
 
 from arc_halo.errors import CacheError, DatabaseUnavailable
 from arc_halo.inference.activations import ActivationCache, get_activations, input_digest
-from arc_halo.inference.activations.measuring import Habit
+from arc_halo.inference.activations.measuring import Habit, Said
 from arc_halo.inference.namespaces import Namespace
 from arc_halo.schema import CacheAudit, CachedActivation, CacheQuota, CacheStatistics
 from tests.fixtures.tensors import same, weights
@@ -170,9 +170,9 @@ def gone(database):
     def refuse(*_, **__):
         raise DatabaseUnavailable("gone")
 
-    database.transaction = refuse
+    database.transaction = database.read = refuse
     yield
-    del database.transaction
+    del database.transaction, database.read
 
 
 def test_without_a_database_everything_is_computed(database, cache):
@@ -231,6 +231,22 @@ def test_a_child_of_fork_does_not_count_its_parents_hits(database, cache):
     os.waitpid(child, 0)
     assert {row.hit_count for row in rows(cache)} == {1}
     assert database.engine.pool.checkedout() == 0
+
+
+def test_a_slow_first_time_does_not_decide_for_ever():
+    habit, slow = Habit(), Said(read_ms=3.0, recompute_ms=4.0)
+    assert habit.expect(slow) == (3.0, 4.0)
+    for _ in range(3):
+        habit.computed(0.001, slow.recompute_ms)
+    read_ms, recompute_ms = habit.expect(slow)
+    assert 1.0 < recompute_ms < read_ms == 3.0
+
+
+def test_one_slow_time_decides_nothing():
+    habit, entry = Habit(), Said(read_ms=3.0, recompute_ms=1.0)
+    habit.computed(0.02, entry.recompute_ms)
+    read_ms, recompute_ms = habit.expect(entry)
+    assert recompute_ms < read_ms
 
 
 def test_what_is_regularly_cheaper_to_compute_is_not_even_looked_for(cache, monkeypatch):

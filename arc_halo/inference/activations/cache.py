@@ -12,8 +12,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from arc_halo.errors import BlobStoreError, CacheError, ConfigurationError, CorruptionError, DatabaseError
 from arc_halo.inference.activations.keys import check_hook_points, check_namespace, input_digest
-from arc_halo.inference.activations.measuring import Habit, Measurements
-from arc_halo.inference.activations.reading import Readout, StoredActivation, find_activations, read_activations
+from arc_halo.inference.activations.measuring import Habit, Measurements, Said
+from arc_halo.inference.activations.reading import (
+    UNREADABLE,
+    Readout,
+    StoredActivation,
+    find_activations,
+    read_activations,
+    read_sound,
+)
 from arc_halo.inference.activations.repairing import repair_activations
 from arc_halo.inference.activations.storing import put_activations
 from arc_halo.inference.expiry import ttl_seconds
@@ -44,6 +51,7 @@ class _Lookup:
     found: dict[str, StoredActivation] = field(default_factory=dict)
     readout: Readout = field(default_factory=Readout)
     began: float = 0.0
+    said: Said = field(default_factory=Said)
 
 
 class ActivationCache:
@@ -137,11 +145,11 @@ class ActivationCache:
         lookup = self._look_up(names, digest, habit, always=habit.computes)
         if len(lookup.readout.arrays) == len(names):
             seconds = time.perf_counter() - lookup.began
-            habit.read(seconds)
+            habit.read(seconds, lookup.said.read_ms)
             self._measurements.hit(digest, lookup.found, seconds)
             return lookup.readout.arrays
         computed, seconds = _compute(names, compute)
-        habit.computed(seconds)
+        habit.computed(seconds, lookup.said.recompute_ms)
         unsound = {name: computed[name] for name in names if name not in lookup.found or name in lookup.readout.damaged}
         if unsound:
             if check is not None:
@@ -169,7 +177,7 @@ class ActivationCache:
         pinned: bool = False,
     ) -> bool:
         """Store outputs of hook points for inputs, as `put_activations` does, and commit."""
-        self._measurements.flush()  # whom the quota evicts is decided by hits
+        self._measurements.flush_hits()  # whom the quota evicts is decided by them
         unit = partial(
             put_activations,
             namespace=self.namespace,
@@ -202,26 +210,31 @@ class ActivationCache:
 
         def unit(session: Session) -> _Lookup:
             found = find_activations(session, self.namespace, names, digest)
-            if len(found) < len(names) or not (always or self._is_read(digest, found, habit)):
-                return _Lookup(found, began=began)
-            return _Lookup(found, read_activations(session, self.namespace, digest, found), began)
+            said = self._measurements.said(digest, found)
+            if len(found) < len(names) or not (always or self._is_read(said, habit)):
+                return _Lookup(found, began=began, said=said)
+            try:
+                return _Lookup(found, Readout(read_sound(session, found)), began, said)
+            except UNREADABLE:
+                # Which of them, and an audit of each: that is a write.
+                readout = self._database.transaction(
+                    lambda writing: read_activations(writing, self.namespace, digest, found), attempts=1
+                )
+                return _Lookup(found, readout, began, said)
 
         try:
             # Once: computing is sooner done than a server waited for.
-            return self._database.transaction(unit, attempts=1)
+            return self._database.read(unit, attempts=1)
         except _TROUBLE as error:
             _log.warning("activations are computed, the cache does not answer: %s", error)
             return _Lookup(began=began)
 
-    def _is_read(self, digest: bytes, found: Mapping[str, StoredActivation], habit: Habit) -> bool:
+    def _is_read(self, said: Said, habit: Habit) -> bool:
         """Whether reading is cheaper, or it is time to measure it again; what was not measured yet is read."""
-        known = [self._measurements.known(digest, entry) for entry in found.values()]
-        reading = [read for read, _ in known if read is not None]
-        computing = [recompute for _, recompute in known if recompute is not None]
-        if len(reading) < len(known) or not computing:
+        expected = habit.expect(said)
+        if expected is None:
             return True
-        read_ms, recompute_ms = sum(reading), max(computing)
-        habit.begin(read_ms, recompute_ms)
+        read_ms, recompute_ms = expected
         is_read = read_ms <= recompute_ms
         return not is_read if self._is_curious(read_ms, recompute_ms) else is_read
 
@@ -244,7 +257,7 @@ class ActivationCache:
             # Equal content is not written again: what is damaged would stay so.
             repair_activations(session, {name: (entry.tensor_id, activations[name]) for name, entry in damaged.items()})
 
-        self._measurements.flush()  # whom the quota evicts is decided by hits
+        self._measurements.flush_hits()  # whom the quota evicts is decided by them
         try:
             self._database.transaction(unit)
         except _TROUBLE as error:

@@ -90,6 +90,14 @@ class _Totals:
     computed_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is stored of how long entries take together, in milliseconds; None where it was not measured."""
+
+    read_ms: float | None = None
+    recompute_ms: float | None = None
+
+
 @dataclass(slots=True)
 class Habit:
     """What the same hook points took for the inputs before, in this process; threads may overwrite each other's."""
@@ -98,6 +106,9 @@ class Habit:
     recompute_ms: float | None = None
     streak: int = 0
     """Stored entries in a row of which computing was the cheaper way."""
+    read_bias: float = 1.0
+    recompute_bias: float = 1.0
+    """What either takes now, of what the entries say: the first time, which they were stored with, is a slow one."""
 
     @property
     def computes(self) -> bool:
@@ -111,19 +122,25 @@ class Habit:
         """Both; where ``computes`` is false they may be 0."""
         return self.read_ms or 0.0, self.recompute_ms or 0.0
 
-    def begin(self, read_ms: float, recompute_ms: float) -> None:
-        """Take what is stored of an entry, where this process has not measured itself."""
+    def expect(self, said: Said) -> tuple[float, float] | None:
+        """Milliseconds that reading and computing entries will take; None where either was never measured."""
+        if said.read_ms is None or said.recompute_ms is None:
+            return None
+        read_ms, recompute_ms = said.read_ms * self.read_bias, said.recompute_ms * self.recompute_bias
         self.streak = self.streak + 1 if recompute_ms < read_ms else 0
         self.read_ms = read_ms if self.read_ms is None else self.read_ms
         self.recompute_ms = recompute_ms if self.recompute_ms is None else self.recompute_ms
+        return read_ms, recompute_ms
 
-    def read(self, seconds: float) -> None:
-        """Take a measurement of reading."""
+    def read(self, seconds: float, said_ms: float | None = None) -> None:
+        """Take a measurement of reading, and what the entries said of it."""
         self.read_ms = _smooth(self.read_ms, 1e3 * seconds)
+        self.read_bias *= _correction(said_ms, 1e3 * seconds, self.read_bias)
 
-    def computed(self, seconds: float) -> None:
-        """Take a measurement of computing."""
+    def computed(self, seconds: float, said_ms: float | None = None) -> None:
+        """Take a measurement of computing, and what the entries said of it."""
         self.recompute_ms = _smooth(self.recompute_ms, 1e3 * seconds)
+        self.recompute_bias *= _correction(said_ms, 1e3 * seconds, self.recompute_bias)
 
 
 _instances: weakref.WeakSet[Measurements] = weakref.WeakSet()
@@ -151,6 +168,13 @@ class Measurements:
         self._timer: threading.Timer | None = None
         self._entries: dict[tuple[str, bytes], _Entry] = {}
         self._totals = _Totals()
+
+    def said(self, digest: bytes, found: Mapping[str, StoredActivation]) -> Said:
+        """Reading takes the sum of what each takes; one computation gives all of them."""
+        known = [self.known(digest, entry) for entry in found.values()]
+        reading = [read for read, _ in known if read is not None]
+        computing = [recompute for _, recompute in known if recompute is not None]
+        return Said(sum(reading) if len(reading) == len(known) else None, max(computing, default=None))
 
     def known(self, digest: bytes, entry: StoredActivation) -> tuple[float | None, float | None]:
         """``read_ms`` and ``recompute_ms`` of an entry, with what is not written yet."""
@@ -204,6 +228,13 @@ class Measurements:
             except (ArcHaloError, SQLAlchemyError) as error:
                 _log.warning("hits of %d activations are not counted: %s", len(entries), error)
 
+    def flush_hits(self) -> None:
+        """As `flush`, unless there are no hits or measurements of entries to write."""
+        with self._lock:
+            nothing = not self._entries
+        if not nothing:
+            self.flush()
+
     def close(self) -> None:
         """Write what was collected, and wait for a thread that does."""
         with self._lock:
@@ -243,6 +274,11 @@ def _forget_all() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_forget_all)
+
+
+def _correction(said: float | None, measured: float, bias: float) -> float:
+    """The factor for a bias; smoothed as a geometric mean, since times are off by factors."""
+    return (measured / (said * bias)) ** _WEIGHT if said and measured else 1.0
 
 
 def _smooth(known: float | None, measured: float) -> float:

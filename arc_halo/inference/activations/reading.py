@@ -20,7 +20,7 @@ from arc_halo.errors import (
     TensorNotFound,
 )
 from arc_halo.inference.activations.keys import check_digest, check_hook_points, check_namespace
-from arc_halo.inference.namespaces import find_namespace
+from arc_halo.inference.namespaces import IS_SERVABLE, find_namespace, key_of
 from arc_halo.store import Wanted, get_arrays
 
 if TYPE_CHECKING:
@@ -35,17 +35,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _Reason = Literal["bad_payload", "missing_payload", "unreadable"]
+UNREADABLE: Final = (CorruptionError, TensorNotFound, CodecError, TensorError, BlobStoreError, ConfigurationError)
 
 # Expired by the clock of the statement: a transaction may have begun long before.
-_FIND: Final = text("""
+_FIND: Final = text(f"""
 SELECT a.hook_point, a.tensor_id, t.dtype, t.shape, t.nbytes, a.recompute_ms, a.read_ms, a.hit_count, a.last_hit_at,
        a.is_pinned, a.expires_at
-  FROM arc_halo.activation_cache AS a
+  FROM arc_halo.cache_namespaces AS n
+  JOIN arc_halo.activation_cache AS a ON a.tenant_id = n.tenant_id AND a.namespace_id = n.id
   JOIN arc_halo.tensor_metadata AS t ON t.tenant_id = a.tenant_id AND t.id = a.tensor_id
- WHERE a.tenant_id = :tenant_id AND a.namespace_id = :namespace_id AND a.input_digest = :input_digest
-   AND a.hook_point = ANY(CAST(:hook_points AS text[]))
+ WHERE {IS_SERVABLE}
+   AND a.input_digest = :input_digest AND a.hook_point = ANY(CAST(:hook_points AS text[]))
    AND (a.is_pinned OR a.expires_at IS NULL OR a.expires_at > statement_timestamp())
-""")
+""")  # noqa: S608  # of constants
 # Only of an entry that is still there: what was evicted and pruned while it was read is no damage.
 _AUDIT: Final = text("""
 INSERT INTO arc_halo.cache_audits (tenant_id, namespace_id, kind, reason, details)
@@ -104,11 +106,8 @@ def find_activations(
     check_namespace(namespace)
     check_digest(input_digest)
     names = check_hook_points(hook_points)
-    namespace_id = find_namespace(session, namespace)
-    if namespace_id is None:
-        return {}
-    key = {"tenant_id": namespace.tenant_id, "namespace_id": namespace_id, "input_digest": input_digest}
-    rows = session.execute(_FIND, key | {"hook_points": names}).mappings()
+    asked = {"input_digest": input_digest, "hook_points": names}
+    rows = session.execute(_FIND, key_of(namespace) | asked).mappings()
     found = {row["hook_point"]: StoredActivation(**{**row, "shape": tuple(row["shape"])}) for row in rows}
     return {name: found[name] for name in names if name in found}
 
@@ -133,13 +132,18 @@ def get_activations(
     return readout.arrays if len(readout.arrays) == len(names) else None
 
 
+def read_sound(session: Session, found: Mapping[str, StoredActivation]) -> dict[str, np.ndarray]:
+    """Read entries that are sound; one of `UNREADABLE` is raised if one of them is not."""
+    return dict(zip(found, get_arrays(session, map(_wanted, found.values())), strict=True))
+
+
 def read_activations(
     session: Session, namespace: Namespace, input_digest: bytes, found: Mapping[str, StoredActivation]
 ) -> Readout:
     """Read entries; each that is damaged has an audit, as far as the caller's transaction may write one."""
     try:
-        return Readout(dict(zip(found, get_arrays(session, map(_wanted, found.values())), strict=True)))
-    except _UNREADABLE:
+        return Readout(read_sound(session, found))
+    except UNREADABLE:
         # One by one: an error while reading ahead does not say which of them are sound.
         readout = Readout()
     for name, entry in found.items():
@@ -147,13 +151,10 @@ def read_activations(
             (readout.arrays[name],) = get_arrays(session, [_wanted(entry)])
         except TensorNotFound:
             continue  # evicted and pruned meanwhile
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             readout.damaged[name] = entry
             _audit(session, namespace, input_digest, entry, error)
     return readout
-
-
-_UNREADABLE: Final = (CorruptionError, TensorNotFound, CodecError, TensorError, BlobStoreError, ConfigurationError)
 
 
 def _wanted(entry: StoredActivation) -> Wanted:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Subclasses (quantised, distributed) keep beside their memory what their memory means.
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_WITHOUT_TENSORS: Final = frozenset({bool, float, int, str, type(None)})
 
 
 class Content(NamedTuple):
@@ -70,14 +71,19 @@ class Held:
         parameters = frozenset(weights)
         rest: dict[str, torch.Tensor] = {}
         beside: dict[str, torch.Tensor] = {}
+        walked: set[int] = set()
         for path, part in module.named_modules(remove_duplicate=False):
             prefix = f"{path}." if path else ""
-            hidden = part._non_persistent_buffers_set  # noqa: SLF001  # torch has no other word for it
-            for name, buffer in part.named_buffers(recurse=False):
-                (rest if name in hidden else weights)[prefix + name] = buffer
-            for name, value in vars(part).items():
-                if name not in OF_ANY_MODULE:
-                    beside.update(_inside(prefix + name, value))
+            held = vars(part)
+            hidden = held["_non_persistent_buffers_set"]  # torch has no other word for it
+            for name, buffer in held["_buffers"].items():
+                if buffer is not None:
+                    (rest if name in hidden else weights)[prefix + name] = buffer
+            for name, value in held.items():
+                if name in OF_ANY_MODULE or type(value) in _WITHOUT_TENSORS or id(value) in walked:
+                    continue
+                walked.add(id(value))  # parts share configs, and lists
+                beside.update(_inside(prefix + name, value))
         own = {id(each) for each in (*weights.values(), *rest.values())}
         rest |= {name: tensor for name, tensor in beside.items() if id(tensor) not in own}
         for name, tensor in (weights | rest).items():

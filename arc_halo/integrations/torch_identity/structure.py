@@ -78,6 +78,7 @@ _CAPTURING: Final = frozenset(
 _ADVICE: Final = "remove it, or say allow_hooks=True if it changes no result"
 # What they print is what they are.
 _PRINTED: Final = (bytes, complex, range, slice, types.EllipsisType, np.dtype, PurePath, re.Pattern)
+_SCALARS: Final = frozenset({bool, float, int, str, type(None)})
 _OF_TORCH: Final = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 # They change no result.
 _COSMETIC: Final = (logging.Logger, type(threading.Lock()), type(threading.RLock()))
@@ -95,17 +96,18 @@ def describe_structure(module: torch.nn.Module, around: Iterable[torch.nn.Module
     CacheError
         An attribute is an object of which no digest could tell what it changes.
     """
-    known = _Known.of(module)
+    modules = list(module.named_modules(remove_duplicate=False))
+    known = _Known.of(modules)
     parts = {}
-    for path, part in module.named_modules(remove_duplicate=False):
+    for path, part in modules:
         config = vars(part).get("config")
         if config is not None:
             known.configs.setdefault(id(config), (path, config))
         parts[path] = [_qualified(type(part)), _attributes(path, part, known)]
-    devices = {tensor.device.type for tensor in (*module.parameters(), *module.buffers())}
+    devices = {tensor.device.type for _, part in modules for _, tensor in _own_tensors(part)}
     return {
         "around": [_qualified(type(each)) for each in around],
-        "compiled": [path for path, part in module.named_modules() if part._compiled_call_impl is not None],  # noqa: SLF001
+        "compiled": [path for path, part in modules if part._compiled_call_impl is not None],  # noqa: SLF001
         "parts": parts,
         "configs": {path: describe_config(config) for path, config in known.configs.values()},
         "devices": sorted(devices),
@@ -208,9 +210,13 @@ class _Known:
     configs: dict[int, tuple[str, Any]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, module: torch.nn.Module) -> _Known:
-        named = (*module.named_modules(), *module.named_parameters(), *module.named_buffers())
-        return cls({id(each): name for name, each in named})
+    def of(cls, modules: Iterable[tuple[str, torch.nn.Module]]) -> _Known:
+        names: dict[int, str] = {}
+        for path, part in modules:
+            names.setdefault(id(part), path)
+            for name, tensor in _own_tensors(part):
+                names.setdefault(id(tensor), f"{path}.{name}" if path else name)
+        return cls(names)
 
     def tell(self, path: str, attribute: str, value: Any) -> Any:
         """What is not plain, or is refused."""
@@ -231,12 +237,22 @@ class _Known:
         )
 
 
+def _own_tensors(part: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers of a part alone; torch's own iterators take several times as long."""
+    for registered in (part._parameters, part._buffers):  # noqa: SLF001
+        for name, tensor in registered.items():
+            if tensor is not None:
+                yield name, tensor
+
+
 def _attributes(path: str, part: torch.nn.Module, known: _Known) -> dict[str, Any]:
     chosen = {}
     for name, value in vars(part).items():
         if name in OF_ANY_MODULE or name in _COSMETIC_ATTRIBUTES or name.startswith("_keys_to_ignore"):
             continue
-        if name != "config" and not isinstance(value, (torch.Tensor, *_COSMETIC)):
+        if type(value) in _SCALARS:
+            chosen[name] = value
+        elif name != "config" and not isinstance(value, (torch.Tensor, *_COSMETIC)):
             chosen[name] = _plain(value, partial(known.tell, path, name))
     return chosen
 
