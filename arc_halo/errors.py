@@ -44,7 +44,9 @@
     │   ├── TokenNotFound
     │   ├── RunNotFound
     │   ├── SessionNotFound
-    │   └── MetricNotFound
+    │   ├── MetricNotFound
+    │   ├── ReactorNotFound
+    │   └── OperationNotFound
     ├── ModelExists (ValueError)                name and version are taken
     ├── MetricError (ValueError)                a metric, step or point that cannot be recorded
     ├── MetricsLost (RuntimeError)              figures of requests that could not be stored
@@ -58,7 +60,12 @@
     │   ├── WeightsNotFinal                     a model without a digest of its weights
     │   └── UnknownCacheLayer (TypeError)       a layer of another library's cache that cannot be stored or restored
     ├── QuantizationError (ValueError)          a model that is quantised already, or is not
-    └── LineageError (ValueError)               a model that would be its own origin
+    ├── LineageError (ValueError)               a model that would be its own origin
+    └── FusionError (ValueError)                a reactor, strategy or member that cannot be used as it is
+        ├── MemberError (RuntimeError)          a member was asked, and gave no answer
+        │   └── MemberTimeout (TimeoutError)
+        ├── OperationFailed (RuntimeError)      an operation without an answer; it is stored nevertheless
+        └── StateConflict (RuntimeError)        somebody else continued the same version of a state
 
 A builtin in parentheses is a base, too: ``except LookupError`` catches what is not there.
 """
@@ -319,3 +326,36 @@ class QuantizationError(ArcHaloError, ValueError):
 
 class LineageError(ArcHaloError, ValueError):
     """A model that would be made from itself."""
+
+
+class ReactorNotFound(NotFound):
+    """No reactor has that name."""
+
+
+class OperationNotFound(NotFound):
+    """No operation has that id."""
+
+
+class FusionError(ArcHaloError, ValueError):
+    """A reactor, strategy or member that cannot be used as it is."""
+
+
+class MemberError(FusionError, RuntimeError):
+    """A member was asked, and gave no answer that could be used."""
+
+
+class MemberTimeout(MemberError, TimeoutError):
+    """A member did not answer in time."""
+
+
+class OperationFailed(FusionError, RuntimeError):
+    """An operation that came to no answer; ``operation_id`` is where it is stored nevertheless."""
+
+    def __init__(self, message: str, operation_id: uuid.UUID | None = None, status: str = "failed") -> None:
+        super().__init__(message)
+        self.operation_id = operation_id
+        self.status = status
+
+
+class StateConflict(FusionError, RuntimeError):
+    """Somebody else continued the same version of a reactor's state: read it again, and decide anew."""

@@ -196,6 +196,9 @@ class FusionOperation(Tenanted, Base):
         Index(None, "reactor_id", "started_at"),
         Index(None, "reactor_id", "state_version"),
         closed_set("status", "completed", "failed", "timed_out", "cancelled"),
+        # What was asked before is found by likeness, exactly and within one reactor, as memories are.
+        CheckConstraint("input_dimension = public.vector_dims(input_vector)", name="input_dimension"),
+        CheckConstraint("(input_vector IS NULL) = (input_dimension IS NULL)", name="dimension_of_input_vector"),
         CheckConstraint("status <> 'completed' OR output IS NOT NULL", name="completed_has_output"),
         *not_negative("execution_seconds"),
     )
@@ -213,8 +216,13 @@ class FusionOperation(Tenanted, Base):
     trace: Mapped[list[Any]] = mapped_column(
         JSONB, default=list, server_default=text("'[]'::jsonb"), comment="edges walked and decisions taken, in order"
     )
-    score: Mapped[float | None]
+    score: Mapped[float | None] = mapped_column(comment="how sure the strategy was")
+    quality: Mapped[float | None] = mapped_column(comment="of the output, by a reference, a scorer or somebody's word")
     error: Mapped[str | None]
+    # The first may be deleted; what it was run for again stays.
+    replay_of: Mapped[uuid.UUID | None] = mapped_column(reference("fusion_operations", ondelete="SET NULL"), index=True)
+    input_dimension: Mapped[Int | None]
+    input_vector: Mapped[np.ndarray | None] = mapped_column(Vector, deferred=True)
     started_at: Mapped[Now]
     execution_seconds: Mapped[float]
 
@@ -239,7 +247,9 @@ class FusionOperationMember(Base):
             "generated_token_count",
             "cached_token_count",
             "cost",
+            "began_seconds",
         ),
+        CheckConstraint("propensity > 0 AND propensity <= 1", name="propensity_is_probability"),
     )
 
     operation_id: Mapped[uuid.UUID] = mapped_column(reference("fusion_operations"), primary_key=True)
@@ -256,7 +266,10 @@ class FusionOperationMember(Base):
     status: Mapped[str]
     prompt: Mapped[dict[str, Any] | None]
     answer: Mapped[dict[str, Any] | None]
-    score: Mapped[float | None]
+    score: Mapped[float | None] = mapped_column(comment="what the strategy made of the answer")
+    quality: Mapped[float | None] = mapped_column(comment="of the answer, measured as that of the operation")
+    propensity: Mapped[float | None] = mapped_column(comment="probability of this choice, where it was left to chance")
+    began_seconds: Mapped[float | None] = mapped_column(comment="after the operation began")
     latency_seconds: Mapped[float | None]
     prompt_token_count: Mapped[Int | None]
     generated_token_count: Mapped[Int | None]
@@ -293,6 +306,8 @@ class ReactorMetric(Base):
     quality: Mapped[float | None]
     gain: Mapped[float | None] = mapped_column(comment="quality above that of the best member alone")
     oracle_gap: Mapped[float | None] = mapped_column(comment="quality below that of the best answer any member gave")
+    calibration_error: Mapped[float | None] = mapped_column(comment="expected, of scores; over a window")
+    brier_score: Mapped[float | None] = mapped_column(comment="mean squared error of scores, over a window")
 
     reactor: Mapped[Reactor] = relationship()
     operation: Mapped[FusionOperation | None] = relationship()

@@ -1,0 +1,23 @@
+"""What a member can be asked, what it answers, and members made of plain functions."""
+
+from arc_halo.fusion.members.callables import CallableMember
+from arc_halo.fusion.members.protocol import (
+    Answer,
+    Answering,
+    Level,
+    Predicting,
+    Question,
+    TokenChoice,
+    level_of,
+)
+
+__all__ = [
+    "Answer",
+    "Answering",
+    "CallableMember",
+    "Level",
+    "Predicting",
+    "Question",
+    "TokenChoice",
+    "level_of",
+]

@@ -1,0 +1,263 @@
+"""An operation while it runs: it asks members, in threads and in time, and notes what is decided."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from arc_halo.errors import FusionError, MemberTimeout
+from arc_halo.fusion.members.generating import generate
+from arc_halo.fusion.members.protocol import Answer, Predicting, Question
+from arc_halo.fusion.operations.calls import Call
+from arc_halo.schema.columns import uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import numpy as np
+
+    from arc_halo.fusion.operations.calls import CallStatus, Input, Member
+    from arc_halo.fusion.plan import Budget, Edge, Plan
+
+    Listener = Callable[[str, Mapping[str, Any]], None]
+
+_MAX_ABANDONED: Final = 8
+"""Calls of one member that nobody waits for any more: with as many, it is not asked again before one has ended."""
+# By id: the threads that hang hold on to what they call, so that nothing else gets its id meanwhile.
+_abandoned: dict[int, int] = {}
+_abandoned_lock: Final = threading.Lock()
+
+
+class Operation:
+    """One question on its way to an answer; strategies ask members through it.
+
+    Attributes
+    ----------
+    plan
+        The reactor as it was when the operation began.
+    members
+        Enabled members in the order of priority and name.
+    random
+        The only source of chance of a strategy, seeded by the operation's seed.
+    calls
+        All calls so far, in the order of asking.
+    trace
+        What was noted so far.
+    input_vector
+        Of the prompt, float32 of shape [dimension], where the reactor was given something that makes vectors.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        members: Sequence[Member],
+        given: Input,
+        *,
+        seed: int = 0,
+        budget: Budget | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.id = uuid7()
+        self.plan, self.members, self.input, self.seed = plan, tuple(members), given, seed
+        self.budget = plan.config.budget if budget is None else budget
+        self.random = random.Random(seed)  # noqa: S311  # for choices that can be repeated
+        self.calls: list[Call] = []
+        self.trace: list[dict[str, Any]] = []
+        self.input_vector: np.ndarray | None = None
+        self._listener = listener
+        self._changed = threading.Condition(threading.RLock())  # guards calls, their outcome, and the cancellation
+        self._is_cancelled = False
+        self._began = time.monotonic()
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """The interaction graph; edges of members that are disabled are not among them."""
+        known = {member.id for member in self.members}
+        return tuple(each for each in self.plan.edges if {each.source_id, each.target_id} <= known)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._began
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Of the budget; None without one, 0 where it is used up."""
+        return None if self.budget.seconds is None else max(0.0, self.budget.seconds - self.elapsed_seconds)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody wants the answer any more."""
+        return self._is_cancelled
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the seconds of the budget are used up."""
+        return self.remaining_seconds == 0
+
+    def with_role(self, *roles: str) -> list[Member]:
+        """The members in these roles, in their order."""
+        return [member for member in self.members if member.role in roles]
+
+    def member(self, name: str) -> Member:
+        """The member of a name.
+
+        Raises
+        ------
+        FusionError
+            There is none that is enabled.
+        """
+        for member in self.members:
+            if member.name == name:
+                return member
+        raise FusionError(f"{self.plan.name} has no enabled member {name!r}; it has {[m.name for m in self.members]}")
+
+    def question(self, prompt: str | None = None, **changes: Any) -> Question:
+        """The question as the input and the reactor's config make it; another prompt, or other values, where given."""
+        said = dict(self.plan.config.question)
+        if self.input.system is not None:
+            said["system"] = self.input.system
+        said["stop"] = tuple(said.get("stop", ()))
+        return Question(prompt=self.input.prompt if prompt is None else prompt, **{"seed": self.seed} | said | changes)
+
+    def note(self, kind: str, **details: Any) -> None:
+        """Add a decision or an edge that was walked to the trace; values of JSON, names for members, no times."""
+        with self._changed:
+            self.trace.append({"kind": kind} | details)
+        self._tell("noted", {"kind": kind} | details)
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more: what is waited for is cancelled, and nothing more is asked."""
+        with self._changed:
+            self._is_cancelled = True
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """It is over: calls that are still waited for are cancelled, and nothing changes any more."""
+        with self._changed:
+            pending = [call for call in self.calls if call.status is None]
+            self._abandon(pending, "cancelled", "the operation was over")
+            self._is_cancelled = True
+
+    def ask(self, member: Member, question: Question) -> Call:
+        """Ask one member, and wait for it."""
+        return self.ask_all([(member, question)])[0]
+
+    def ask_all(self, asked: Iterable[tuple[Member, Question]]) -> list[Call]:
+        """Ask several members at once, and wait until each has answered, failed, or used up its time.
+
+        What a member raises is the outcome of its call, not of the operation. Nothing is asked that the budget has no
+        room for: such calls are skipped.
+        """
+        calls = [self._begin(member, question) for member, question in asked]
+        for call in calls:
+            if call.status is None:
+                threading.Thread(
+                    target=self._run, args=(call,), name=f"arc-halo-{call.member.name}", daemon=True
+                ).start()
+        self._wait(calls)
+        return calls
+
+    def spent(self) -> tuple[int, float]:
+        """Tokens and cost of all calls so far, as far as members count them."""
+        with self._changed:
+            answers = [call.answer for call in self.calls if call.answer is not None]
+        tokens = sum((each.prompt_token_count or 0) + (each.generated_token_count or 0) for each in answers)
+        return tokens, sum(each.cost or 0.0 for each in answers)
+
+    def begin_call(self, member: Member, question: Question) -> Call:
+        """A call that the strategy makes itself, as by logits; `end_call` says what came of it."""
+        return self._begin(member, question)
+
+    def end_call(
+        self, call: Call, status: CallStatus, *, answer: Answer | None = None, error: str | None = None
+    ) -> bool:
+        """Say what came of a call; False if that was said already, and stays."""
+        with self._changed:
+            if call.status is not None:
+                return False
+            call.status, call.answer, call.error = status, answer, error
+            call.latency_seconds = self.elapsed_seconds - call.began_seconds
+            self._changed.notify_all()
+        self._tell(status, {"position": call.position, "member": call.member.name, "error": error})
+        return True
+
+    def _begin(self, member: Member, question: Question) -> Call:
+        with self._changed:
+            call = Call(len(self.calls), member, question, began_seconds=self.elapsed_seconds)
+            self.calls.append(call)
+        reason = self._reason_to_skip(member)
+        if reason is not None:
+            self.end_call(call, "skipped", error=reason)
+            return call
+        room = None if self.budget.tokens is None else self.budget.tokens - self.spent()[0]
+        if room is not None and question.max_tokens > room:
+            call.question = replace(question, max_tokens=room)
+        self._tell("asked", {"position": call.position, "member": member.name})
+        return call
+
+    def _reason_to_skip(self, member: Member) -> str | None:
+        tokens, cost = self.spent()
+        if self._is_cancelled:
+            return "the operation was cancelled"
+        if self.is_out_of_time:
+            return f"the budget of {self.budget.seconds} seconds is used up"
+        if self.budget.tokens is not None and tokens >= self.budget.tokens:
+            return f"the budget of {self.budget.tokens} tokens is used up"
+        if self.budget.cost is not None and cost >= self.budget.cost:
+            return f"the budget of {self.budget.cost} is used up"
+        if _abandoned.get(id(member.inner), 0) >= _MAX_ABANDONED:
+            return f"{_MAX_ABANDONED} calls of it hang"
+        return None
+
+    def _run(self, call: Call) -> None:
+        """In a thread of its own: what a member does cannot be stopped from outside."""
+        inner = call.member.inner
+        try:
+            if isinstance(inner, Predicting):
+                answer = generate(inner, call.question, is_wanted=lambda: call.status is None)
+            else:
+                answer = inner.answer(call.question)
+            if not isinstance(answer, Answer):
+                raise TypeError(f"it gave a {type(answer).__name__} in the place of an Answer")  # noqa: TRY301
+        except MemberTimeout as error:
+            is_new = self.end_call(call, "timed_out", error=str(error))
+        except Exception as error:  # noqa: BLE001  # of somebody else's code: it is the outcome of the call
+            is_new = self.end_call(call, "failed", error=f"{type(error).__name__}: {error}"[:2000])
+        else:
+            is_new = self.end_call(call, "answered", answer=answer)
+        if not is_new:
+            with _abandoned_lock:
+                left = _abandoned.pop(id(inner), 1) - 1
+                if left > 0:
+                    _abandoned[id(inner)] = left
+
+    def _wait(self, calls: Sequence[Call]) -> None:
+        limit = self.plan.config.member_seconds
+        with self._changed:
+            while pending := [call for call in calls if call.status is None]:
+                if self._is_cancelled:
+                    self._abandon(pending, "cancelled", "the operation was cancelled")
+                    return
+                left = [limit - (self.elapsed_seconds - call.began_seconds) for call in pending]
+                if self.remaining_seconds is not None:
+                    left = [min(each, self.remaining_seconds) for each in left]
+                late = [call for call, seconds in zip(pending, left, strict=True) if seconds <= 0]
+                if late:
+                    self._abandon(late, "timed_out", None)
+                else:
+                    self._changed.wait(min(left))
+
+    def _abandon(self, calls: Sequence[Call], status: CallStatus, error: str | None) -> None:
+        for call in calls:
+            waited = self.elapsed_seconds - call.began_seconds
+            if self.end_call(call, status, error=error or f"no answer within {waited:.3g} seconds"):
+                with _abandoned_lock:
+                    _abandoned[id(call.member.inner)] = _abandoned.get(id(call.member.inner), 0) + 1
+
+    def _tell(self, kind: str, details: Mapping[str, Any]) -> None:
+        if self._listener is not None:
+            self._listener(kind, details)

@@ -1,0 +1,300 @@
+"""A reactor in this process: it answers questions, and stores how."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from arc_halo.errors import FusionError, OperationFailed
+from arc_halo.fusion.members.callables import CallableMember
+from arc_halo.fusion.members.protocol import level_of
+from arc_halo.fusion.metrics import measure_operation
+from arc_halo.fusion.operations.calls import Input, Member
+from arc_halo.fusion.operations.operation import Operation
+from arc_halo.fusion.operations.recording import Outcome, store_outcome
+from arc_halo.fusion.plan import load_plan
+from arc_halo.fusion.strategies.known import strategy_named
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+
+    import numpy as np
+
+    from arc_halo.database import Database
+    from arc_halo.fusion.operations.operation import Listener
+    from arc_halo.fusion.operations.recording import OperationStatus
+    from arc_halo.fusion.plan import Budget, MemberPlan, Plan
+    from arc_halo.fusion.strategies.protocol import Fused
+
+    Scorer = Callable[[Input, str], float]
+    Embed = Callable[[Sequence[str]], np.ndarray]
+    Given = Input | str | Mapping[str, Any]
+
+_SEEDS = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in an operation.
+
+    Attributes
+    ----------
+    kind
+        ``asked``, a status of a call (``answered``, ``failed``, ...), ``noted``, or ``finished``.
+    details
+        Position and member's name of a call, or what was noted.
+    outcome
+        Of ``finished``.
+    """
+
+    kind: str
+    details: Mapping[str, Any]
+    outcome: Outcome | None = None
+
+
+class Reactor:
+    """Several members that answer as one; several threads may use it.
+
+    Each operation begins with the reactor's row as it is then, and is stored in one transaction when it is over,
+    whatever became of it.
+
+    Parameters
+    ----------
+    database
+        Where the reactor is.
+    name
+        Of the reactor, or its id.
+    members
+        What answers for each member, by the member's name, its endpoint, or ``name@version`` of its model: something
+        that `level_of` knows, or a function from prompt to text. A function of a `MemberPlan` may be given in its
+        place.
+    scorer
+        Gives the quality of an answer to an input, greater for better; by default that is 1 for the reference, and 0.
+    embed
+        Vectors of texts, float32 of shape [texts, dimension]: for coherence of answers, and for routes by likeness.
+
+    Raises
+    ------
+    ReactorNotFound
+        There is none of that name.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        name: str | uuid.UUID,
+        members: Mapping[str, Any] | Callable[[MemberPlan], Any],
+        *,
+        scorer: Scorer | None = None,
+        embed: Embed | None = None,
+    ) -> None:
+        self._database = database
+        self._members = members
+        self._scorer = scorer
+        self._embed = embed
+        self._known: dict[tuple[Any, ...], Member] = {}
+        self.id = self.plan(name).id
+
+    def plan(self, name: str | uuid.UUID | None = None) -> Plan:
+        """The reactor as it is in the database now."""
+        return self._database.read(lambda session: load_plan(session, self.id if name is None else name))
+
+    def run(
+        self,
+        given: Given,
+        *,
+        seed: int | None = None,
+        budget: Budget | None = None,
+        check: bool = True,
+        listener: Listener | None = None,
+    ) -> Outcome:
+        """Answer a question, and store how.
+
+        Parameters
+        ----------
+        given
+            A prompt, or an `Input`.
+        seed
+            Of all chance; drawn and stored where none is given.
+        budget
+            In the place of the reactor's own.
+        check
+            False to get an operation without an answer back, too, in the place of an error.
+        listener
+            Called with each kind of event and its details, from the threads where they happen; it must not raise.
+
+        Raises
+        ------
+        OperationFailed
+            It came to no answer; it is stored nevertheless, under the id that the error has.
+        FusionError
+            The reactor cannot be run as it is: nothing is stored.
+        """
+        return self._finish(self._begin(given, seed, budget, listener), check=check)
+
+    def stream(
+        self, given: Given, *, seed: int | None = None, budget: Budget | None = None
+    ) -> Generator[Event, None, None]:
+        """Answer a question, event by event; the last one has the outcome. Closing it early cancels the operation.
+
+        Raises
+        ------
+        FusionError
+            As `run`, but for operations without an answer, which the outcome tells.
+        """
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        operation = self._begin(given, seed, budget, lambda kind, details: events.put(Event(kind, details)))
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                outcome = self._finish(operation, check=False)
+                events.put(Event("finished", {"status": outcome.status}, outcome))
+            except BaseException as error:  # noqa: BLE001  # raised where the events are read
+                failure.append(error)
+            finally:
+                events.put(None)
+
+        thread = threading.Thread(target=work, name="arc-halo-operation", daemon=True)
+        thread.start()
+        try:
+            while (event := events.get()) is not None:
+                yield event
+        finally:
+            operation.cancel()  # does nothing to one that is over
+            thread.join()
+        if failure:
+            raise failure[0]
+
+    def run_many(
+        self, inputs: Iterable[Given], *, concurrency: int = 4, seed: int | None = None, budget: Budget | None = None
+    ) -> Iterator[Outcome]:
+        """Answer many questions, so many at once, in their order; those without an answer are told by their outcome.
+
+        Inputs are taken only as fast as they are answered. With a seed the n-th input has the seed ``seed + n``.
+        """
+        if concurrency < 1:
+            raise FusionError(f"at least one operation runs at once, not {concurrency}")
+        with ThreadPoolExecutor(concurrency, "arc-halo-reactor") as pool:
+            running: deque[Future[Outcome]] = deque()
+            try:
+                for number, given in enumerate(inputs):
+                    own = None if seed is None else seed + number
+                    running.append(pool.submit(self.run, given, seed=own, budget=budget, check=False))
+                    if len(running) >= 2 * concurrency:
+                        yield running.popleft().result()
+                while running:
+                    yield running.popleft().result()
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def _begin(self, given: Given, seed: int | None, budget: Budget | None, listener: Listener | None) -> Operation:
+        plan = self.plan()
+        if plan.status in ("paused", "retired"):
+            raise FusionError(f"the reactor {plan.name} is {plan.status}: give it the status active to run it")
+        operation = Operation(
+            plan,
+            [self._member(each) for each in plan.members if each.model_status != "archived"],
+            Input.of(given),
+            seed=secrets.randbelow(_SEEDS) if seed is None else seed,
+            budget=budget,
+            listener=listener,
+        )
+        if self._embed is not None:
+            operation.input_vector = self._embed([operation.input.prompt])[0]
+        for each in plan.members:
+            if each.model_status == "archived":
+                operation.note("left_out", member=each.name, reason=f"{each.model} is archived")
+        if not operation.members:
+            raise FusionError(f"the reactor {plan.name} has no member that is enabled: `arc-halo reactor add` adds one")
+        return operation
+
+    def _finish(self, operation: Operation, *, check: bool, replay_of: uuid.UUID | None = None) -> Outcome:
+        """Run the strategy and store what came of it; what interrupts it is stored, too, and raised again."""
+        strategy = strategy_named(operation.plan.strategy).of(operation.plan.config.options)
+        fused: Fused | None = None
+        error: str | None = None
+        status: OperationStatus = "completed"
+        interrupt: BaseException | None = None
+        try:
+            fused = strategy.fuse(operation)
+            self._check_answers(operation)
+        except OperationFailed as failed:
+            fused, error, status = None, str(failed), _status_without_answer(operation)
+        except BaseException as raised:  # noqa: BLE001  # raised again once the operation is stored
+            fused, error, status = None, f"{type(raised).__name__}: {raised}", "failed"
+            interrupt = raised
+            if not isinstance(raised, Exception):
+                status = "cancelled"
+                operation.cancel()
+        outcome = self._outcome(operation, fused, error, status)
+        self._database.transaction(lambda session: store_outcome(session, operation, outcome, replay_of=replay_of))
+        if interrupt is not None:
+            raise interrupt
+        if check and outcome.fused is None:
+            raise OperationFailed(f"{operation.plan.name}: {error}", operation.id, outcome.status)
+        return outcome
+
+    def _check_answers(self, operation: Operation) -> None:
+        answered = {call.member.id for call in operation.calls if call.is_answered}
+        least = operation.plan.config.min_answers
+        if operation.is_cancelled:
+            raise OperationFailed("the operation was cancelled")
+        if len(answered) < least:
+            raise OperationFailed(f"{len(answered)} members answered, and {least} must")
+
+    def _outcome(
+        self, operation: Operation, fused: Fused | None, error: str | None, status: OperationStatus
+    ) -> Outcome:
+        seconds = operation.elapsed_seconds
+        operation.end()
+        figures = measure_operation(operation, fused, scorer=self._scorer, embed=self._embed)
+        return Outcome(
+            operation.id,
+            status,
+            fused,
+            error,
+            tuple(operation.calls),
+            tuple(operation.trace),
+            seconds,
+            operation.seed,
+            figures,
+        )
+
+    def _member(self, plan: MemberPlan) -> Member:
+        """What answers for a member; asked for once for each version of its row."""
+        key = (plan.id, plan.name, plan.endpoint, plan.model, plan.weights_digest)
+        known = self._known.get(key)
+        inner = self._resolve(plan) if known is None else known.inner
+        member = Member(plan, inner)
+        self._known[key] = member
+        return member
+
+    def _resolve(self, plan: MemberPlan) -> Any:
+        if callable(self._members):
+            found = self._members(plan)
+        else:
+            names = (plan.name, plan.endpoint, plan.model)
+            found = next((self._members[name] for name in names if name is not None and name in self._members), None)
+        if found is None:
+            raise FusionError(
+                f"nothing answers for the member {plan.name!r}: give `members` something under that name"
+                + (f", or under {plan.endpoint or plan.model!r}" if plan.endpoint or plan.model else "")
+            )
+        if callable(found) and not hasattr(found, "level"):
+            found = CallableMember(found)
+        level_of(found)
+        return found
+
+
+def _status_without_answer(operation: Operation) -> OperationStatus:
+    if operation.is_cancelled:
+        return "cancelled"
+    return "timed_out" if operation.is_out_of_time else "failed"

@@ -1,0 +1,120 @@
+"""A reactor answers, and stores all of how it did."""
+
+import threading
+import time
+
+import pytest
+from sqlalchemy import func, select
+
+from arc_halo.errors import FusionError, OperationFailed, ReactorNotFound
+from arc_halo.fusion.plan import Budget
+from arc_halo.fusion.reactor import Reactor
+from arc_halo.schema import FusionOperation, FusionOperationMember
+from tests.fusion.reactors import make_reactor
+
+
+def operation_of(database, outcome):
+    with database.session() as session:
+        row = session.get_one(FusionOperation, outcome.operation_id)
+        return row, list(row.members)
+
+
+def test_an_operation_is_stored_with_all_its_calls(database):
+    reactor = make_reactor(database, {"a": "yes", "b": "yes", "c": "no"}, members={"c": {"role": "secondary"}})
+    outcome = reactor.run("Is it?", seed=7)
+    assert outcome.text == "yes"
+    row, calls = operation_of(database, outcome)
+    assert (row.status, row.input, row.output["text"], row.seed) == ("completed", {"prompt": "Is it?"}, "yes", 7)
+    assert [(call.position, call.role, call.status, call.answer["text"]) for call in calls] == [
+        (0, "primary", "answered", "yes"),
+        (1, "primary", "answered", "yes"),
+        (2, "secondary", "answered", "no"),
+    ]
+    assert all(call.prompt["prompt"] == "Is it?" and call.latency_seconds >= 0 for call in calls)
+
+
+def test_what_a_member_raises_is_the_outcome_of_its_call(database):
+    def broken(_):
+        raise RuntimeError("no more ink")
+
+    outcome = make_reactor(database, {"a": broken, "b": "yes"}).run("?")
+    assert outcome.text == "yes"
+    _row, calls = operation_of(database, outcome)
+    assert [call.status for call in calls] == ["failed", "answered"]
+    assert calls[0].error == "RuntimeError: no more ink"
+
+
+def test_an_operation_without_an_answer_is_stored_and_raised(database):
+    reactor = make_reactor(database, {"a": lambda _: 1 / 0})
+    with pytest.raises(OperationFailed) as caught:
+        reactor.run("?")
+    with database.session() as session:
+        row = session.get_one(FusionOperation, caught.value.operation_id)
+        assert (row.status, row.output) == ("failed", None)
+    assert reactor.run("?", check=False).status == "failed"
+
+
+def test_a_member_that_hangs_is_left(database):
+    release = threading.Event()
+    reactor = make_reactor(database, {"a": lambda _: str(release.wait(30)), "b": "yes"}, config={"member_seconds": 0.2})
+    began = time.monotonic()
+    outcome = reactor.run("?")
+    assert time.monotonic() - began < 5
+    release.set()
+    assert [call.status for call in outcome.calls] == ["timed_out", "answered"]
+
+
+def test_a_budget_of_time_ends_the_operation(database):
+    release = threading.Event()
+    reactor = make_reactor(database, {"a": lambda _: str(release.wait(30))})
+    outcome = reactor.run("?", budget=Budget(seconds=0.2), check=False)
+    release.set()
+    assert (outcome.status, outcome.calls[0].status) == ("timed_out", "timed_out")
+
+
+def test_events_come_as_they_happen_and_closing_cancels(database):
+    release = threading.Event()
+    reactor = make_reactor(database, {"a": "now", "b": lambda _: str(release.wait(30))})
+    stream = reactor.stream("?")
+    assert [next(stream).kind for _ in range(3)] == ["asked", "asked", "answered"]
+    stream.close()
+    release.set()
+    with database.session() as session:
+        assert session.scalar(select(FusionOperation.status)) == "cancelled"
+        statuses = select(FusionOperationMember.status).order_by(FusionOperationMember.position)
+        assert list(session.scalars(statuses)) == ["answered", "cancelled"]
+    assert [event.kind for event in make_reactor(database, {"a": "x"}, name="other").stream("?")] == [
+        "asked",
+        "answered",
+        "finished",
+    ]
+
+
+def test_many_are_answered_in_their_order(database):
+    reactor = make_reactor(database, {"a": lambda prompt: f"<{prompt}>"})
+    outcomes = list(reactor.run_many([str(number) for number in range(20)], concurrency=4, seed=100))
+    assert [outcome.text for outcome in outcomes] == [f"<{number}>" for number in range(20)]
+    assert [outcome.seed for outcome in outcomes] == list(range(100, 120))
+    with database.session() as session:
+        assert session.scalar(select(func.count()).select_from(FusionOperation)) == 20
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"budge": {}}, "budge"),
+        ({"options": {"nothing": 1}}, "nothing"),
+        ({"budget": {"tokens": -1}}, "-1 tokens"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(database, config, message):
+    with pytest.raises(FusionError, match=message):
+        make_reactor(database, {"a": "x"}, config=config).run("?")
+
+
+def test_nothing_is_run_that_is_not_there(database):
+    with pytest.raises(ReactorNotFound, match="nobody"):
+        Reactor(database, "nobody", {})
+    reactor = make_reactor(database, {"a": "x"})
+    with pytest.raises(FusionError, match="nothing answers for the member 'a'"):
+        Reactor(database, reactor.id, {}).run("?")
