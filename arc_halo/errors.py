@@ -72,6 +72,11 @@ A builtin in parentheses is a base, too: ``except LookupError`` catches what is 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import uuid
+
 
 class ArcHaloError(Exception):
     """Base of every error this package raises on purpose."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import text
@@ -212,7 +212,7 @@ def parsed(kind: type[Parsed], said: Mapping[str, Any], what: str) -> Parsed:
         They do not fit; the message names each key.
     """
     try:
-        made: Parsed = _adapter(kind).validate_python(dict(said))
+        made: Parsed = _adapter(cast("Any", kind)).validate_python(dict(said))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in error.errors())
         raise FusionError(f"{what} cannot be read: {faults}") from error
