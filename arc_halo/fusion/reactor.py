@@ -206,6 +206,7 @@ class Reactor:
             seed=secrets.randbelow(_SEEDS) if seed is None else seed,
             budget=budget,
             listener=listener,
+            read=self._database.read,
         )
         if self._embed is not None:
             operation.input_vector = self._embed([operation.input.prompt])[0]

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
+    from sqlalchemy.orm import Session
 
     from arc_halo.fusion.operations.calls import CallStatus, Input, Member
     from arc_halo.fusion.plan import Budget, Edge, Plan
 
+    Read = Callable[[Callable[[Session], Any]], Any]
     Listener = Callable[[str, Mapping[str, Any]], None]
 
 _MAX_ABANDONED: Final = 8
@@ -59,6 +61,7 @@ class Operation:
         seed: int = 0,
         budget: Budget | None = None,
         listener: Listener | None = None,
+        read: Read | None = None,
     ) -> None:
         self.id = uuid7()
         self.plan, self.members, self.input, self.seed = plan, tuple(members), given, seed
@@ -68,6 +71,7 @@ class Operation:
         self.trace: list[dict[str, Any]] = []
         self.input_vector: np.ndarray | None = None
         self._listener = listener
+        self._read = read
         self._changed = threading.Condition(threading.RLock())  # guards calls, their outcome, and the cancellation
         self._is_cancelled = False
         self._began = time.monotonic()
@@ -122,6 +126,18 @@ class Operation:
             said["system"] = self.input.system
         said["stop"] = tuple(said.get("stop", ()))
         return Question(prompt=self.input.prompt if prompt is None else prompt, **{"seed": self.seed} | said | changes)
+
+    def read(self, unit: Callable[[Session], Any]) -> Any:
+        """Run a unit that reads the database, as `Database.read` does; no member is asked meanwhile.
+
+        Raises
+        ------
+        FusionError
+            The operation has no database, as in a replay of what is written down.
+        """
+        if self._read is None:
+            raise FusionError("this operation has no database to look into")
+        return self._read(unit)
 
     def note(self, kind: str, **details: Any) -> None:
         """Add a decision or an edge that was walked to the trace; values of JSON, names for members, no times."""
