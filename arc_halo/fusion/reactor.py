@@ -103,6 +103,11 @@ class Reactor:
         self._standing: Standing | None = None
         self.id = self.plan(name).id
 
+    @property
+    def database(self) -> Database:
+        """Where it is."""
+        return self._database
+
     def plan(self, name: str | uuid.UUID | None = None) -> Plan:
         """The reactor as it is in the database now."""
         return self._database.read(lambda session: load_plan(session, self.id if name is None else name))
@@ -203,7 +208,7 @@ class Reactor:
             raise FusionError(f"the reactor {plan.name} is {plan.status}: give it the status active to run it")
         operation = Operation(
             plan,
-            [self._member(each) for each in plan.members if each.model_status != "archived"],
+            [self.member(each) for each in plan.members if each.model_status != "archived"],
             Input.of(given),
             seed=secrets.randbelow(_SEEDS) if seed is None else seed,
             budget=budget,
@@ -232,7 +237,15 @@ class Reactor:
             raise FusionError(f"the reactor {plan.name} has no member that is enabled: `arc-halo reactor add` adds one")
 
     def finish(self, operation: Operation, *, check: bool, replay_of: uuid.UUID | None = None) -> Outcome:
-        """Run the strategy and store what came of it; what interrupts it is stored, too, and raised again."""
+        """Run the strategy and store what came of it; what interrupts it is stored, too, and raised again.
+
+        Parameters
+        ----------
+        check
+            As of `run`.
+        replay_of
+            The operation that is run again.
+        """
         strategy = strategy_named(operation.plan.strategy).of(operation.plan.config.options)
         fused: Fused | None = None
         error: str | None = None
@@ -285,8 +298,14 @@ class Reactor:
             figures,
         )
 
-    def _member(self, plan: MemberPlan) -> Member:
-        """What answers for a member; asked for once for each version of its row."""
+    def member(self, plan: MemberPlan) -> Member:
+        """What answers for a member; asked for once for each version of its row.
+
+        Raises
+        ------
+        FusionError
+            Nothing was given that does.
+        """
         key = (plan.id, plan.name, plan.endpoint, plan.model, plan.weights_digest)
         known = self._known.get(key)
         inner = self._resolve(plan) if known is None else known.inner
