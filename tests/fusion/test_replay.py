@@ -97,6 +97,40 @@ def test_the_same_question_twice_gets_both_answers(database):
     assert texts == ["one", "two", "three"]
 
 
+def test_a_member_that_is_archived_by_now_is_left_out_of_live_replays(database):
+    reactor = make_reactor(database, {"a": "yes", "b": "no"}, members={"a": {"weight": 2}})
+    with database.session() as session, session.begin():
+        model = add_model(session)
+        session.execute(update(ReactorModel).where(ReactorModel.name == "a").values(model_id=model.id))
+    first = reactor.run("?")
+    with database.session() as session, session.begin():
+        session.execute(update(Model).values(status="archived"))
+    live = replay(reactor, first.operation_id)
+    assert (live.outcome.text, live.trace_is_equal, live.answers_are_equal) == ("no", False, (False, False))
+    assert replay(reactor, first.operation_id, members="recorded").is_equal
+
+
+def test_a_changed_strategy_is_told(database):
+    reactor = make_reactor(database, {"a": "yes"})
+    first = reactor.run("?")
+    with database.session() as session, session.begin():
+        session.execute(update(ReactorRow).values(strategy="another"))
+    again = replay(reactor, first.operation_id)
+    assert again.is_equal
+    assert again.changes == ("the strategy was parallel, and is another now; the replay has the first",)
+
+
+def test_what_is_not_recorded_has_no_answer(database):
+    reactor = make_reactor(database, {"a": "yes", "b": "no"})
+    first = reactor.run("?", seed=1)
+    with database.session() as session, session.begin():
+        calls = session.get_one(FusionOperation, first.operation_id).members
+        calls[1].prompt = {"prompt": "another"}
+    again = replay(reactor, first.operation_id, members="recorded")
+    assert (again.output_is_equal, again.answers_are_equal) == (True, (True, False))
+    assert again.outcome.calls[1].error == "MemberError: nothing is recorded for this question"
+
+
 def test_what_cannot_be_run_again_is_refused(database):
     reactor = make_reactor(database, {"a": "yes"})
     first = reactor.run("?")
