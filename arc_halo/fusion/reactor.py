@@ -10,10 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from arc_halo.errors import FusionError, OperationFailed
 from arc_halo.fusion.members.callables import CallableMember
 from arc_halo.fusion.members.protocol import level_of
-from arc_halo.fusion.metrics import measure_operation
+from arc_halo.fusion.metrics.measuring import measure_operation
+from arc_halo.fusion.metrics.quality import Standing
 from arc_halo.fusion.operations.calls import Input, Member
 from arc_halo.fusion.operations.operation import Operation
 from arc_halo.fusion.operations.recording import Outcome, store_outcome
@@ -23,8 +26,6 @@ from arc_halo.fusion.strategies.known import strategy_named
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-
-    import numpy as np
 
     from arc_halo.database import Database
     from arc_halo.fusion.operations.operation import Listener
@@ -99,7 +100,13 @@ class Reactor:
         self._scorer = scorer
         self._embed = embed
         self._known: dict[tuple[Any, ...], Member] = {}
+        self._standing: Standing | None = None
         self.id = self.plan(name).id
+
+    @property
+    def database(self) -> Database:
+        """Where it is."""
+        return self._database
 
     def plan(self, name: str | uuid.UUID | None = None) -> Plan:
         """The reactor as it is in the database now."""
@@ -136,7 +143,7 @@ class Reactor:
         FusionError
             The reactor cannot be run as it is: nothing is stored.
         """
-        return self._finish(self._begin(given, seed, budget, listener), check=check)
+        return self.finish(self._begin(given, seed, budget, listener), check=check)
 
     def stream(
         self, given: Given, *, seed: int | None = None, budget: Budget | None = None
@@ -154,7 +161,7 @@ class Reactor:
 
         def work() -> None:
             try:
-                outcome = self._finish(operation, check=False)
+                outcome = self.finish(operation, check=False)
                 events.put(Event("finished", {"status": outcome.status}, outcome))
             except BaseException as error:  # noqa: BLE001  # raised where the events are read
                 failure.append(error)
@@ -201,24 +208,45 @@ class Reactor:
             raise FusionError(f"the reactor {plan.name} is {plan.status}: give it the status active to run it")
         operation = Operation(
             plan,
-            [self._member(each) for each in plan.members if each.model_status != "archived"],
+            [self.member(each) for each in plan.members if each.model_status != "archived"],
             Input.of(given),
             seed=secrets.randbelow(_SEEDS) if seed is None else seed,
             budget=budget,
             listener=listener,
             read=self._database.read,
         )
-        if self._embed is not None:
-            operation.input_vector = self._embed([operation.input.prompt])[0]
+        self.prepare(operation)
+        return operation
+
+    def prepare(self, operation: Operation) -> None:
+        """Give an operation what it needs beside its plan, and check that somebody answers in it."""
+        plan = operation.plan
+        if self._standing is None and (self._scorer is not None or operation.input.reference is not None):
+            self._standing = self._database.read(lambda session: Standing.read(session, self.id))
+        if self._embed is not None and operation.input_vector is None:
+            try:
+                vector = np.asarray(self._embed([operation.input.prompt])[0], np.float32)
+                if vector.ndim != 1 or not np.isfinite(vector).all():
+                    raise ValueError(f"a vector is finite and has one axis, not {vector.ndim}")  # noqa: TRY301
+                operation.input_vector = vector
+            except Exception as error:  # noqa: BLE001  # of somebody else's code: the question is answered without
+                operation.note("not_measured", what="input_vector", error=f"{type(error).__name__}: {error}"[:500])
         for each in plan.members:
             if each.model_status == "archived":
                 operation.note("left_out", member=each.name, reason=f"{each.model} is archived")
         if not operation.members:
             raise FusionError(f"the reactor {plan.name} has no member that is enabled: `arc-halo reactor add` adds one")
-        return operation
 
-    def _finish(self, operation: Operation, *, check: bool, replay_of: uuid.UUID | None = None) -> Outcome:
-        """Run the strategy and store what came of it; what interrupts it is stored, too, and raised again."""
+    def finish(self, operation: Operation, *, check: bool, replay_of: uuid.UUID | None = None) -> Outcome:
+        """Run the strategy and store what came of it; what interrupts it is stored, too, and raised again.
+
+        Parameters
+        ----------
+        check
+            As of `run`.
+        replay_of
+            The operation that is run again.
+        """
         strategy = strategy_named(operation.plan.strategy).of(operation.plan.config.options)
         fused: Fused | None = None
         error: str | None = None
@@ -237,6 +265,8 @@ class Reactor:
                 operation.cancel()
         outcome = self._outcome(operation, fused, error, status)
         self._database.transaction(lambda session: store_outcome(session, operation, outcome, replay_of=replay_of))
+        if self._standing is not None and replay_of is None:
+            self._standing.add(outcome.calls)
         if interrupt is not None:
             raise interrupt
         if check and outcome.fused is None:
@@ -256,7 +286,7 @@ class Reactor:
     ) -> Outcome:
         seconds = operation.elapsed_seconds
         operation.end()
-        figures = measure_operation(operation, fused, scorer=self._scorer, embed=self._embed)
+        figures = measure_operation(operation, fused, scorer=self._scorer, embed=self._embed, standing=self._standing)
         return Outcome(
             operation.id,
             status,
@@ -269,8 +299,14 @@ class Reactor:
             figures,
         )
 
-    def _member(self, plan: MemberPlan) -> Member:
-        """What answers for a member; asked for once for each version of its row."""
+    def member(self, plan: MemberPlan) -> Member:
+        """What answers for a member; asked for once for each version of its row.
+
+        Raises
+        ------
+        FusionError
+            Nothing was given that does.
+        """
         key = (plan.id, plan.name, plan.endpoint, plan.model, plan.weights_digest)
         known = self._known.get(key)
         inner = self._resolve(plan) if known is None else known.inner

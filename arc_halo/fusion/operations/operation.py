@@ -201,6 +201,13 @@ class Operation:
         self._tell(status, {"position": call.position, "member": call.member.name, "error": error})
         return True
 
+    def answer(self, call: Call) -> Answer:
+        """What the member of a call answers; called in the call's own thread."""
+        inner = call.member.inner
+        if isinstance(inner, Predicting):
+            return generate(inner, call.question, is_wanted=lambda: call.status is None)
+        return inner.answer(call.question)
+
     def _begin(self, member: Member, question: Question) -> Call:
         with self._changed:
             call = Call(len(self.calls), member, question, began_seconds=self.elapsed_seconds)
@@ -233,10 +240,7 @@ class Operation:
         """In a thread of its own: what a member does cannot be stopped from outside."""
         inner = call.member.inner
         try:
-            if isinstance(inner, Predicting):
-                answer = generate(inner, call.question, is_wanted=lambda: call.status is None)
-            else:
-                answer = inner.answer(call.question)
+            answer = self.answer(call)
             if not isinstance(answer, Answer):
                 raise TypeError(f"it gave a {type(answer).__name__} in the place of an Answer")  # noqa: TRY301
         except MemberTimeout as error:

@@ -1,0 +1,147 @@
+"""Operations are run again: the same comes out, or it is said what does not."""
+
+import uuid
+
+import pytest
+from sqlalchemy import select, update
+
+from arc_halo.errors import FusionError, OperationNotFound
+from arc_halo.fusion.creating import add_member, disable_member, link_members, set_status
+from arc_halo.fusion.operations.calls import Input
+from arc_halo.fusion.reactor import Reactor
+from arc_halo.fusion.replay import replay
+from arc_halo.schema import FusionOperation, Model, ReactorModel
+from arc_halo.schema import Reactor as ReactorRow
+from tests.fusion.reactors import make_reactor, sure
+from tests.schema.rows import add_model, digest
+
+
+def broken(_):
+    raise RuntimeError("no more ink")
+
+
+def test_what_is_recorded_comes_out_the_same(database):
+    answers = {"a": sure("yes", 0.9, 0.8), "b": "yes", "c": broken, "d": "no"}
+    first = make_reactor(database, answers, members={"d": {"weight": 0.5}}).run(Input("?", reference="yes"), seed=5)
+    again = replay(Reactor(database, "reactor", {}), first.operation_id, members="recorded")
+    assert again.is_equal, again.differences
+    assert (again.changes, again.differences, again.answers_are_equal) == ((), (), (True,) * 4)
+    assert (again.outcome.text, again.outcome.seed, again.outcome.figures) == ("yes", 5, first.figures)
+    with database.session() as session:
+        rows = session.scalars(select(FusionOperation).order_by(FusionOperation.id)).all()
+        assert [row.replay_of for row in rows] == [None, first.operation_id]
+        assert rows[1].members[0].answer == rows[0].members[0].answer
+
+
+def test_members_are_asked_again(database):
+    said = {"a": "yes"}
+    reactor = make_reactor(database, {"a": lambda _: said["a"], "b": lambda prompt: prompt})
+    first = reactor.run("?", seed=1)
+    assert replay(reactor, first.operation_id).is_equal
+    said["a"] = "no"
+    again = replay(reactor, first.operation_id)
+    assert (again.output_is_equal, again.trace_is_equal, again.answers_are_equal) == (False, True, (False, True))
+    assert any('"no"' in each and "call 0" in each for each in again.differences)
+
+
+def test_an_operation_without_an_answer_is_run_again(database):
+    first = make_reactor(database, {"a": broken}).run("?", check=False)
+    again = replay(Reactor(database, "reactor", {}), first.operation_id, members="recorded")
+    assert (again.is_equal, again.outcome.status) == (True, "failed")
+
+
+def test_it_is_run_as_it_was_and_changes_are_told(database):
+    reactor = make_reactor(database, {"a": "yes", "b": "no"}, members={"a": {"weight": 2}})
+    with database.session() as session, session.begin():
+        member = session.scalars(select(ReactorModel).where(ReactorModel.name == "a")).one()
+        member.model = add_model(session, weights_digest=digest("old"))
+    first = reactor.run("?", seed=1)
+    with database.session() as session, session.begin():
+        session.execute(update(Model).values(weights_digest=digest("new")))
+        session.execute(update(ReactorModel).where(ReactorModel.name == "b").values(weight=9))
+        session.execute(update(ReactorRow).values(config={"min_answers": 3}))
+        add_member(session, "reactor", "c", endpoint="x")
+        link_members(session, "reactor", "a", "b", "augments")
+        disable_member(session, "reactor", "b")
+    again = replay(reactor, first.operation_id)
+    assert again.is_equal, again.differences
+    told = "; ".join(again.changes)
+    for part in (
+        "min_answers",
+        "version 0, and is at 1",
+        "weights of a",
+        "b is disabled",
+        "b was primary with weight 1",
+    ):
+        assert part in told
+    assert len(again.changes) == 5
+    with pytest.raises(FusionError, match="weights of a have changed"):
+        replay(reactor, first.operation_id, refuse_changed=True)
+    with database.session() as session:
+        digests = {
+            members: session.get_one(
+                FusionOperation, replay(reactor, first.operation_id, members=members).outcome.operation_id
+            )
+            .members[0]
+            .weights_digest
+            for members in ("live", "recorded")
+        }
+    assert digests == {"live": digest("new"), "recorded": digest("old")}
+
+
+def test_the_same_question_twice_gets_both_answers(database):
+    answers = iter(["one", "two", "three"])
+    reactor = make_reactor(database, {"a": lambda _: next(answers)})
+    operations = [reactor.run("?", seed=1).operation_id for _ in range(3)]
+    texts = [replay(reactor, each, members="recorded").outcome.text for each in operations]
+    assert texts == ["one", "two", "three"]
+
+
+def test_a_member_that_is_archived_by_now_is_left_out_of_live_replays(database):
+    reactor = make_reactor(database, {"a": "yes", "b": "no"}, members={"a": {"weight": 2}})
+    with database.session() as session, session.begin():
+        model = add_model(session)
+        session.execute(update(ReactorModel).where(ReactorModel.name == "a").values(model_id=model.id))
+    first = reactor.run("?")
+    with database.session() as session, session.begin():
+        session.execute(update(Model).values(status="archived"))
+    live = replay(reactor, first.operation_id)
+    assert (live.outcome.text, live.trace_is_equal, live.answers_are_equal) == ("no", False, (False, False))
+    assert replay(reactor, first.operation_id, members="recorded").is_equal
+
+
+def test_a_changed_strategy_is_told(database):
+    reactor = make_reactor(database, {"a": "yes"})
+    first = reactor.run("?")
+    with database.session() as session, session.begin():
+        session.execute(update(ReactorRow).values(strategy="another"))
+    again = replay(reactor, first.operation_id)
+    assert again.is_equal
+    assert again.changes == ("the strategy was parallel, and is another now; the replay has the first",)
+
+
+def test_what_is_not_recorded_has_no_answer(database):
+    reactor = make_reactor(database, {"a": "yes", "b": "no"})
+    first = reactor.run("?", seed=1)
+    with database.session() as session, session.begin():
+        calls = session.get_one(FusionOperation, first.operation_id).members
+        calls[1].prompt = {"prompt": "another"}
+    again = replay(reactor, first.operation_id, members="recorded")
+    assert (again.output_is_equal, again.answers_are_equal) == (True, (True, False))
+    assert again.outcome.calls[1].error == "MemberError: nothing is recorded for this question"
+
+
+def test_what_cannot_be_run_again_is_refused(database):
+    reactor = make_reactor(database, {"a": "yes"})
+    first = reactor.run("?")
+    with pytest.raises(OperationNotFound):
+        replay(reactor, uuid.uuid4())
+    with pytest.raises(OperationNotFound):
+        replay(make_reactor(database, {"a": "yes"}, name="other"), first.operation_id)
+    with pytest.raises(FusionError, match="live or recorded"):
+        replay(reactor, first.operation_id, members="dead")
+    with database.session() as session, session.begin():
+        set_status(session, "reactor", "retired")
+    with pytest.raises(FusionError, match="is retired"):
+        replay(reactor, first.operation_id)
+    assert replay(reactor, first.operation_id, members="recorded").is_equal
