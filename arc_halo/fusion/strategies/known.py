@@ -7,11 +7,13 @@ from importlib.metadata import entry_points
 from typing import Final
 
 from arc_halo.errors import FusionError
+from arc_halo.fusion.strategies.cascade import Cascade
+from arc_halo.fusion.strategies.ensemble import Ensemble
 from arc_halo.fusion.strategies.parallel import Parallel
 from arc_halo.fusion.strategies.protocol import Strategy
 
 GROUP: Final = "arc_halo.strategies"
-_OWN: Final[tuple[type[Strategy], ...]] = (Parallel,)
+_OWN: Final[tuple[type[Strategy], ...]] = (Parallel, Cascade, Ensemble)
 
 
 @cache
