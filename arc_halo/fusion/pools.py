@@ -73,7 +73,7 @@ class Pool:
     --------
     >>> import numpy as np
     >>> pooled = Pool("linear")([np.log([0.5, 0.5]), np.log([0.9, 0.1])], [1, 1])
-    >>> np.exp(pooled.log_probabilities).round(3).tolist()
+    >>> np.exp(pooled.log_probabilities).astype(float).round(3).tolist()
     [0.7, 0.3]
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
@@ -147,20 +148,25 @@ class Predictions:
         All of level N.
     question
         Its ``max_tokens`` are of the joint answer.
+
+    Attributes
+    ----------
+    calls
+        One for each member, in their order; those that the budget has no room for are skipped.
     """
 
     def __init__(self, operation: Operation, members: Sequence[Member], question: Question) -> None:
         self._operation = operation
-        self._all = [
-            Lane(call, operation.changed)
-            for call in [operation.begin_call(member, question) for member in members]
-            if call.status is None
-        ]
+        self.calls = [operation.begin_call(member, question) for member in members]
+        self._all = [Lane(call, operation.changed) for call in self.calls if call.status is None]
 
     def __enter__(self) -> Self:
-        for lane in self._all:
-            lane.start()
-        self.run({lane: lane.begin for lane in self._all})
+        with ExitStack() as stack:
+            stack.push(self)  # also where the beginning fails
+            for lane in self._all:
+                lane.start()
+            self.run({lane: lane.begin for lane in self._all})
+            stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -113,8 +113,7 @@ def pool_answers(operation: Operation, members: Sequence[Member], pool: Pool, *,
         joint = _Joint(predictions, pool, top_count, question.temperature, random, is_union)
         finish, text = _write(joint, question.stop)
         predictions.finish(text, finish)
-        calls = [lane.call for lane in predictions._all]  # noqa: SLF001
-    return _fused(operation, joint, calls, text)
+    return _fused(operation, joint, predictions.calls, text)
 
 
 def _write(joint: _Joint, stop: tuple[str, ...]) -> tuple[str, str]:
