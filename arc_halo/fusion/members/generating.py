@@ -39,8 +39,7 @@ def generate(
     MemberError
         The member gives logits of another shape than its vocabulary, or such that are not numbers.
     """
-    begun = question.prompt if question.system is None else f"{question.system}\n\n{question.prompt}"
-    token_ids = member.encode(begun)
+    token_ids = member.encode(whole_prompt(question))
     prompt_count = len(token_ids)
     random = np.random.default_rng(question.seed)
     choices: list[TokenChoice] = []
@@ -60,6 +59,11 @@ def generate(
             finish, text = "stop", stopped
             break
     return Answer(text, tuple(choices), finish, prompt_token_count=prompt_count, generated_token_count=len(choices))
+
+
+def whole_prompt(question: Question) -> str:
+    """What a member continues that has no place of its own for what is said beforehand."""
+    return question.prompt if question.system is None else f"{question.system}\n\n{question.prompt}"
 
 
 def checked_logits(member: Predicting, logits: np.ndarray) -> np.ndarray:

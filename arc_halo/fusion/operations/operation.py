@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arc_halo.errors import FusionError, MemberTimeout
 from arc_halo.fusion.members.generating import generate
 from arc_halo.fusion.members.protocol import Answer, Predicting, Question
+from arc_halo.fusion.operations import hanging
 from arc_halo.fusion.operations.calls import Call
 from arc_halo.schema.columns import uuid7
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 _MAX_ABANDONED: Final = 8
 """Calls of one member that nobody waits for any more: with as many, it is not asked again before one has ended."""
-# By id: the threads that hang hold on to what they call, so that nothing else gets its id meanwhile.
-_abandoned: dict[int, int] = {}
-_abandoned_lock: Final = threading.Lock()
 
 
 class Operation:
@@ -81,6 +79,11 @@ class Operation:
         """The interaction graph; edges of members that are disabled are not among them."""
         known = {member.id for member in self.members}
         return tuple(each for each in self.plan.edges if {each.source_id, each.target_id} <= known)
+
+    @property
+    def changed(self) -> threading.Condition:
+        """Guards the outcome of calls; notified when one ends, and when the operation is cancelled."""
+        return self._changed
 
     @property
     def elapsed_seconds(self) -> float:
@@ -232,7 +235,7 @@ class Operation:
             return f"the budget of {self.budget.tokens} tokens is used up"
         if self.budget.cost is not None and cost >= self.budget.cost:
             return f"the budget of {self.budget.cost} is used up"
-        if _abandoned.get(id(member.inner), 0) >= _MAX_ABANDONED:
+        if hanging.count_of(member.inner) >= _MAX_ABANDONED:
             return f"{_MAX_ABANDONED} calls of it hang"
         return None
 
@@ -250,10 +253,7 @@ class Operation:
         else:
             is_new = self.end_call(call, "answered", answer=answer)
         if not is_new:
-            with _abandoned_lock:
-                left = _abandoned.pop(id(inner), 1) - 1
-                if left > 0:
-                    _abandoned[id(inner)] = left
+            hanging.forget(inner)
 
     def _wait(self, calls: Sequence[Call]) -> None:
         limit = self.plan.config.member_seconds
@@ -275,8 +275,7 @@ class Operation:
         for call in calls:
             waited = self.elapsed_seconds - call.began_seconds
             if self.end_call(call, status, error=error or f"no answer within {waited:.3g} seconds"):
-                with _abandoned_lock:
-                    _abandoned[id(call.member.inner)] = _abandoned.get(id(call.member.inner), 0) + 1
+                hanging.abandon(call.member.inner)
 
     def _tell(self, kind: str, details: Mapping[str, Any]) -> None:
         if self._listener is not None:

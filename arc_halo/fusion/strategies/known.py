@@ -7,13 +7,15 @@ from importlib.metadata import entry_points
 from typing import Final
 
 from arc_halo.errors import FusionError
+from arc_halo.fusion.strategies.cascade import Cascade
+from arc_halo.fusion.strategies.ensemble import Ensemble
 from arc_halo.fusion.strategies.hierarchical import Hierarchical
 from arc_halo.fusion.strategies.parallel import Parallel
 from arc_halo.fusion.strategies.protocol import Strategy
 from arc_halo.fusion.strategies.routing import Routing
 
 GROUP: Final = "arc_halo.strategies"
-_OWN: Final[tuple[type[Strategy], ...]] = (Hierarchical, Parallel, Routing)
+_OWN: Final[tuple[type[Strategy], ...]] = (Ensemble, Cascade, Parallel, Hierarchical, Routing)
 
 
 @cache
