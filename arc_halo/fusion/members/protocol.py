@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from arc_halo.errors import FusionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
@@ -153,6 +153,23 @@ class Answering(Protocol):
         ------
         MemberError
             It gives no answer; the operation goes on without it, as its policy says.
+        """
+        ...
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """A member that ends an answer early once nobody waits for it any more; beside `Answering`."""
+
+    def answer_while(self, question: Question, is_wanted: Callable[[], bool]) -> Answer:
+        """As `Answering.answer`, asking now and then whether to go on.
+
+        Raises
+        ------
+        MemberTimeout
+            The answer is not wanted any more.
+        MemberError
+            It gives no answer.
         """
         ...
 

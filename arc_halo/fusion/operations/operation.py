@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arc_halo.errors import FusionError, MemberTimeout
 from arc_halo.fusion.members.generating import generate
-from arc_halo.fusion.members.protocol import Answer, Predicting, Question
+from arc_halo.fusion.members.protocol import Answer, Answering, Question, Stoppable
 from arc_halo.fusion.operations.calls import Call
 from arc_halo.schema.columns import uuid7
 
@@ -217,10 +217,13 @@ class Operation:
         """In a thread of its own: what a member does cannot be stopped from outside."""
         inner = call.member.inner
         try:
-            if isinstance(inner, Predicting):
-                answer = generate(inner, call.question, is_wanted=lambda: call.status is None)
-            else:
+            # What a member can do itself comes first: it knows its caches, and what they spared.
+            if isinstance(inner, Stoppable):
+                answer = inner.answer_while(call.question, lambda: call.status is None)
+            elif isinstance(inner, Answering):
                 answer = inner.answer(call.question)
+            else:
+                answer = generate(inner, call.question, is_wanted=lambda: call.status is None)
             if not isinstance(answer, Answer):
                 raise TypeError(f"it gave a {type(answer).__name__} in the place of an Answer")  # noqa: TRY301
         except MemberTimeout as error:
