@@ -13,7 +13,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from arc_halo.fusion.pools import log_pool
 from command import command_line, publish, scratch
 from fusion_models import (
     CONTEXT,
@@ -36,6 +35,7 @@ import arc_halo
 from arc_halo.fusion.learning import calibrate, fit_cascade, fit_linear_pool, fit_log_pool, paired_bootstrap
 from arc_halo.fusion.learning.pool_weights import log_pool_loss
 from arc_halo.fusion.learning.thresholds import run_cascade
+from arc_halo.fusion.pools import log_pool
 from arc_halo.fusion.reactor import Reactor
 from arc_halo.schema import Reactor as ReactorRow
 from arc_halo.schema import ReactorModel

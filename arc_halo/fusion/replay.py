@@ -168,7 +168,7 @@ def _operation(
     operation: Operation
     if members == "live":
         able = [reactor.member(each) for each in plan.members if each.model_status != "archived"]
-        operation = Operation(plan, able, given, seed=seed, budget=budget)
+        operation = Operation(plan, able, given, seed=seed, budget=budget, read=reactor.database.read)
     else:
         calls: dict[uuid.UUID, list[FusionOperationMember]] = {}
         for call in first.members:
@@ -177,7 +177,7 @@ def _operation(
         able = [
             Member(each, _Recorded(calls.get(each.id, []))) for each in plan.members if each.model_status != "archived"
         ]
-        operation = _RecordedOperation(first, plan, able, given, seed=seed, budget=budget)
+        operation = _RecordedOperation(first, plan, able, given, seed=seed, budget=budget, read=reactor.database.read)
     operation.input_vector = first.input_vector
     return operation
 

@@ -49,7 +49,7 @@ def test_answers_of_a_withdrawn_version_are_found(database):
         versions = {each: add_model(session, "m", version=each, weights_digest=digest(each)) for each in "34"}
         for name, version in (("a", "3"), ("b", "4"), ("c", "3")):
             of_name = update(ReactorModel).where(ReactorModel.name == name)
-            session.execute(of_name.values(model_id=versions[version].id, role="drafter"))
+            session.execute(of_name.values(model_id=versions[version].id, role="secondary"))
     first = reactor.run("?")
     with database.session() as session, session.begin():
         session.execute(update(ReactorModel).values(model_id=versions["4"].id))
@@ -59,7 +59,12 @@ def test_answers_of_a_withdrawn_version_are_found(database):
         event.listen(session.connection(), "before_cursor_execute", lambda *given: statements.append(given[2]))
         (use,) = operations_with_model(session, "m@3")
         assert len(statements) == 2  # the model, and what it answered
-        assert (use.operation_id, use.reactor, use.member, use.role) == (first.operation_id, "reactor", "a", "drafter")
+        assert (use.operation_id, use.reactor, use.member, use.role) == (
+            first.operation_id,
+            "reactor",
+            "a",
+            "secondary",
+        )
         assert (use.input["prompt"], use.output["text"], use.answer["text"]) == ("?", "yes", "yes")
         assert operations_with_model(session, digest("3")) == [use]
         assert [each.member for each in operations_with_model(session, "m@4")] == ["a", "b", "b"]

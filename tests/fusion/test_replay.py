@@ -127,7 +127,7 @@ def test_what_is_not_recorded_has_no_answer(database):
         calls = session.get_one(FusionOperation, first.operation_id).members
         calls[1].prompt = {"prompt": "another"}
     again = replay(reactor, first.operation_id, members="recorded")
-    assert (again.output_is_equal, again.answers_are_equal) == (True, (True, False))
+    assert (again.outcome.text, again.is_equal, again.answers_are_equal) == ("yes", False, (True, False))
     assert again.outcome.calls[1].error == "MemberError: nothing is recorded for this question"
 
 

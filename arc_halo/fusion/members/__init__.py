@@ -7,6 +7,7 @@ from arc_halo.fusion.members.protocol import (
     Level,
     Predicting,
     Question,
+    Stoppable,
     TokenChoice,
     level_of,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Level",
     "Predicting",
     "Question",
+    "Stoppable",
     "TokenChoice",
     "level_of",
 ]

@@ -98,7 +98,9 @@ def choice_of(member: Predicting, logits: np.ndarray, chosen: int, top_count: in
     best = np.argpartition(scores, -count)[-count:] if count else np.empty(0, np.intp)
     ordered = best[np.argsort(-scores[best], kind="stable")]
     vocabulary = member.vocabulary
-    top = {vocabulary[int(each)]: float(scores[each]) for each in ordered}
+    top: dict[str, float] = {}
+    for each in ordered:
+        top.setdefault(vocabulary[int(each)], float(scores[each]))  # of several tokens with one text the best counts
     return TokenChoice(vocabulary[chosen], float(scores[chosen]), top)
 
 

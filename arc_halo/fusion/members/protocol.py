@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 from arc_halo.errors import FusionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
 Level = Literal["T", "L", "N"]
+SCORES: Final = "scores"
+"""Key of `Answer.details` where marks of others' texts stand: such an answer is none to the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,23 @@ class Answering(Protocol):
         ------
         MemberError
             It gives no answer; the operation goes on without it, as its policy says.
+        """
+        ...
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """A member that ends an answer early once nobody waits for it any more; beside `Answering`."""
+
+    def answer_while(self, question: Question, is_wanted: Callable[[], bool]) -> Answer:
+        """As `Answering.answer`, asking now and then whether to go on.
+
+        Raises
+        ------
+        MemberTimeout
+            The answer is not wanted any more.
+        MemberError
+            It gives no answer.
         """
         ...
 

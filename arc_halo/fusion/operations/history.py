@@ -15,6 +15,7 @@ from sqlalchemy.orm import joinedload, selectinload
 
 from arc_halo.errors import FusionError, OperationNotFound
 from arc_halo.fusion.creating import find_reactor
+from arc_halo.fusion.members.protocol import SCORES
 from arc_halo.fusion.metrics.quality import ALONE_ROLES, Standing, gain_and_gap
 from arc_halo.fusion.operations.recording import store_metric
 from arc_halo.registry.naming import find_model
@@ -225,7 +226,8 @@ def set_quality(
 
 def _is_alone(call: FusionOperationMember, question: Any) -> bool:
     is_whole = call.prompt is not None and call.prompt.get("prompt") == question
-    return call.status == "answered" and call.role in ALONE_ROLES and is_whole
+    is_own = call.answer is not None and SCORES not in call.answer.get("details", {})
+    return is_own and call.role in ALONE_ROLES and is_whole
 
 
 def _store_gain(session: Session, row: FusionOperation, quality: float, alone: Sequence[FusionOperationMember]) -> None:

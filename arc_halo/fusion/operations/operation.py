@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arc_halo.errors import FusionError, MemberTimeout
 from arc_halo.fusion.members.generating import generate
-from arc_halo.fusion.members.protocol import Answer, Predicting, Question
+from arc_halo.fusion.members.protocol import Answer, Answering, Question, Stoppable
 from arc_halo.fusion.operations import hanging
 from arc_halo.fusion.operations.calls import Call
 from arc_halo.schema.columns import uuid7
@@ -207,9 +207,12 @@ class Operation:
     def answer(self, call: Call) -> Answer:
         """What the member of a call answers; called in the call's own thread."""
         inner = call.member.inner
-        if isinstance(inner, Predicting):
-            return generate(inner, call.question, is_wanted=lambda: call.status is None)
-        return inner.answer(call.question)
+        # What a member can do itself comes first: it knows its caches, and what they spared.
+        if isinstance(inner, Stoppable):
+            return inner.answer_while(call.question, lambda: call.status is None)
+        if isinstance(inner, Answering):
+            return inner.answer(call.question)
+        return generate(inner, call.question, is_wanted=lambda: call.status is None)
 
     def _begin(self, member: Member, question: Question) -> Call:
         with self._changed:

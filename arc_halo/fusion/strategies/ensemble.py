@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from arc_halo.errors import FusionError, OperationFailed
+from arc_halo.fusion.members.protocol import SCORES
 from arc_halo.fusion.pools import Gate, Pool, PoolMethod
 from arc_halo.fusion.rankings import borda, copeland, ranks_of_order
 from arc_halo.fusion.strategies.agreement import (
@@ -187,7 +188,7 @@ def _by_members(operation: Operation, candidates: Sequence[Agreement]) -> tuple[
     ]
     ranks, weights = [], []
     for call in operation.ask_all(asked):
-        scores = [] if call.answer is None else call.answer.details["scores"]
+        scores = [] if call.answer is None else call.answer.details[SCORES]
         operation.note("judged", member=call.member.name, position=call.position, scores=scores)
         if scores:
             ranks.append([-score for score in scores])

@@ -33,7 +33,7 @@ SELECT m.member_id, greatest(0, 1 - (o.input_vector OPERATOR(public.<=>) :vector
  ORDER BY o.id, m.position
 """).bindparams(bindparam("vector", type_=Vector()))
 _ALL: Final = text("""
-SELECT m.member_id, 1.0 AS likeness, m.quality, coalesce(m.cost, 0) AS cost
+SELECT m.member_id, 1.0::float8 AS likeness, m.quality, coalesce(m.cost, 0) AS cost
   FROM arc_halo.fusion_operations AS o
   JOIN arc_halo.fusion_operation_members AS m ON m.operation_id = o.id AND m.quality IS NOT NULL
  WHERE o.reactor_id = :reactor_id

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from arc_halo.fusion.members.generating import checked_logits, log_softmax, whole_prompt
-from arc_halo.fusion.members.protocol import Answer
+from arc_halo.fusion.members.protocol import SCORES, Answer
 from arc_halo.fusion.pools import LEAST_LOG_PROBABILITY
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ScoringMember:
             counts += count
         order = sorted(range(len(scores)), key=lambda each: -scores[each])
         text = " > ".join(str(each + 1) for each in order)
-        return Answer(text, prompt_token_count=counts, generated_token_count=0, details={"scores": scores})
+        return Answer(text, prompt_token_count=counts, generated_token_count=0, details={SCORES: scores})
 
 
 _NOTHING: Final = (LEAST_LOG_PROBABILITY, 0)

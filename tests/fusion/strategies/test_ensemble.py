@@ -92,10 +92,11 @@ def test_members_with_logits_rank_answers_of_others(database):
         return TableMember({"<q>": probabilities}, ["x", "y", "z"])
 
     answers = {"a": follows(x=0.6, y=0.4), "b": follows(z=0.5, y=0.4, x=0.1), "c": follows(y=0.9, z=0.1)}
-    outcome = ensemble(database, answers, method="borda").run("?")
+    outcome = ensemble(database, answers, method="borda").run({"prompt": "?", "reference": "y"})
     # x y z; z y x; y z x
     assert (outcome.text, outcome.score) == ("y", pytest.approx(4 / 6))
     assert outcome.calls[3].text == "1 > 3 > 2"
+    assert [call.quality for call in outcome.calls] == [0, 0, 1, None, None, None]  # marks are no answers
     assert outcome.fused.details["scores"] == pytest.approx({"x": 2 / 6, "z": 3 / 6, "y": 4 / 6})
 
 
