@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,65 @@ if TYPE_CHECKING:
 # What is no more than this in all models is read once, however often a method looks at it.
 _HELD_NBYTES: Final = 4 << 20
 _CONFIG_DTYPES: Final = ("torch_dtype", "dtype")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """A tensor that would be merged; ``own`` has the values of the parameters that each model has for itself."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shared: dict[str, Any]
+    own: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a merge would do.
+
+    Attributes
+    ----------
+    read_nbytes, nbytes
+        What is read of the models, in all passes, and what the merged tensors take before they are compressed.
+    kept
+        Names of the tensors that would be the base's.
+    """
+
+    method: str
+    base: str
+    models: list[str]
+    tensors: list[PlannedTensor]
+    kept: list[str]
+    read_nbytes: int
+    nbytes: int
+
+
+def plan_merge(session: Session, recipe: Recipe | str, name: str, version: str | None = None) -> Plan:
+    """What `merge_models` would do; it raises what that raises before it reads numbers."""
+    recipe = Recipe.parse(recipe) if isinstance(recipe, str) else recipe
+    refuse_names(session, name, version)
+    aligned = align_models(session, recipe)
+    models = {each.id: f"{each.name}@{each.version}" for each in aligned.models.values()}
+    planned = [
+        PlannedTensor(
+            each.name,
+            each.dtype.name,
+            each.shape,
+            dict(each.shared),
+            {models[weight.model_id]: dict(own) for weight, own in zip(each.weights, each.inputs, strict=True) if own},
+        )
+        for each in aligned.tensors
+    ]
+    return Plan(
+        recipe.method.id,
+        models[aligned.base.id],
+        list(models.values()),
+        planned,
+        list(aligned.kept),
+        sum(recipe.method.passes(_task(each, 0)) * each.nbytes for each in aligned.tensors),
+        sum(each.dtype.nbytes(prod(each.shape)) or 0 for each in aligned.tensors),
+    )
 
 
 def merge_models(

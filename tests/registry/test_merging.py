@@ -256,7 +256,7 @@ BAD = {
     "a tensor too much": (changed("extra.weight", weights((2, 2))), "tensors of b are not in the base: extra.weight"),
     "another shape": (changed(QUERY, weights((16, 8))), rf"than the base's: {QUERY} \[16, 8\], not \[16, 16\]"),
     "another type": (changed(QUERY, weights((16, 16), dtype=np.float16)), f"{QUERY} F16, not F32"),
-    "no floats": (changed("embeddings.position_ids", np.zeros((1, 32), np.int64)), "no floats and differ from the base"),
+    "no floats": (changed("embeddings.position_ids", np.zeros((1, 32), np.int64)), "no floats and differ"),
     "NaN": (changed(QUERY, np.full((16, 16), np.nan, np.float32)), f"tensors of b hold NaN or infinity: {QUERY}"),
     "many": (lambda arrays: {each: weights((2, 3)) for each in arrays}, r"and \d+ more"),
 }  # fmt: skip
