@@ -43,7 +43,6 @@ def merge(
     NAME@ALIAS of this database. Methods: linear, slerp, task_arithmetic,
     ties, dare_ties, dare_linear, breadcrumbs, breadcrumbs_ties.
 
-    \b
         merge_method: ties
         base_model: llama@1
         models:
@@ -51,7 +50,7 @@ def merge(
             parameters: {weight: 0.6}
           - model: code@production
             parameters:
-              weight: [0.2, 0.8]        # from the first layer to the last
+              weight: \[0.2, 0.8]        # from the first layer to the last
         parameters:
           density: 0.3
         dtype: bfloat16
@@ -124,6 +123,5 @@ def _plan(database: Database, recipe: Recipe, name: str, version: str | None, *,
 
 
 def _values(values: dict[str, Any]) -> str:
-    return " ".join(
-        f"{key}={value if isinstance(value, bool) else format(value, '.4g')}" for key, value in values.items()
-    )
+    shown_values = {key: value if isinstance(value, bool) else f"{value:.4g}" for key, value in values.items()}
+    return " ".join(f"{key}={value}" for key, value in shown_values.items())
