@@ -108,13 +108,8 @@ def _plan(database: Database, recipe: Recipe, name: str, version: str | None, *,
     say(f"models: {', '.join(shown(each) for each in plan.models)}")
     say(f"would read {size(plan.read_nbytes)} and write {size(plan.nbytes)}")
     rows = [
-        (
-            each.name,
-            each.dtype,
-            _values(each.shared),
-            "; ".join(f"{who} {_values(own)}" for who, own in each.own.items()),
-        )
-        for each in plan.tensors
+        (each.name, each.dtype, _values(each.shared), "; ".join(f"{who} {_values(said)}" for who, said in own.items()))
+        for each, own in ((each, each.own) for each in plan.tensors)
     ]
     if rows:
         print_table(["tensor", "dtype", "all", "each"], rows[:_FIRST])

@@ -142,13 +142,7 @@ def merge_models(
     refuse_names(session, name, version)
     aligned = align_models(session, recipe)
     with Spool() as spool, session.begin_nested():
-        tasks = {each.name: _task(each, seed) for each in aligned.tensors}
-        total = sum(recipe.method.passes(tasks[each.name]) * each.nbytes for each in aligned.tensors)
-        meter = Meter(progress, "merge", total)
-        made = {
-            each.name: _merge(session, recipe, each, tasks[each.name], spool=spool, meter=meter)
-            for each in aligned.tensors
-        }
+        made = _merge_all(session, recipe, aligned, seed, spool=spool, progress=progress)
         written = _written(recipe, aligned, seed)
         config = _config(session, aligned, recipe.dtype) if aligned.changes_dtype else None
         derivation = Derivation("merge", written, made, config=config)
@@ -159,6 +153,17 @@ def merge_models(
             if parent.id != aligned.base.id:
                 add_lineage(session, model, parent, "merge", written)
         return model
+
+
+def _merge_all(
+    session: Session, recipe: Recipe, aligned: Alignment, seed: int, *, spool: Spool, progress: Progress | None
+) -> dict[str, SpooledTensor]:
+    tasks = {each.name: _task(each, seed) for each in aligned.tensors}
+    total = sum(recipe.method.passes(tasks[each.name]) * each.nbytes for each in aligned.tensors)
+    meter = Meter(progress, "merge", total)
+    return {
+        each.name: _merge(session, recipe, each, tasks[each.name], spool=spool, meter=meter) for each in aligned.tensors
+    }
 
 
 def _task(tensor: AlignedTensor, seed: int) -> Task:
