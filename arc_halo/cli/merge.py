@@ -102,9 +102,8 @@ def _plan(database: Database, recipe: Recipe, name: str, version: str | None, *,
     if json:
         print_json(plan)
         return
-    say(
-        f"would merge {count(len(plan.tensors), 'tensor')} by {plan.method}, and share {len(plan.kept):,} with {plan.base}"
-    )
+    merged = count(len(plan.tensors), "tensor")
+    say(f"would merge {merged} by {plan.method}, and share {len(plan.kept):,} with {plan.base}")
     say(f"models: {', '.join(shown(each) for each in plan.models)}")
     say(f"would read {size(plan.read_nbytes)} and write {size(plan.nbytes)}")
     rows = [
