@@ -61,6 +61,8 @@
     │   └── UnknownCacheLayer (TypeError)       a layer of another library's cache that cannot be stored or restored
     ├── QuantizationError (ValueError)          a model that is quantised already, or is not
     ├── LineageError (ValueError)               a model that would be its own origin
+    ├── MergeError (ValueError)                 models that cannot be merged so
+    │   └── RecipeError                         a recipe that says something else than how to merge
     └── FusionError (ValueError)                a reactor, strategy or member that cannot be used as it is
         ├── MemberError (RuntimeError)          a member was asked, and gave no answer
         │   └── MemberTimeout (TimeoutError)
@@ -331,6 +333,14 @@ class QuantizationError(ArcHaloError, ValueError):
 
 class LineageError(ArcHaloError, ValueError):
     """A model that would be made from itself."""
+
+
+class MergeError(ArcHaloError, ValueError):
+    """Models that cannot be merged as a recipe says; the message names tensors or parameters."""
+
+
+class RecipeError(MergeError):
+    """A recipe that says something else than how to merge; the message says where."""
 
 
 class ReactorNotFound(NotFound):

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from arc_halo import __version__
-from arc_halo.cli import attention, blobs, cache, db, demo, infer, model, prune, train, verify
+from arc_halo.cli import attention, blobs, cache, db, demo, infer, merge, model, prune, train, verify
 from arc_halo.cli.invocation import Invocation
 from arc_halo.cli.output import print_error, print_interruption
 from arc_halo.errors import ArcHaloError
@@ -51,6 +51,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("verify")(verify.verify)
 app.command("repair")(verify.repair)
+app.command("merge")(merge.merge)
 app.command("prune")(prune.prune)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _LABELS: Final = {
     "download": "loading", "hash": "reading", "store": "storing", "embed": "embedding", "write": "writing",
     "verify": "checking", "measure": "measuring", "quantize": "quantising", "dequantize": "restoring",
-    "prune": "pruning", "compare": "comparing", "load": "loading", "repack": "repacking", "migrate": "moving",
+    "prune": "pruning", "merge": "merging", "compare": "comparing", "load": "loading", "repack": "repacking",
+    "migrate": "moving",
 }  # fmt: skip
 
 

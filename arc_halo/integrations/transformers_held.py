@@ -85,11 +85,16 @@ class HeldSequences:
 
     def next_logits(self, tokens: list[int]) -> tuple[np.ndarray, int]:
         """The logits after these tokens, float32 of shape [vocabulary], and how many of them were not computed."""
+        logits, spared = self.each_next_logits(tokens, len(tokens))
+        return logits[0], spared
+
+    def each_next_logits(self, tokens: list[int], first: int) -> tuple[np.ndarray, int]:
+        """As `next_logits`, after the first ``first`` tokens, one more, and so on: [tokens - first + 1, vocabulary]."""
         with torch.inference_mode():
             self._forget_if_changed()
-            sequence = self._begin(tokens) if self._is_holding else _Sequence()
+            sequence = self._begin(tokens[:first]) if self._is_holding else _Sequence()
             spared = len(sequence.token_ids)
-            logits = self._compute(tokens, sequence)
+            logits = self._compute(tokens, sequence)[first - 1 - spared :]
             if sequence.cache is not None:
                 self._keep(sequence, tokens, spared)
         return logits, spared
@@ -139,7 +144,7 @@ class HeldSequences:
         given: dict[str, Any] = {"use_cache": False}
         if sequence.cache is not None:
             given = {"use_cache": True, cache_argument(self._model): sequence.cache}
-        logits = self._model(input_ids=row, **given).logits[0, -1]
+        logits = self._model(input_ids=row, **given).logits[0]
         found: np.ndarray = logits.float().cpu().numpy()
         return found
 

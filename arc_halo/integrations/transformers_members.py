@@ -134,6 +134,19 @@ class TransformersMember:
         with self._lock:
             return self._held.next_logits(tokens)
 
+    def each_next_logits(self, token_ids: Sequence[int], first: int) -> np.ndarray:
+        """The logits after the first ``first`` tokens, after one more, and so on, by one pass through the model.
+
+        Raises
+        ------
+        MemberError
+            As `next_logits`.
+        """
+        tokens = list(map(int, token_ids))
+        self._check(tokens)
+        with self._lock:
+            return self._held.each_next_logits(tokens, first)[0]
+
     def answer(self, question: Question) -> Answer:
         """Continue the prompt, with log-probabilities; by the same logits that strategies ask for.
 

@@ -12,6 +12,8 @@ Lineage
     Which model was made from which, and how; a family is all that lineage or a name ties together.
 Derivation
     A new version of a model in which some tensors are others: quantised, dequantised or pruned.
+Merge
+    A model made of several, as a recipe says; the base's in everything but its numbers.
 Match
     A vector that a search found.
 """
@@ -33,6 +35,7 @@ from arc_halo.registry.heatmap import HeatMap
 from arc_halo.registry.importing import create_model, import_model
 from arc_halo.registry.lineage import add_lineage, ancestors_of, children_of, family_of, parents_of
 from arc_halo.registry.loading import load_model
+from arc_halo.registry.merging import merge_models
 from arc_halo.registry.naming import find_model, set_alias
 from arc_halo.registry.origins import origin_of
 from arc_halo.registry.pruning import prune_model
@@ -71,6 +74,7 @@ __all__ = [
     "iter_tensors",
     "load_model",
     "measure_storage",
+    "merge_models",
     "origin_of",
     "parents_of",
     "prune_model",

@@ -53,12 +53,37 @@ def read_blocks(session: Session, *wanted: Wanted) -> Iterator[tuple[np.ndarray,
         yield tuple(each.take(min(step, count - first)) for each in tensors)
 
 
-class _Rows:
-    """The rows of a tensor whose pieces arrive in order, wherever those are cut."""
+def read_numbers(session: Session, *wanted: Wanted) -> Iterator[tuple[np.ndarray, ...]]:
+    """Consecutive numbers of tensors of one size, equally many of each, at most about a mebibyte of them at a time.
 
-    def __init__(self, manifest: Manifest, pieces: Iterator[Piece]) -> None:
+    As `read_blocks`, but rows are cut: what is done to each number by itself needs no more memory for a long row.
+
+    Raises
+    ------
+    TensorError
+        The tensors differ in their number of elements, or are of types without numbers of their own.
+    CorruptionError
+        Stored bytes are not those that were written.
+    """
+    connect = Reading(session)
+    manifests = load_manifests(connect, wanted)
+    counts = {prod(each.layout.shape) for each in manifests}
+    if len(counts) != 1 or any(each.layout.dtype.numpy is None for each in manifests):
+        raise TensorError(f"{', '.join(repr(each.name) for each in wanted)} are not equally many numbers")
+    (count,) = counts
+    tensors = [_Rows(each, iter_pieces(connect, [Part(each, range(len(each.layout)))]), 1) for each in manifests]
+    step = BLOCK_NBYTES // max(each.row_nbytes for each in tensors)
+    for first in range(0, count, step):
+        yield tuple(each.take(min(step, count - first)).reshape(-1) for each in tensors)
+
+
+class _Rows:
+    """The rows of a tensor whose pieces arrive in order, wherever those are cut; by default its last axis is one."""
+
+    def __init__(self, manifest: Manifest, pieces: Iterator[Piece], columns: int | None = None) -> None:
         self._dtype = manifest.layout.dtype
-        self._columns = manifest.layout.shape[-1] if manifest.layout.shape else 1
+        last = manifest.layout.shape[-1] if manifest.layout.shape else 1
+        self._columns = last if columns is None else columns
         row_nbytes = self._dtype.nbytes(self._columns)
         assert row_nbytes is not None  # of whole elements, or blocks
         self.row_nbytes = row_nbytes

@@ -79,6 +79,11 @@ class Reader:
                 self.printed[block.next_line] = "\n".join(" | ".join(map(str, row)) for row in rows)
             case "mermaid":
                 self._see(block.text)
+            case "yaml":
+                # A comment in its first line says in which file the reader writes it down.
+                name = re.fullmatch(r"# ([\w.-]+\.yml)", block.text.splitlines()[0])
+                assert name is not None, f"{block.place}: says not in its first line which file it is"
+                (self.folder / name[1]).write_text(block.text, encoding="utf-8")
             case "text":
                 self._compare(block.lines, self.printed.get(block.line))
             case other:

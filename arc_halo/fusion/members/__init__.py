@@ -9,6 +9,7 @@ from arc_halo.fusion.members.protocol import (
     Question,
     Stoppable,
     TokenChoice,
+    Verifying,
     level_of,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "Question",
     "Stoppable",
     "TokenChoice",
+    "Verifying",
     "level_of",
 ]

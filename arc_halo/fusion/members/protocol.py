@@ -214,6 +214,18 @@ class Predicting(Protocol):
         ...
 
 
+@runtime_checkable
+class Verifying(Protocol):
+    """A member of level N that looks at several places in one pass: what drafts are verified by."""
+
+    def each_next_logits(self, token_ids: Sequence[int], first: int) -> np.ndarray:
+        """Logits after the first ``first`` tokens, after one more, and so on to all of them.
+
+        float32 of shape [len(token_ids) - first + 1, vocabulary].
+        """
+        ...
+
+
 def level_of(member: object) -> Level:
     """What a member can do.
 

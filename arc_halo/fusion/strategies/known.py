@@ -13,9 +13,10 @@ from arc_halo.fusion.strategies.hierarchical import Hierarchical
 from arc_halo.fusion.strategies.parallel import Parallel
 from arc_halo.fusion.strategies.protocol import Strategy
 from arc_halo.fusion.strategies.routing import Routing
+from arc_halo.fusion.strategies.speculative import Speculative
 
 GROUP: Final = "arc_halo.strategies"
-_OWN: Final[tuple[type[Strategy], ...]] = (Ensemble, Cascade, Parallel, Hierarchical, Routing)
+_OWN: Final[tuple[type[Strategy], ...]] = (Ensemble, Cascade, Parallel, Hierarchical, Routing, Speculative)
 
 
 @cache
