@@ -84,6 +84,11 @@ class Reader:
             case other:
                 pytest.fail(f"{block.place}: nobody can read {other or 'a block without a language'}")
 
+    def forget(self) -> None:
+        """Begin anew, as in another process: names are gone, what is stored is not."""
+        self.close()
+        self.names, self.printed, self.databases = {"__name__": "__main__"}, {}, []
+
     def close(self) -> None:
         """Close what the page left open; closing twice does nothing."""
         for database in self.databases:
