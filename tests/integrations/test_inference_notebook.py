@@ -25,7 +25,7 @@ SAID = (
     r"changed: 0 tokens; torch counts 0 changes\nput back: 999 tokens",
     r"computing\n\{'model.layers.1'.*\}\n\{'model.layers.1'.*\}\n",
     r"computing\nis new\nwas there",
-    r"before: 999 tokens of the prompt, activations \(1, 200, 128\), answer '.*'\n"
+    r"before: 999 tokens of the prompt, activations \(1, 200, 128\), answer '.*'\n",
     r"after: 0 tokens of the prompt, activations None, answer None\nswept [1-9]\d* blocks, 3 activations, 1 answer",
 )
 
