@@ -171,9 +171,8 @@ def _names_generator(model: Model) -> bool:
     """Whether the class that the config names has a head to generate text with; one without may have a tied head."""
     named = model.architecture_config.get("architectures")
     found: Any = getattr(transformers, str(named[0]), None) if isinstance(named, list) and named else None
-    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
-        return False
-    return bool(found.can_generate())
+    can_generate = getattr(found, "can_generate", None)
+    return can_generate is not None and bool(can_generate())
 
 
 def _tokenizer(session: Session, model: Model, *, is_needed: bool) -> PreTrainedTokenizerBase | None:
