@@ -260,7 +260,7 @@ class ActivationCache:
         self._measurements.flush_hits()  # whom the quota evicts is decided by them
         try:
             self._database.transaction(unit)
-        except _TROUBLE as error:
+        except (CacheError, *_TROUBLE) as error:  # names were refused before
             _log.warning("activations are not kept: %s", error)
 
 

@@ -271,7 +271,7 @@ class KVCache:
         if skip < len(token_ids) or pinned:
             try:
                 self.store(token_ids, computed, pinned=pinned, skip=skip)
-            except (DatabaseError, CodecError) as error:
+            except (CacheError, DatabaseError, CodecError) as error:  # layers that do not fit were refused above
                 _log.warning("keys and values that were computed are not kept: %s", error)
         self.note_computed(len(token_ids) - hit, seconds)
         return computed
