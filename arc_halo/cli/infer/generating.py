@@ -92,12 +92,15 @@ def _took(answer: Answer) -> str:
         f"{count(answer.new_token_count, 'token')} generated" + ("" if rate is None else f" at {rate:,.1f} tokens/s"),
     ]
     if answer.break_even is not None:
-        saved = made.seconds_saved
-        parts += [
-            "time saved not measured yet" if saved is None else f"{_seconds(saved)} saved",
-            str(answer.break_even),
-        ]
+        parts += [_saved(made.seconds_saved)] if made.hit_token_count else []
+        parts += [str(answer.break_even)]
     return "; ".join(parts)
+
+
+def _saved(seconds: float | None) -> str:
+    if seconds is None:
+        return "time saved not measured yet"
+    return f"{_seconds(abs(seconds))} {'saved' if seconds >= 0 else 'lost'}"
 
 
 def _seconds(value: float) -> str:

@@ -17,7 +17,7 @@ from arc_halo.inference.kv.costs import BreakEven, Costs
 from arc_halo.inference.kv.counting import Counter
 from arc_halo.inference.kv.loading import load_prefix
 from arc_halo.inference.kv.lookup import find_prefix
-from arc_halo.inference.kv.storing import check_layers, encode_blocks, write_blocks
+from arc_halo.inference.kv.storing import check_codec, check_layers, encode_blocks, write_blocks
 from arc_halo.inference.namespaces import find_namespace
 from arc_halo.inference.single_flight import single_flight
 from arc_halo.schema import CacheAudit
@@ -107,6 +107,7 @@ class KVCache:
             raise CacheError(f"a namespace of kind {namespace.kind!r} has no keys and values")
         if str(layout) != namespace.layout or layout.dtype != namespace.dtype:
             raise CacheError(f"{layout.dtype}, {layout}, is not the namespace's {namespace.dtype}, {namespace.layout}")
+        check_codec(codec)
         self.db = db
         self.namespace = namespace
         self.layout = layout

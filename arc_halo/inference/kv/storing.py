@@ -162,12 +162,17 @@ def store_prefix(
     return write_blocks(session, namespace, blocks, logged=logged, ttl=seconds, pinned=pinned)
 
 
+def check_codec(codec: CodecName) -> None:
+    """Refuse what payloads cannot be kept by."""
+    if codec not in ("none", "lossless", "int8"):
+        raise CacheError(f"there is no codec {codec!r}; none, lossless and int8 are")
+
+
 def check_layers(
     namespace: Namespace, token_ids: Sequence[int] | np.ndarray, layers: Layers, codec: CodecName
 ) -> KVLayout:
     """The layout of layers that may be stored in a namespace."""
-    if codec not in ("none", "lossless", "int8"):
-        raise CacheError(f"there is no codec {codec!r}; none, lossless and int8 are")
+    check_codec(codec)
     if (codec == "int8") != (namespace.precision == "int8"):
         raise CacheError(f"codec {codec!r} does not keep the precision of the namespace, {namespace.precision!r}")
     layout = KVLayout.of(layers)
