@@ -164,6 +164,7 @@ class ActivationCache:
         digest = input_digest(inputs)
         lookup = self._look_up(names, digest, Habit(), always=True)
         if len(lookup.readout.arrays) < len(names):
+            self._measurements.missed()
             return None
         self._measurements.hit(digest, lookup.found, time.perf_counter() - lookup.began)
         return lookup.readout.arrays

@@ -18,7 +18,6 @@ from arc_halo.inference.kv.counting import Counter
 from arc_halo.inference.kv.loading import load_prefix
 from arc_halo.inference.kv.lookup import find_prefix
 from arc_halo.inference.kv.storing import check_codec, check_layers, encode_blocks, write_blocks
-from arc_halo.inference.namespaces import find_namespace
 from arc_halo.inference.single_flight import single_flight
 from arc_halo.schema import CacheAudit
 
@@ -114,9 +113,8 @@ class KVCache:
         self.codec: CodecName = codec
         self.logged = logged
         self.ttl = ttl_seconds(ttl)
-        self._counter = Counter(db, namespace.tenant_id)
+        self._counter = Counter(db, namespace)
         self._costs = Costs(self._measured_before())
-        self._namespace_id: int | None = None
 
     @property
     def break_even(self) -> BreakEven:
@@ -141,7 +139,7 @@ class KVCache:
         seconds = time.perf_counter() - begun
         if nbytes := _token_count(layers) * self.layout.token_nbytes:
             self._costs.note_read(nbytes, seconds)
-            self._counter.note_read(prefix.namespace_id, nbytes, seconds)
+            self._counter.note_read(nbytes, seconds)
         if faults:
             drop = {each.block_hash: each.created_at for each in faults}
             self._audit(prefix.namespace_id, [(each.reason, _details(each)) for each in faults], drop)
@@ -169,6 +167,7 @@ class KVCache:
             return write_blocks(session, self.namespace, blocks, logged=self.logged, ttl=self.ttl, pinned=pinned)
 
         stored = self._run(unit)
+        self._counter.note_stored()
         if stored.suspects:
             self._audit(None, [("other_tokens", {"block": each.hex()}) for each in stored.suspects])
         return stored
@@ -223,10 +222,7 @@ class KVCache:
         if token_count < 1:
             return
         self._costs.note_computed(token_count, seconds)
-        if self._namespace_id is None:
-            self._namespace_id = self.db.read(lambda session: find_namespace(session, self.namespace))
-        if self._namespace_id is not None:
-            self._counter.note_computed(self._namespace_id, token_count, seconds)
+        self._counter.note_computed(token_count, seconds)
 
     def flush(self) -> None:
         """Write the counts of hits now; a thread does it every second."""

@@ -189,6 +189,10 @@ class ResponseCache:
         """Write the hits counted so far; where the database refuses they are lost, and the log says so."""
         self._counts.flush()
 
+    def close(self) -> None:
+        """Write the hits that are left. The database stays open; closing twice does nothing."""
+        self.flush()
+
     def _find(self, asked: _Prompt) -> FoundResponse | None:
         with self.db.session() as session:
             found = find_response(session, self.namespace, asked.text, asked.settings)
@@ -238,4 +242,4 @@ class ResponseCache:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.flush()
+        self.close()
