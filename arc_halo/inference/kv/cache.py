@@ -18,6 +18,7 @@ from arc_halo.inference.kv.counting import Counter
 from arc_halo.inference.kv.loading import load_prefix
 from arc_halo.inference.kv.lookup import find_prefix
 from arc_halo.inference.kv.storing import check_codec, check_layers, encode_blocks, write_blocks
+from arc_halo.inference.quota_warning import QuotaWarning
 from arc_halo.inference.single_flight import single_flight
 from arc_halo.schema import CacheAudit
 
@@ -114,6 +115,7 @@ class KVCache:
         self.logged = logged
         self.ttl = ttl_seconds(ttl)
         self._counter = Counter(db, namespace)
+        self._quota_warning = QuotaWarning(db, namespace)
         self._costs = Costs(self._measured_before())
 
     @property
@@ -168,6 +170,8 @@ class KVCache:
 
         stored = self._run(unit)
         self._counter.note_stored()
+        if not stored.has_room:
+            self._quota_warning.tell()
         if stored.suspects:
             self._audit(None, [("other_tokens", {"block": each.hex()}) for each in stored.suspects])
         return stored

@@ -119,6 +119,8 @@ class StoredPrefix:
     """Blocks that made room."""
     suspects: list[bytes] = field(default_factory=list)
     """Hashes under which other tokens stand: nothing is stored from there on."""
+    has_room: bool = True
+    """False if the quota has none for the rest."""
 
 
 def store_prefix(
@@ -246,8 +248,8 @@ def write_blocks(
         new = [block for block in chosen if block.rows]
         if new:
             room = make_room(connection, namespace.tenant_id, sum(block.nbytes for block in new), chosen)
-            stored.evicted_count = room.evicted_count
-            if not room.is_enough:  # what is there lives on all the same
+            stored.has_room, stored.evicted_count = room
+            if not stored.has_room:  # what is there lives on all the same
                 stored.token_count -= sum(len(block.tokens) for block in new) // TOKEN_NBYTES
                 chosen, new = [block for block in chosen if not block.rows], []
         written = _insert(connection, shared, new)
