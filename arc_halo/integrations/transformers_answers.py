@@ -16,7 +16,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from arc_halo.errors import ConfigurationError, StateMismatch
 from arc_halo.inference.figures import token_rate
 from arc_halo.inference.sessions import inference_session
-from arc_halo.integrations.transformers_cache import DEFAULT_BLOCK_TOKENS, FirstToken, Generated, ModelCache
+from arc_halo.integrations.transformers_cache import DEFAULT_BLOCK_TOKENS, Generated, ModelCache
+from arc_halo.integrations.transformers_first_token import FirstToken
 from arc_halo.integrations.transformers_models import load_pretrained, load_tokenizer
 from arc_halo.registry import find_model
 

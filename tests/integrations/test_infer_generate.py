@@ -23,7 +23,14 @@ from transformers import (
 
 from arc_halo import connect
 from arc_halo.registry import import_model, quantize_model
-from arc_halo.schema import InferenceMetric, InferenceSession, KVCacheBlock, KVCacheUnloggedPayload, Model
+from arc_halo.schema import (
+    CacheStatistics,
+    InferenceMetric,
+    InferenceSession,
+    KVCacheBlock,
+    KVCacheUnloggedPayload,
+    Model,
+)
 from tests.cli.command_line import arc_halo
 from tests.docs.pages import COMMAND_LINE, blocks
 from tests.fixtures.tiny_models import WORDS, tiny
@@ -112,6 +119,18 @@ def test_the_answer_is_on_stdout_and_what_it_took_on_stderr(arc_halo, put):
     assert line.startswith("8 tokens of the prompt, 0 from the cache; first token after ")
     assert "6 tokens generated at " in line
     assert line.endswith("break-even not measured yet")
+    assert "saved" not in line
+
+
+@pytest.mark.parametrize("computed", [1e-3, 1e9])
+def test_time_saved_may_be_time_lost(arc_halo, put, database, computed):
+    put()
+    asked(arc_halo)
+    took = {"read_nbytes": 10**15, "read_seconds": 1, "computed_token_count": 10**6, "computed_seconds": 1e6 / computed}
+    database.transaction(lambda session: session.execute(update(CacheStatistics).values(took)))
+    line = arc_halo.run("infer", "generate", "lm", "--prompt", PROMPT, *OPTIONS).stderr
+    assert ("s lost; break-even" if computed > 1 else "s saved; break-even") in line
+    assert "-" not in line.partition("tokens/s; ")[2].partition(";")[0]
 
 
 def test_the_first_computation_of_all_is_measured(arc_halo, put):

@@ -105,11 +105,8 @@ def _took(answer: Answer) -> str:
         f"{count(answer.new_token_count, 'token')} generated" + ("" if rate is None else f" at {rate:,.1f} tokens/s"),
     ]
     if answer.break_even is not None:
-        saved = made.seconds_saved
-        parts += [
-            _saved(saved),
-            str(answer.break_even),
-        ]
+        parts += [_saved(made.seconds_saved)] if made.hit_token_count else []
+        parts += [str(answer.break_even)]
     return "; ".join(parts)
 
 
