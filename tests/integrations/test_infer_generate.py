@@ -129,7 +129,7 @@ def test_time_saved_may_be_time_lost(arc_halo, put, database, computed):
     took = {"read_nbytes": 10**15, "read_seconds": 1, "computed_token_count": 10**6, "computed_seconds": 1e6 / computed}
     database.transaction(lambda session: session.execute(update(CacheStatistics).values(took)))
     line = arc_halo.run("infer", "generate", "lm", "--prompt", PROMPT, *OPTIONS).stderr
-    assert ("s lost; break-even" if computed > 1 else "s saved; break-even") in line
+    assert ("s lost by reading; break-even" if computed > 1 else "s saved; break-even") in line
     assert "-" not in line.partition("tokens/s; ")[2].partition(";")[0]
 
 
