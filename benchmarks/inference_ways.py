@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from arc_halo.inference.kv import KVLayout, LayerShape, hashing
 from arc_halo.inference.namespaces import Namespace, ensure_namespace
-from arc_halo.integrations.transformers_cache import FirstToken
+from arc_halo.integrations.transformers_first_token import FirstToken
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

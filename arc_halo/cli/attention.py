@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003  Typer evaluates the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -13,10 +14,14 @@ import typer
 from arc_halo.cli.output import Json, print_json, print_table, say, shown
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from arc_halo.inference.attention import HeadFigures
+    from arc_halo.schema import InferenceSession, Model
 
 app = typer.Typer(no_args_is_help=True, help="Attention: where the heads of a model looked.")
 
+_ID: Final = re.compile(r"[0-9a-fA-F-]{4,36}")
 _FIGURES: Final = ("entropy", "distance", "first", "previous", "induction")
 _FORMATS: Final = (".png", ".svg", ".pdf")
 
@@ -46,7 +51,7 @@ def show(
         str,
         typer.Argument(
             metavar="MODEL|SESSION",
-            help="NAME, NAME@VERSION or NAME@ALIAS; or the id of an inference session, eight characters of it or more.",
+            help="NAME, NAME@VERSION or NAME@ALIAS; or an inference session: MODEL/NAME, or the beginning of its id.",
         ),
     ],
     *,
@@ -79,7 +84,7 @@ def show(
     chosen: Any = layer if layer is None or not layer.isdecimal() else int(layer)
     order: Any = sort or "layer"
     with context.obj.connect() as database, database.session() as session:
-        heads = head_figures(session, source, layer=chosen, sort=order)
+        heads = head_figures(session, _source(session, source), layer=chosen, sort=order)
     if plot is not None:
         by = sort or "entropy"
         _save(HeadGrid(heads, by, f"{source}: {FIGURES[by]}"), plot)
@@ -92,6 +97,23 @@ def show(
     _print(heads)
     if plot is not None:
         say(f"drawn in {shown(str(plot))}")
+
+
+def _source(session: Session, reference: str) -> Model | InferenceSession:
+    """A model, or a session. Of what could be one, first is said why it is none: which ids begin so, if several do."""
+    from arc_halo.errors import ModelNotFound, SessionNotFound
+    from arc_halo.inference.history import find_session
+    from arc_halo.registry import find_model
+
+    try:
+        return find_model(session, reference)
+    except ModelNotFound as unknown:
+        if "/" not in reference and not _ID.fullmatch(reference):
+            raise
+        try:
+            return find_session(session, reference)
+        except SessionNotFound as error:
+            raise SessionNotFound(f"{error}; {unknown}") from None
 
 
 def _save(picture: Any, path: Path) -> None:

@@ -40,6 +40,9 @@ n.tenant_id = :tenant_id AND n.digest = :digest
 """The condition that a namespace ``n`` may be served from; its parameters are those of `key_of`."""
 _FIND: Final = text(f"SELECT n.id FROM arc_halo.cache_namespaces AS n WHERE {IS_SERVABLE}")  # noqa: S608  # of constants
 _STORED: Final = text("SELECT id FROM arc_halo.cache_namespaces WHERE tenant_id = :tenant_id AND digest = :digest")
+_HAS_MODEL: Final = text("""
+SELECT EXISTS (SELECT FROM arc_halo.models WHERE tenant_id = :tenant_id AND weights_digest = :weights_digest)
+""")
 _INSERT: Final = text("""
 INSERT INTO arc_halo.cache_namespaces (
        tenant_id, digest, kind, weights_digest, is_registered, adapter_digest, tokenizer_digest, config_digest, dtype,
@@ -119,6 +122,8 @@ class Namespace:
             raise CacheError(f"a block has 1 to {MAX_BLOCK_TOKENS} tokens, not {self.block_token_count}")
         if self.model_id is not None and not self.is_registered:
             raise CacheError("a model of this database has registered weights")
+        if not isinstance(self.salt, bytes):
+            raise CacheError(f'the salt is {type(self.salt).__name__}; give bytes, as b"alice"')
 
     @cached_property
     def digest(self) -> bytes:
@@ -224,12 +229,24 @@ def find_namespace(session: Session, namespace: Namespace) -> int | None:
 
 
 def ensure_namespace(session: Session, namespace: Namespace) -> int:
-    """The id of a namespace, which is made if it is not there."""
+    """The id of a namespace, which is made if it is not there.
+
+    Raises
+    ------
+    CacheError
+        It is of registered weights that no model of its tenant has, of whatever status: nothing would be served.
+    """
     key = key_of(namespace)
     # Looked for first: an upsert would lock the row to the end of a transaction that may write for long.
     found: int | None = session.scalar(_STORED, key)
     if found is None:
-        session.execute(_INSERT, key | {name: getattr(namespace, name) for name in _COLUMNS})
+        row = key | {name: getattr(namespace, name) for name in _COLUMNS}
+        if namespace.is_registered and not session.scalar(_HAS_MODEL, row):
+            raise CacheError(
+                f"tenant {namespace.tenant_id} has no model with these weights: nothing that is kept for them would be "
+                "served; register it there, or tell tenants apart by the salt"
+            )
+        session.execute(_INSERT, row)
         found = session.execute(_STORED, key).scalar_one()
     return found
 

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from transformers import AutoModelForCausalLM, TextStreamer
+import transformers
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, TextStreamer
 from transformers.generation.streamers import BaseStreamer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from arc_halo.errors import ConfigurationError
+from arc_halo.errors import ConfigurationError, StateMismatch
 from arc_halo.inference.figures import token_rate
 from arc_halo.inference.sessions import inference_session
-from arc_halo.integrations.transformers_cache import DEFAULT_BLOCK_TOKENS, FirstToken, Generated, ModelCache
+from arc_halo.integrations.transformers_cache import DEFAULT_BLOCK_TOKENS, Generated, ModelCache
+from arc_halo.integrations.transformers_first_token import FirstToken
 from arc_halo.integrations.transformers_models import load_pretrained, load_tokenizer
 from arc_halo.registry import find_model
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from arc_halo.schema import Model
 
 MAX_NEW_TOKENS: Final = 64
+_NO_DECODER: Final = "{} is not a decoder: it has no head to generate text with"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,15 @@ class Answer:
         None for a model without a tokenizer.
     break_even
         As measured so far; None without a cache.
+    session_id
+        Of the inference session it is recorded as.
     """
 
     model: str
     text: str | None
     generated: Generated
     break_even: BreakEven | None
+    session_id: uuid.UUID
 
     @property
     def new_token_count(self) -> int:
@@ -81,6 +88,7 @@ def answer_prompt(
     temperature: float = 0.0,
     seed: int | None = None,
     cache: CacheOptions | None = None,
+    dequantize: bool = False,
     show: Callable[[str], None] | None = None,
 ) -> Answer:
     """Load a model and its tokenizer, answer one prompt, and record that as an inference session.
@@ -95,6 +103,8 @@ def answer_prompt(
         Equal ones draw equal answers; by default each is another.
     cache
         How to keep the prompt's keys and values; None to compute all of them, and keep none.
+    dequantize
+        Let a quantised model's floats answer.
     show
         Called with each part of the answer as it comes: words, or the ids of a model without a tokenizer.
 
@@ -104,6 +114,8 @@ def answer_prompt(
         There is no such model.
     ConfigurationError
         It is none that generates text, has no tokenizer for a text, or the prompt does not fit into it.
+    QuantizationError
+        It is quantised and ``dequantize`` was not said.
     UnknownCacheLayer
         Its keys and values cannot be cached.
 
@@ -114,8 +126,9 @@ def answer_prompt(
     with db.session() as session:
         found = find_model(session, model)
         name = f"{found.name}@{found.version}"
+        _refuse_encoder(found, name)
         tokenizer = _tokenizer(session, found, is_needed=isinstance(prompt, str))
-        module = load_pretrained(session, found, auto_class=AutoModelForCausalLM)
+        module = _load(session, found, name, dequantize=dequantize)
         model_id = found.id
     token_ids = _token_ids(tokenizer, prompt)
     _check_fits(module, name, token_ids, max_new_tokens)
@@ -132,7 +145,35 @@ def answer_prompt(
             cached_token_count=generated.hit_token_count,
         )
     text = None if tokenizer is None else str(tokenizer.decode(generated.new_tokens, skip_special_tokens=True))
-    return Answer(name, text, generated, break_even)
+    return Answer(name, text, generated, break_even, inference.id)
+
+
+def _refuse_encoder(model: Model, name: str) -> None:
+    """Refuse what never generates before it is loaded. What is of no known type is left to `load_pretrained`."""
+    config, kind = model.architecture_config, model.architecture_config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING or _names_generator(model):
+        return
+    of_kind = CONFIG_MAPPING[kind]
+    is_encoder = of_kind in MODEL_FOR_MASKED_LM_MAPPING and not config.get("is_decoder")
+    if is_encoder or of_kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigurationError(_NO_DECODER.format(name))
+
+
+def _load(session: Session, model: Model, name: str, *, dequantize: bool) -> PreTrainedModel:
+    try:
+        return load_pretrained(session, model, auto_class=AutoModelForCausalLM, dequantize=dequantize)
+    except StateMismatch as error:
+        if _names_generator(model):
+            raise
+        raise ConfigurationError(_NO_DECODER.format(name)) from error
+
+
+def _names_generator(model: Model) -> bool:
+    """Whether the class that the config names has a head to generate text with; one without may have a tied head."""
+    named = model.architecture_config.get("architectures")
+    found: Any = getattr(transformers, str(named[0]), None) if isinstance(named, list) and named else None
+    can_generate = getattr(found, "can_generate", None)
+    return can_generate is not None and bool(can_generate())
 
 
 def _tokenizer(session: Session, model: Model, *, is_needed: bool) -> PreTrainedTokenizerBase | None:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,13 +14,20 @@ import torch
 from sqlalchemy.exc import SQLAlchemyError
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.generation.streamers import BaseStreamer
 
 from arc_halo.errors import ArcHaloError, CacheError, UnknownCacheLayer
 from arc_halo.inference.kv import KVCache, KVLayout
+from arc_halo.inference.kv.storing import check_codec
 from arc_halo.integrations.torch import from_numpy, to_numpy
 from arc_halo.integrations.torch_identity import identify, namespace_of
-from arc_halo.integrations.transformers_limits import check_options, check_positions, with_cache
+from arc_halo.integrations.transformers_first_token import FirstToken
+from arc_halo.integrations.transformers_limits import (
+    check_direction,
+    check_later_tokens,
+    check_options,
+    check_positions,
+    with_cache,
+)
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -42,6 +49,7 @@ DEFAULT_BLOCK_TOKENS: Final = 256
 _MEASURED_TOKENS: Final = 32
 # Each has a thread that writes counts: a model in training is another one after each step.
 _KEPT_CACHES: Final = 4
+Keep: TypeAlias = Literal["prompt", "all", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,8 @@ class Generated:
     seconds
         From the call to the last token.
     seconds_saved
-        Against computing the tokens that were read, from measurements; None where there are none.
+        What computing the tokens that were read would have taken, by the measured rate, less what this call took to
+        identify the model, find them and read them: negative where that was longer. None without a hit, or a rate.
     """
 
     sequences: torch.Tensor
@@ -104,7 +113,7 @@ class ModelCache:
     UnknownCacheLayer
         A layer keeps more or less than keys and values: a sliding window, a state.
     CacheError
-        The model cannot be identified, or its keys depend on tokens that come after them.
+        The model cannot be identified, its keys depend on tokens that come after them, or an option makes no sense.
 
     Examples
     --------
@@ -125,6 +134,7 @@ class ModelCache:
         salt: bytes = b"",
         changes: Changes = "content",
     ) -> None:
+        check_codec(codec)
         self.model = model
         self._db = db
         self._tokenizer = tokenizer
@@ -206,9 +216,7 @@ class ModelCache:
             raise CacheError("these are not the tokens that restore() was given: whose keys and values are these?")
         return kv.store(tokens, _layers(cache, self.layout, len(tokens)), pinned=pinned)
 
-    def generate(
-        self, input_ids: torch.Tensor, *, keep: Literal["prompt", "all", "nothing"] = "prompt", **options: Any
-    ) -> Generated:
+    def generate(self, input_ids: torch.Tensor, *, keep: Keep = "prompt", **options: Any) -> Generated:
         """As the model's own ``generate``, with what is stored of the prompt, which is stored afterwards.
 
         The answer is given whatever becomes of storing: trouble with that is a warning in the log.
@@ -226,9 +234,12 @@ class ModelCache:
         Raises
         ------
         CacheError
-            An option that would make keys and values differ from those of the tokens, or several rows of them.
+            An option that would make keys and values differ from those of the tokens, several rows of them, or no such
+            ``keep``.
         """
         begun = time.perf_counter()
+        if keep not in get_args(Keep):
+            raise CacheError(f"there is no keep={keep!r}; {', '.join(get_args(Keep))} are")
         tokens = _row(input_ids)
         check_options(options, self.model, len(tokens))
         kv = self.current()
@@ -253,7 +264,8 @@ class ModelCache:
                 kv.note_computed(len(tokens) - hit, first_at - computing)
         except (ArcHaloError, SQLAlchemyError) as error:
             _log.warning("keys and values of %d tokens were not stored: %s", len(tokens), error)
-        saved = kv.break_even.seconds_saved(hit) if hit else 0.0
+        rate = kv.break_even.computed_tokens_per_second
+        saved = hit / rate - (computing - begun) if hit and rate else None
         return Generated(sequences, len(tokens), hit, first_at - begun, ended - begun, saved)
 
     def close(self) -> None:
@@ -303,6 +315,7 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
         Its keys depend on tokens that come after them.
     """
     check_positions(model)
+    check_direction(model)
     cache = DynamicCache(config=model.config)
     _check_kinds(cache)
     return cache
@@ -323,15 +336,20 @@ def cache_argument(model: PreTrainedModel) -> str:
 
 def _probe(model: PreTrainedModel) -> KVLayout:
     """The layout of a model's keys and values, from those of one token: configs spell it in too many ways."""
-    cache = new_cache(model)
-    token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
-    with torch.inference_mode():
-        model(input_ids=token, **{cache_argument(model): cache}, use_cache=True)
+
+    def computed(tokens: torch.Tensor) -> DynamicCache:
+        cache = new_cache(model)
+        with torch.inference_mode():
+            model(input_ids=tokens, **{cache_argument(model): cache}, use_cache=True)
+        return cache
+
+    cache = computed(torch.zeros((1, 1), dtype=torch.long, device=model.device))
     if cache.get_seq_length() != 1:
         raise CacheError(
             f"of one token the model puts {cache.get_seq_length()} into a cache: it has virtual tokens or keys of its "
             "own, which no prefix tells of; use this model without a cache"
         )
+    check_later_tokens(model, lambda tokens: [layer.keys for layer in computed(tokens).layers])
     return KVLayout.of(_layers(cache, None, 1))
 
 
@@ -360,29 +378,9 @@ def _layers(cache: DynamicCache, layout: KVLayout | None, token_count: int) -> l
 
 
 def _row(input_ids: torch.Tensor) -> np.ndarray:
+    if not isinstance(input_ids, torch.Tensor):
+        raise CacheError(f"tokens are cached of a tensor of shape [1, tokens], not of {type(input_ids).__name__}")
     if input_ids.ndim != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] < 1:  # noqa: PLR2004  (axes)
         raise CacheError(f"one row of tokens is cached at a time, of shape [1, tokens], not {list(input_ids.shape)}")
     row: np.ndarray = input_ids[0].cpu().numpy()
     return row
-
-
-class FirstToken(BaseStreamer):
-    """Notes when the first new token came, and hands everything on."""
-
-    def __init__(self, inner: Any) -> None:
-        self.at: float | None = None
-        self._inner = inner
-        self._has_prompt = False
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt, then token after token."""
-        if self._has_prompt and self.at is None:
-            self.at = time.perf_counter()
-        self._has_prompt = True
-        if self._inner is not None:
-            self._inner.put(value)
-
-    def end(self) -> None:
-        """Hand on the end."""
-        if self._inner is not None:
-            self._inner.end()

@@ -10,7 +10,7 @@ import torch
 from arc_halo.errors import CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from transformers import PreTrainedModel
 
@@ -26,6 +26,10 @@ _NONE: Final = ("assistant_early_exit", "cache_implementation", "prompt_lookup_n
 _FALSE: Final = ("return_dict_in_generate", "token_healing", "use_mtp")
 # Rotary embeddings of short and of long sequences; its name in older configs.
 _OF_WHOLE_LENGTH: Final = frozenset({"longrope", "su"})
+_ENCODER: Final = (
+    "keys of an encoder depend on tokens after them: they are not those of the prefix alone; use this model without a "
+    "cache"
+)
 
 
 def check_positions(model: PreTrainedModel) -> None:
@@ -55,6 +59,44 @@ def _rope_types(said: Any) -> Iterator[str]:
     elif isinstance(said, list):
         for each in said:
             yield from _rope_types(each)
+
+
+def check_direction(model: PreTrainedModel) -> None:
+    """Refuse a model that says that its attention looks at later tokens."""
+    said = _is_causal(model)
+    # Not one by one: the decoder's own attention stands beside one to an encoder's states, which is in no order.
+    if False in said and True not in said:
+        raise CacheError(_ENCODER)
+
+
+def check_later_tokens(model: PreTrainedModel, keys_of: Callable[[torch.Tensor], list[torch.Tensor]]) -> None:
+    """Refuse a model that does not say where its attention looks, and whose first token's keys another one changes.
+
+    Parameters
+    ----------
+    keys_of
+        Computes the keys of each layer, [1, kv_heads, tokens, dim], of a row of tokens.
+    """
+    if _is_causal(model):
+        return
+    one, other = (keys_of(torch.tensor([[0, second]], device=model.device)) for second in (0, 1))
+    # Of equal shapes, so nothing is rounded otherwise.
+    if not all(torch.equal(ours[:, :, 0], theirs[:, :, 0]) for ours, theirs in zip(one, other, strict=True)):
+        raise CacheError(_ENCODER)
+
+
+def _is_causal(model: PreTrainedModel) -> set[bool]:
+    """What the layers that have a place in a cache say; nothing in architectures that transformers has not reworked.
+
+    ``config.is_decoder`` tells nothing: it is false in some decoders, and missing in most.
+    """
+    said = set()
+    for part in model.modules():
+        own = vars(part)
+        if own.get("layer_idx") is not None and isinstance(own.get("is_causal"), bool):
+            # The config decides about the mask where it says anything.
+            said.add(own["is_causal"] and getattr(own.get("config"), "is_causal", None) is not False)
+    return said
 
 
 def check_options(options: Mapping[str, Any], model: PreTrainedModel, token_count: int) -> None:

@@ -186,8 +186,8 @@ def _refuse_unfit(session: Session, model: Model, weights: Sequence[ModelWeight]
     forms = stored_forms(model, weights)
     if forms and not dequantize:
         raise QuantizationError(
-            f"{where} is quantised ({some(list(forms))}); say dequantize=True for its floats, or load the version "
-            f"it was made of"
+            f"{where} is quantised ({some(list(forms))}); say dequantize=True (on the command line "
+            f"--dequantize) for its floats, or load the version it was made of"
         )
     return bool(forms)
 

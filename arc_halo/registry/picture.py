@@ -6,13 +6,12 @@ import base64
 import io
 from abc import ABC, abstractmethod
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.figure import Figure
 
 _SETTINGS: Final[Any] = {"svg.hashsalt": "arc-halo", "svg.fonttype": "path", "font.size": 9.0}
@@ -39,7 +38,7 @@ class Picture(ABC):
             matplotlib is not installed.
         """
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write it as what the file's name says: ``.png``, ``.svg``, or whatever else matplotlib knows.
 
         Raises
@@ -47,7 +46,7 @@ class Picture(ABC):
         ConfigurationError
             matplotlib is not installed.
         """
-        self._write(path, path.suffix.removeprefix("."))
+        self._write(path, Path(path).suffix.removeprefix("."))
 
     def _write(self, target: Any, kind: str) -> None:
         figure = self.figure()

@@ -50,6 +50,13 @@ def test_all_heads_are_drawn(arc_halo, served, tmp_path):
     assert path.stat().st_size > 1000
 
 
+def test_sessions_are_told_apart_by_their_ids(arc_halo, served):
+    assert len(arc_halo.json("attention", "show", served[:-1])) == 8
+    said = arc_halo.error("attention", "show", served[:8])
+    assert said.startswith(f"error: several ids begin with '{served[:8]}': ")
+    assert served in said
+
+
 @pytest.mark.usefixtures("served")
 def test_what_is_not_there_is_said(arc_halo, stored, tmp_path):
     assert arc_halo.says("attention", "show", "m").startswith("no attention is stored of it")

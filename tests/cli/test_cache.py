@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from arc_halo import connect
 from arc_halo.inference.kv import KVCache, store_prefix
-from arc_halo.inference.namespaces import Namespace
+from arc_halo.inference.namespaces import Namespace, ensure_namespace
 from arc_halo.inference.responses import put_response
 from arc_halo.schema import (
     CacheAudit,
@@ -79,11 +80,26 @@ def pinned(database):
 def test_stats(cached: CommandLine, database):
     measure(database, read=3_000_000_000, computed=10_000)
     header, kv, response, *totals = cached.says("cache", "stats").splitlines()
-    assert header.split()[:5] == ["kind", "models", "type", "entries", "size"]
+    assert header.split()[:8] == ["namespace", "kind", "models", "type", "block", "salt", "entries", "size"]
     figures = ["3", "1.3", "kB", "2", "50%", "50%", "3,000", "10,000", f"{LAYOUT.token_nbytes / 100:.4g}"]
-    assert kv.split() == ["kv", "m@1", "F32", *figures]
-    assert response.split()[:4] == ["response", "m@1", "F32", "1"]
+    assert kv.split() == ["1", "kv", "m@1", "F32", "4", "no", *figures]
+    assert response.split()[:6] == ["2", "response", "m@1", "F32", "no", "1"]
     assert totals == ["kv: 3 blocks, 1.3 kB", f"response: 1 response, {totals[1].split(', ')[1]}"]
+
+
+def test_namespaces_of_one_model_are_told_apart(cached: CommandLine, database):
+    rounded = make_namespace(is_registered=True, precision="int8", salt=b"ada", block_token_count=8)
+    activations = replace(ANSWERS, kind="activation", layout="token,width")
+    for other in (rounded, activations):
+        database.transaction(lambda session, other=other: ensure_namespace(session, other))
+    measure(database, read=1, computed=0)
+    lines = cached.says("cache", "stats").splitlines()
+    (activation,) = [line.split() for line in lines if " activation " in line]
+    assert activation[1:6] == ["activation", "m@1", "F32", "no", "0"]
+    assert "0" not in activation[9:]
+    assert [line.split()[3:8] for line in lines if "int8" in line] == [["F32", "as", "int8", "8", "yes"]]
+    salted = {each["namespace_id"]: each["has_salt"] for each in cached.json("cache", "stats")["namespaces"]}
+    assert sorted(salted.values()) == [False, False, False, True]
 
 
 def test_stats_as_json(cached: CommandLine, database):
@@ -164,6 +180,8 @@ def test_a_sweep_keeps_to_the_quota(cached: CommandLine, database):
     assert cached.says("cache", "quota", "kv", 8 * LAYOUT.token_nbytes) == "kv: at most 960 bytes\n"
     assert cached.says("cache", "sweep") == "deleted 1 beyond a quota\n"
     assert "kv: 2 blocks, 960 bytes of 960 bytes allowed" in cached.says("cache", "stats")
+    assert cached.says("cache", "quota", "kv") == "kv: at most 960 bytes\n"
+    assert cached.json("cache", "quota", "response") == {"kind": "response", "max_nbytes": None}
     assert cached.json("cache", "quota", "kv", "none") == {"kind": "kv", "max_nbytes": None}
     assert counted(database, CacheQuota) == 0
 
@@ -236,8 +254,15 @@ def test_explain(cached: CommandLine):
     assert said[1].split() == ["block", "tokens", "hash", "stored", "how", "expires", "size", "hits"]
     assert said[2].split()[:2] == ["0", "0-3"]
     assert said[2].split()[3:] == ["used", "logged", "never", "480", "bytes", "1"]
-    assert said[3].split()[3:7] == ["2", "of", "4", "used"]
+    assert said[3].split()[1] == "4-7"
+    assert said[3].split()[3:8] == ["2", "of", "these", "4", "used"]
     assert said[4] == "6 of 7 tokens: other tokens are stored behind it, such as 106 at 6"
+
+
+def test_explain_shows_what_is_stored_of_a_longer_prompt(cached: CommandLine):
+    last = cached.says("cache", "explain", WORDS, "1", "--model", "m").splitlines()[4]
+    assert last.split()[1] == "8-10"
+    assert " used " in last
 
 
 def test_explain_as_json(cached: CommandLine):

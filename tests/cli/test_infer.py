@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
 from arc_halo import connect
 from arc_halo.inference.sessions import inference_session
+from arc_halo.registry import find_model
+from arc_halo.schema import InferenceSession
 from tests.inference.used import make_months, partitions, store_model
 
 if TYPE_CHECKING:
@@ -60,11 +63,36 @@ def test_show(used: CommandLine):
     lines = shown.splitlines()
     assert lines[0].startswith("m@1/chat  ")
     assert lines[1].startswith("completed, began ")
-    assert lines[2] == "4 requests, 30 tokens of prompts, 33 generated, 50% of prompts from the cache"
+    assert lines[2] == "4 requests, 30 tokens of prompts, 33 generated, 50% of prompt tokens from the cache"
     assert lines[4] == "latency ▃▆█▁ from 1 s to 4 s, medians in order"
     assert f"{OLD:%Y-%m-%d}" in lines[6]
     assert lines[7].split()[1:] == ["3", "3", "s", "3.8", "s", "3.98", "s", "250", "ms", "3.6", "50%", "1.0", "GB"]
     assert lines[9].split() == ["temperature", "0.5"]
+
+
+def test_the_share_from_the_cache_is_the_same_everywhere(arc_halo: CommandLine, migrated_url):
+    with connect(migrated_url) as database:
+        store_model(database)
+        with inference_session(database, "m", name="chat") as inference:
+            inference.record(1.0, prompt_token_count=50, cached_token_count=40)
+            inference.record(1.0, prompt_token_count=100)
+    described = arc_halo.json("infer", "show", "m/chat")
+    assert [described["cached_share"], described["days"][0]["cached_share"]] == [0.8, 0.8]
+    assert arc_halo.json("infer", "sessions")[0]["cached_share"] == 0.8
+    assert "80% of prompt tokens from the cache" in arc_halo.says("infer", "show", "m/chat")
+    assert "80%" in arc_halo.says("infer", "sessions")
+
+
+def test_listed_sessions_are_told_apart(arc_halo: CommandLine, migrated_url):
+    with connect(migrated_url) as database, database.session() as session:
+        store_model(database)
+        for end in ("1", "2"):
+            number = uuid.UUID(f"01a22b29-0000-7000-8000-00000000000{end}")
+            session.add(InferenceSession(id=number, model=find_model(session, "m")))
+        session.commit()
+    listed = [line.split()[-1] for line in arc_halo.says("infer", "sessions").splitlines()[1:]]
+    assert len(set(listed)) == 2
+    assert [arc_halo.json("infer", "show", each)["id"] for each in listed] == listed
 
 
 def test_show_as_json(used: CommandLine):
@@ -92,6 +120,11 @@ def test_prune_asks_and_drops_whole_months(used: CommandLine, migrated_url):
     assert "figures of 1 request were dropped since" in used.says("infer", "show", "m/chat")
     with connect(migrated_url) as database:
         assert f"inference_metrics_{OLD:%Y_%m}" not in partitions(database)
+
+
+def test_prune_asks_nothing_where_there_is_nothing(used: CommandLine):
+    assert used.says("infer", "prune", "--keep", "900d").startswith("nothing to do: no request is from before ")
+    assert used.json("infer", "prune", "--keep", "900d")["request_count"] == 0
 
 
 def test_prune_where_nobody_can_be_asked(used: CommandLine, migrated_url):

@@ -8,8 +8,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stdout
 from importlib.resources import files
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,8 @@ KNOWN = (
 )
 # What needs an extra is run where that is installed, by a test of its own: tests/integrations/test_infer_generate.py.
 ELSEWHERE = re.compile(r"arc-halo infer generate .+")
+# Blocks that need torch are followed where that is installed: tests/integrations/test_inference_pages.py.
+NEEDS_TORCH = re.compile(r"^from arc_halo\.integrations\.(?:torch|transformers)", re.MULTILINE)
 QUOTED = re.compile(r"'[^']*'")
 SCRIPT = re.compile(r"python ((?:benchmarks|docs|examples)/\w+\.py)( .*)?")
 
@@ -66,11 +70,8 @@ class Reader:
         """Do what a block says."""
         match block.language:
             case "python":
-                # Blank lines before it make a traceback name the line of the page.
-                with redirect_stdout(StringIO()) as printed:
-                    exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), self.names)
-                self.printed[block.next_line] = printed.getvalue()
-                self.databases += [each for each in self.names.values() if isinstance(each, Database)]
+                if find_spec("torch") or not NEEDS_TORCH.search(block.text):
+                    self._python(block)
             case "sh":
                 self.printed[block.next_line] = "".join(self._shell(line, block.place) for line in block.lines)
             case "sql":
@@ -89,10 +90,24 @@ class Reader:
             case other:
                 pytest.fail(f"{block.place}: nobody can read {other or 'a block without a language'}")
 
+    def forget(self) -> None:
+        """Begin anew, as in another process: names are gone, what is stored is not."""
+        self.close()
+        self.names, self.printed, self.databases = {"__name__": "__main__"}, {}, []
+
     def close(self) -> None:
         """Close what the page left open; closing twice does nothing."""
         for database in self.databases:
             database.close()
+
+    def _python(self, block: Block) -> None:
+        with redirect_stdout(StringIO()) as printed, warnings.catch_warnings():
+            if NEEDS_TORCH.search(block.text):
+                warnings.simplefilter("ignore")  # what these libraries warn of is not ours
+            # Blank lines before it make a traceback name the line of the page.
+            exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), self.names)
+        self.printed[block.next_line] = printed.getvalue()
+        self.databases += [each for each in self.names.values() if isinstance(each, Database)]
 
     def _shell(self, line: str, place: str) -> str:
         if line.startswith("export "):

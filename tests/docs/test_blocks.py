@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import select
 
+from arc_halo import connect
+from arc_halo.schema import CacheQuota
 from tests.docs.pages import PAGES, README, REPOSITORY, blocks
 
 FIRST = "pip install -e . && arc-halo demo"
@@ -18,6 +21,16 @@ def test_a_page_can_be_followed(page, reader):
 def test_the_cells_of_the_readme_can_be_run_again(reader):
     for block in 2 * [block for block in blocks(README) if block.language == "python"]:
         reader.follow(block)
+
+
+@pytest.mark.parametrize("name", ["inference", "responses", "activations", "attention"])
+def test_a_page_can_be_followed_again_on_the_same_database(name, reader):
+    page = REPOSITORY / "docs" / f"{name}.md"
+    for _ in range(2):
+        reader.read(page)
+        reader.forget()
+    with connect(reader.url) as database, database.session() as session:
+        assert session.scalars(select(CacheQuota)).all() == []
 
 
 def test_the_readme_begins_with_two_commands():

@@ -86,6 +86,18 @@ def test_hits_and_times_are_written_beside(cache):
     assert statistics.read_nbytes == 3 * 2 * 192
 
 
+@pytest.mark.parametrize("flushes", [False, True])
+def test_misses_before_anything_is_stored_are_counted(cache, flushes):
+    for _ in range(2):
+        assert cache.get(INPUTS, POINTS) is None
+        if flushes:
+            assert rows(cache, CacheStatistics) == []
+    cache.put(INPUTS, OUTPUTS)
+    cache.get(INPUTS, POINTS)
+    (statistics,) = rows(cache, CacheStatistics)
+    assert (statistics.lookup_count, statistics.hit_count) == (3, 1)
+
+
 def test_hits_are_written_in_the_background(database):
     with ActivationCache(database, NAMESPACE, flush_seconds=0.01) as cache:
         cache.put(INPUTS, OUTPUTS)

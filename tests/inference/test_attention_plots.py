@@ -68,7 +68,7 @@ def test_what_is_not_known_has_no_colour_and_blocks_that_attend_twice_are_told_a
 
 @pytest.mark.parametrize("picture", [plot_head(attention(1, 4)[0], WORDS), HeadGrid([head("a", 0, 0)]), HeadGrid([])])
 def test_a_picture_is_a_file_and_an_image_in_a_notebook(picture, tmp_path):
-    picture.save(tmp_path / "one.png")
+    picture.save(str(tmp_path / "one.png"))
     assert imread(tmp_path / "one.png").shape[2] == 4
     for name in ("one.svg", "two.svg"):
         picture.save(tmp_path / name)

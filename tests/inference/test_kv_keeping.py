@@ -11,7 +11,7 @@ from sqlalchemy import func, insert, select, text, update
 
 from arc_halo.errors import CacheError
 from arc_halo.inference.activations import input_digest, put_activations
-from arc_halo.inference.kv import BreakEven, KVCache, find_prefix, quotas, store_prefix
+from arc_halo.inference.kv import BreakEven, KVCache, counting, find_prefix, quotas, store_prefix
 from arc_halo.inference.kv.costs import RECHECK_EVERY, Costs
 from arc_halo.inference.kv.keeping import clear_caches, pin_prefix, set_quota
 from arc_halo.inference.responses import put_response
@@ -336,6 +336,52 @@ def test_hits_are_counted(database):
         assert status.computed_tokens_per_second == 200
 
 
+def statistics(database):
+    with database.session() as session:
+        return session.execute(
+            select(CacheStatistics.lookup_count, CacheStatistics.asked_token_count, CacheStatistics.hit_token_count)
+        ).all()
+
+
+@pytest.mark.parametrize("flushes", [False, True])
+def test_misses_before_anything_is_stored_are_counted(database, flushes):
+    with KVCache(database, make_namespace(), LAYOUT) as cache:
+        cache.lookup(TEXT)
+        cache.note_computed(len(TEXT), 0.5)
+        if flushes:
+            cache.flush()
+        assert statistics(database) == []
+        cache.store(TEXT, make_layers(TEXT))
+        for _ in range(2):
+            cache.lookup(TEXT)
+        cache.flush()
+        assert statistics(database) == [(3, 30, 20)]
+        assert cache.lookup([1, 2]).token_count == 0
+    assert statistics(database) == [(4, 32, 20)]
+    with database.session() as session:
+        assert session.scalar(select(CacheStatistics.computed_token_count)) == len(TEXT)
+
+
+def test_what_is_kept_for_a_row_is_written_in_the_background(database, monkeypatch, count_statements):
+    monkeypatch.setattr(counting, "FLUSH_SECONDS", 0.01)
+    with KVCache(database, make_namespace(), LAYOUT) as cache:
+        cache.lookup(TEXT)
+        wait_until(lambda: not cache._counter._is_due)
+        cache.flush()
+        with count_statements(database.engine) as statements:
+            time.sleep(0.1)
+        assert statements == []  # that there is no row yet is asked once
+        cache.store(TEXT, make_layers(TEXT))
+        wait_until(lambda: statistics(database) == [(1, 10, 0)])
+
+
+def test_threads_lose_no_misses(database):
+    with KVCache(database, make_namespace(), LAYOUT) as cache, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: (cache.lookup(TEXT), number % 5 or cache.flush()), range(100)))
+        cache.store(TEXT, make_layers(TEXT))
+    assert statistics(database) == [(100, 1000, 0)]
+
+
 def test_counts_of_what_is_gone_are_dropped(database, caplog):
     with KVCache(database, make_namespace(), LAYOUT) as cache:
         cache.store(TEXT, make_layers(TEXT))
@@ -440,7 +486,8 @@ def test_a_forked_child_counts_what_is_its_own(database):
         cache._counter._lock.acquire()  # as if another thread were just counting
         child = os.fork()
         if child == 0:
-            held = cache._counter._lock.locked() or cache._counter._pending or cache._counter._thread is not None
+            kept = cache._counter._pending.counts.lookup_count
+            held = cache._counter._lock.locked() or kept or cache._counter._thread is not None
             os._exit(1 if held else 0)
         cache._counter._lock.release()
         assert os.waitpid(child, 0)[1] == 0

@@ -106,6 +106,11 @@ def test_only_versions_with_final_weights_are_cached_for(session):
     assert weights_of_model(session, model) == (model, digest("w"))
 
 
+def test_a_codec_that_there_is_not_is_refused_at_once(database):
+    with pytest.raises(CacheError, match="none, lossless and int8"):
+        KVCache(database, make_namespace(), LAYOUT, codec="zip")
+
+
 @pytest.fixture
 def colliding(monkeypatch):
     """Hashes of one bit: nearly every block has the name of another."""

@@ -1,5 +1,6 @@
 """The cache that computes once, keeps, and counts."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -172,6 +173,39 @@ def test_hits_are_counted_when_the_cache_is_left(database):
     assert row.hit_count == 3
     assert row.last_hit_at >= row.created_at
     assert statistics.hit_count == 3
+
+
+def test_misses_before_anything_is_stored_are_counted(database, monkeypatch):
+    monkeypatch.setattr(counting, "FLUSH_LOOKUPS", 4)
+    with ResponseCache(database, NAMESPACE) as cache:
+        for _ in range(6):
+            cache.get(PROMPT, GREEDY)
+        assert (cache._counts._lookups, cache._counts._lookups_since) == (6, 2)  # asked for a row once
+        cache.put(PROMPT, GREEDY, "Paris")
+        cache.get(PROMPT, GREEDY)
+    (statistics,) = rows(database, CacheStatistics)
+    assert (statistics.lookup_count, statistics.hit_count) == (7, 1)
+
+
+def test_closing_writes_what_is_left_and_may_be_repeated(database):
+    cache = ResponseCache(database, NAMESPACE)
+    cache.put(PROMPT, GREEDY, "Paris")
+    cache.get(PROMPT, GREEDY)
+    cache.close()
+    cache.close()
+    assert rows(database, CacheStatistics)[0].lookup_count == 1
+
+
+def test_a_child_of_fork_keeps_no_misses_of_its_parent(database):
+    with ResponseCache(database, NAMESPACE) as cache:
+        cache.get(PROMPT, GREEDY)
+        cache.flush()
+        cache._counts._writing.acquire()  # as if another thread were just writing
+        child = os.fork()
+        if child == 0:
+            os._exit(1 if cache._counts._lookups or cache._counts._writing.locked() else 0)
+        cache._counts._writing.release()
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_hits_are_written_when_there_are_many(database, monkeypatch):

@@ -12,11 +12,25 @@ from sqlalchemy import func, select, update
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BertModel,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTModel,
+)
 
 from arc_halo import connect
-from arc_halo.registry import import_model
-from arc_halo.schema import InferenceMetric, InferenceSession, KVCacheBlock, KVCacheUnloggedPayload, Model
+from arc_halo.registry import import_model, quantize_model
+from arc_halo.schema import (
+    CacheStatistics,
+    InferenceMetric,
+    InferenceSession,
+    KVCacheBlock,
+    KVCacheUnloggedPayload,
+    Model,
+)
 from tests.cli.command_line import arc_halo
 from tests.docs.pages import COMMAND_LINE, blocks
 from tests.fixtures.tiny_models import WORDS, tiny
@@ -105,6 +119,18 @@ def test_the_answer_is_on_stdout_and_what_it_took_on_stderr(arc_halo, put):
     assert line.startswith("8 tokens of the prompt, 0 from the cache; first token after ")
     assert "6 tokens generated at " in line
     assert line.endswith("break-even not measured yet")
+    assert "saved" not in line
+
+
+@pytest.mark.parametrize("computed", [1e-3, 1e9])
+def test_time_saved_may_be_time_lost(arc_halo, put, database, computed):
+    put()
+    asked(arc_halo)
+    took = {"read_nbytes": 10**15, "read_seconds": 1, "computed_token_count": 10**6, "computed_seconds": 1e6 / computed}
+    database.transaction(lambda session: session.execute(update(CacheStatistics).values(took)))
+    line = arc_halo.run("infer", "generate", "lm", "--prompt", PROMPT, *OPTIONS).stderr
+    assert ("s lost by reading; break-even" if computed > 1 else "s saved; break-even") in line
+    assert "-" not in line.partition("tokens/s; ")[2].partition(";")[0]
 
 
 def test_the_first_computation_of_all_is_measured(arc_halo, put):
@@ -175,12 +201,57 @@ def test_what_does_not_fit_is_refused(arc_halo, put, words, said):
 
 def test_a_prompt_is_text_or_ids(arc_halo):
     assert "give --prompt, or --tokens" in arc_halo.run("infer", "generate", "lm", code=2).stderr
-    assert "no token id" in arc_halo.run("infer", "generate", "lm", "--tokens", "x", code=2).stderr
+    assert "no token id; write 1,2,3 or use --prompt" in said(arc_halo, "--tokens", "x")
+    assert "not both" in said(arc_halo, "--tokens", "1", "--prompt", "x")
 
 
-def test_a_model_that_generates_nothing(arc_halo, put):
-    put("bert", has_tokenizer=False)
-    assert "lm@1" in arc_halo.error("infer", "generate", "lm", "--tokens", "1,2")
+def said(arc_halo, *words):
+    """What is said of a wrong use, on one line."""
+    return " ".join(arc_halo.run("infer", "generate", "lm", *words, code=2).stderr.replace("│", " ").split())
+
+
+def test_a_prompt_is_read_from_stdin(arc_halo, put):
+    tokens = expected(put())
+    result = arc_halo.run("infer", "generate", "lm", "--prompt", "-", *OPTIONS, answer=f"{PROMPT}\n")
+    assert result.stdout.split() == [f"w{token}" for token in tokens]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tiny("bert"),
+        lambda: BertModel(tiny("bert").config),
+        lambda: GPT2ForSequenceClassification(tiny("gpt2").config),
+        lambda: ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)),
+    ],
+    ids=["masked", "encoder", "classifier", "vision"],
+)
+def test_a_model_that_generates_nothing(arc_halo, database, tmp_path, make):
+    make().save_pretrained(tmp_path)
+    database.transaction(lambda session: import_model(session, tmp_path, name="lm", embeddings=False))
+    refused = arc_halo.error("infer", "generate", "lm", "--tokens", "1,2")
+    assert "lm@1 is not a decoder: it has no head to generate text with" in refused
+
+
+def test_a_decoder_that_was_saved_without_its_tied_head(arc_halo, database, tmp_path):
+    tiny("gpt2").transformer.save_pretrained(tmp_path)
+    database.transaction(lambda session: import_model(session, tmp_path, name="lm", embeddings=False))
+    assert len(arc_halo.json("infer", "generate", "lm", "--tokens", "1,2", "--max-new-tokens", 3)["tokens"]) == 3
+
+
+def test_a_quantised_model_gives_its_floats(arc_halo, put, database):
+    put()
+    database.transaction(lambda session: quantize_model(session, "lm@1", "int8", name="lm"))
+    refused = arc_halo.error("infer", "generate", "lm", "--prompt", PROMPT)
+    assert "--dequantize" in refused
+    assert len(asked(arc_halo, "--dequantize")["tokens"]) == 6
+    assert asked(arc_halo, "--dequantize")["cached_token_count"] == len(TOKENS) - 1
+
+
+def test_an_answer_names_its_session(arc_halo, put):
+    put()
+    listed = arc_halo.json("infer", "show", asked(arc_halo)["session_id"])
+    assert (listed["request_count"], listed["prompt_token_count"]) == (1, len(TOKENS))
 
 
 def test_without_the_library(arc_halo, monkeypatch):

@@ -8,7 +8,10 @@ from itertools import pairwise
 import nbformat
 import pytest
 import transformers
+from sqlalchemy import select
 
+from arc_halo import connect
+from arc_halo.schema import Model
 from tests.docs.notebook import INFERENCE, printed, run, shown
 from tests.docs.reader import reader
 
@@ -22,7 +25,8 @@ SAID = (
     r"changed: 0 tokens; torch counts 0 changes\nput back: 999 tokens",
     r"computing\n\{'model.layers.1'.*\}\n\{'model.layers.1'.*\}\n",
     r"computing\nis new\nwas there",
-    r"0 tokens of the prompt\nactivations: None\nanswer: None\nswept \d+ blocks, 2 activations, 1 answer",
+    r"before: 999 tokens of the prompt, activations \(1, 200, 128\), answer '.*'\n",
+    r"after: 0 tokens of the prompt, activations None, answer None\nswept [1-9]\d* blocks, 3 activations, 1 answer",
 )
 
 
@@ -37,9 +41,14 @@ def check(notebook):
     assert re.search(r"talk 10 5000 0\.8", re.sub(r"\s+", " ", shown(notebook)))
 
 
-def test_what_was_computed_is_served_until_it_is_not_the_same(reader):
+def test_it_says_the_same_in_a_second_run_on_the_same_database(reader):
     assert transformers.__version__  # its cells need it
     check(run(reader.folder, INFERENCE))
+    check(run(reader.folder, INFERENCE))
+    with connect(reader.url) as database, database.session() as session:
+        versions = session.scalars(select(Model).where(Model.name == "helper")).all()
+        assert [version.status == "archived" for version in versions] == [False, False]
+        assert len({version.weights_digest for version in versions}) == 2
 
 
 def test_it_is_kept_with_its_outputs_and_names_no_machine(written):

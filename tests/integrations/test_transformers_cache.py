@@ -6,19 +6,30 @@ import pytest
 import torch
 from sqlalchemy import func, select, update
 from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertLMHeadModel,
+    BertModel,
+    BloomConfig,
+    BloomForCausalLM,
     DynamicCache,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MegatronBertConfig,
+    MegatronBertForCausalLM,
     MistralConfig,
     MistralForCausalLM,
 )
 
 from arc_halo import import_model
 from arc_halo.errors import CacheError, CodecError, DiskFull, ReadOnlyDatabase, UnknownCacheLayer
-from arc_halo.inference.kv import KVCache
+from arc_halo.inference.kv import BreakEven, KVCache
+from arc_halo.inference.kv.costs import Costs
 from arc_halo.inference.sweeping import sweep_caches
 from arc_halo.integrations.transformers_cache import ModelCache, cache_argument, new_cache
 from arc_halo.integrations.transformers_models import load_pretrained
@@ -107,6 +118,19 @@ def test_generating_twice_computes_the_prompt_once(cached, model):
     assert torch.equal(again.sequences, expected)
     assert again.new_tokens.tolist() == expected[0, PROMPT.shape[1] :].tolist()
     assert 0 < again.first_token_seconds <= again.seconds
+
+
+def test_the_time_saved_is_that_of_this_call(cached, model, monkeypatch):
+    kept = cached(model)
+    options = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
+    assert kept.generate(PROMPT, **options).seconds_saved is None  # nothing was found
+    monkeypatch.setattr(kept.current(), "_costs", Costs(BreakEven(1, 1e9, None)))
+    assert kept.generate(PROMPT, **options).seconds_saved is None  # nothing was measured
+    for rate, is_saved in ((1e-3, True), (1e9, False)):
+        monkeypatch.setattr(kept.current(), "_costs", Costs(BreakEven(1, 1e12, rate)))
+        made = kept.generate(PROMPT, **options)
+        assert (made.hit_token_count, made.seconds_saved > 0) == (PROMPT.shape[1] - 1, is_saved)
+        assert -made.first_token_seconds < made.seconds_saved - made.hit_token_count / rate < 0
 
 
 def test_a_token_that_pads_elsewhere_is_one_of_the_prompt(cached, model):
@@ -244,6 +268,47 @@ def test_models_that_keep_something_else_than_keys_and_values_are_refused(cached
     config = MistralConfig(**SIZES, num_key_value_heads=2, intermediate_size=48, sliding_window=8)
     with pytest.raises(UnknownCacheLayer, match="DynamicSlidingWindowLayer"):
         cached(MistralForCausalLM(config).eval())
+
+
+BERT = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 64}
+BART = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 48,
+    "is_decoder": True,
+}
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM, BertLMHeadModel, MegatronBertForCausalLM])
+def test_encoders_are_refused(cached, kind):
+    config = MegatronBertConfig if kind is MegatronBertForCausalLM else BertConfig
+    with pytest.raises(CacheError, match="keys of an encoder depend on tokens after them"):
+        cached(kind(config(**BERT)).eval())
+
+
+def test_a_model_that_is_made_an_encoder_is_refused(cached, model):
+    kept = cached(model)
+    model.config.is_causal = False
+    with pytest.raises(CacheError, match="encoder"):
+        kept.restore(PROMPT)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        lambda: BertLMHeadModel(BertConfig(**BERT, is_decoder=True, add_cross_attention=True)),
+        lambda: BartForCausalLM(BartConfig(**BART)),
+        lambda: BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)),
+        lambda: make_gpt2().base_model,
+        lambda: make_llama().base_model,
+    ],
+    ids=["bert", "bart", "bloom", "gpt2 without a head", "llama without a head"],
+)
+def test_decoders_of_every_make_are_none(cached, decoder):
+    assert cached(decoder().eval()).restore(PROMPT)[1] == 0
 
 
 FACTORS = {"short_factor": 4 * [1.0], "long_factor": 4 * [2.0], "original_max_position_embeddings": 32}
@@ -399,6 +464,25 @@ def test_what_no_eight_bits_can_say_is_answered(cached, caplog):
 def test_one_row_of_tokens_at_a_time(cached, shape):
     with pytest.raises(CacheError, match="one row"):
         cached(make_llama()).restore(torch.zeros(shape, dtype=torch.long))
+
+
+def test_tokens_are_a_tensor(cached):
+    kept = cached(make_llama())
+    for call in (kept.restore, kept.generate):
+        with pytest.raises(CacheError, match=r"a tensor of shape \[1, tokens\], not of list"):
+            call([[1, 2]])
+
+
+def test_options_that_make_no_sense_are_refused_before_anything_is_computed(cached, monkeypatch):
+    model = make_llama()
+    kept = cached(model)
+    monkeypatch.setattr(model, "forward", None)
+    with pytest.raises(CacheError, match="none, lossless and int8"):
+        cached(model, codec="zip")
+    with pytest.raises(CacheError, match="prompt, all, nothing"):
+        kept.generate(PROMPT, keep="bogus")
+    with pytest.raises(CacheError, match="give bytes"):
+        cached(make_llama(), salt="alice")
 
 
 def test_under_autocast_nothing_is_cached(cached):

@@ -55,10 +55,10 @@ def token_ids(session: Session, model: str, words: Sequence[str] | None, text: s
     return [int(token) for token in load_tokenizer(session, model)(text).input_ids]
 
 
-def parse_tokens(words: Sequence[str]) -> list[int]:
-    """``1,2 3`` as numbers."""
+def parse_tokens(words: Sequence[str], text_option: str = "--text") -> list[int]:
+    """``1,2 3`` as numbers; ``text_option`` is the one for a text in their place."""
     split = [word for word in re.split(r"[,\s]+", " ".join(words)) if word]
     for word in split:
         if not word.isascii() or not word.isdigit():
-            raise typer.BadParameter(f"{word!r} is no token id; write 1,2,3 or use --text")
+            raise typer.BadParameter(f"{word!r} is no token id; write 1,2,3 or use {text_option}")
     return [int(word) for word in split]

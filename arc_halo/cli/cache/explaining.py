@@ -32,6 +32,9 @@ def explain(
 ) -> None:
     """Say of each block of a prompt whether its keys and values are stored, and why they end where they do.
 
+    tokens: those of the stored block, or those of the prompt where none is
+    stored. "1 of these 16 used": the prompt ends or differs after the first.
+
     For each namespace of the model's weights: a live model asks in the one
     of its own config, tokenizer, types and size of blocks.
 
@@ -63,7 +66,7 @@ def _print(prefix: ExplainedPrefix) -> None:
     rows = []
     for block in prefix.blocks:
         stored = block.stored
-        last = block.first_token + block.token_count - 1
+        last = block.first_token + (block.token_count if stored is None else stored.token_count) - 1
         rows.append(
             (
                 block.position,
@@ -88,7 +91,7 @@ def _state(block: ExplainedBlock) -> str:
         return "no"
     if block.used_token_count:
         whole = block.used_token_count == block.stored.token_count
-        return "used" if whole else f"{block.used_token_count} of {block.stored.token_count} used"
+        return "used" if whole else f"{block.used_token_count} of these {block.stored.token_count} used"
     if block.stored.is_expired:
         return "expired"
     return "not used" if block.stored.has_payloads else "without payloads"

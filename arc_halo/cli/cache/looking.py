@@ -14,7 +14,9 @@ from arc_halo.cli.cache.application import ENTRIES, Kind, app
 from arc_halo.cli.output import Json, count, print_json, print_table, say, shown, size, some
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
+
+    from sqlalchemy.orm import Session
 
     from arc_halo.inference.usage import UsedEntry
     from arc_halo.schema import CacheAudit, CacheStatus
@@ -43,13 +45,14 @@ def stats(context: typer.Context, *, json: Json = False) -> None:
     bounds = select(CacheQuota).where(CacheQuota.tenant_id == TENANT_ID)
     with context.obj.connect() as database, database.session() as session:
         rows = session.scalars(ours.order_by(CacheStatus.kind, CacheStatus.namespace_id)).all()
+        salted = _salted(session)
         quotas = {quota.kind: quota.max_nbytes for quota in session.scalars(bounds)}
     totals = _totals(rows)
     if json:
-        print_json({"namespaces": [_status_fields(row) for row in rows], "totals": totals, "quotas": quotas})
+        print_json({"namespaces": [_status_fields(row, salted) for row in rows], "totals": totals, "quotas": quotas})
         return
     if rows:
-        _print_statuses(rows)
+        _print_statuses(rows, salted)
     for kind, noun in ENTRIES.items():
         if kind in totals or kind in quotas:
             total = totals.get(kind, dict.fromkeys(_SUMS, 0))
@@ -67,12 +70,24 @@ def _totals(rows: Sequence[CacheStatus]) -> dict[str, dict[str, int]]:
     }
 
 
-def _status_fields(row: CacheStatus) -> dict[str, Any]:
+def _salted(session: Session) -> set[int]:
+    """Namespaces that have a salt; what it is stays untold."""
+    from sqlalchemy import select
+
+    from arc_halo.schema import CacheNamespace
+    from arc_halo.schema.columns import TENANT_ID
+
+    ours = CacheNamespace.tenant_id == TENANT_ID
+    return set(session.scalars(select(CacheNamespace.id).where(ours, CacheNamespace.salt != b"")))
+
+
+def _status_fields(row: CacheStatus, salted: Container[int]) -> dict[str, Any]:
     from arc_halo.inference.usage import break_even_of
 
     names = [each.key for each in type(row).__mapper__.column_attrs]
     costs = break_even_of(row)
     return {name: getattr(row, name) for name in names} | {
+        "has_salt": row.namespace_id in salted,
         "hit_rate": _share(row.hit_count, row.lookup_count),
         "token_hit_rate": _share(row.hit_token_count, row.asked_token_count),
         "break_even_nbytes_per_second": costs and costs.nbytes_per_second,
@@ -83,24 +98,28 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _print_statuses(rows: Sequence[CacheStatus]) -> None:
+def _print_statuses(rows: Sequence[CacheStatus], salted: Container[int]) -> None:
     lines = [
         (
+            row.namespace_id,
             row.kind,
             _owner(fields),
-            row.precision if row.precision != "exact" else row.dtype,
+            row.dtype if row.precision == "exact" else f"{row.dtype} as {row.precision}",
+            row.block_token_count,
+            "yes" if fields["has_salt"] else "no",
             row.entry_count,
             size(row.stored_nbytes),
             row.lookup_count,
             _percent(fields["hit_rate"]),
             _percent(fields["token_hit_rate"]),
             _number(row.read_nbytes_per_second, _MEGA),
-            _number(row.computed_tokens_per_second),
+            _number(row.computed_tokens_per_second or None),  # only keys and values count tokens
             _number(fields["break_even_nbytes_per_second"], _MEGA),
         )
-        for row, fields in zip(rows, map(_status_fields, rows), strict=True)
+        for row, fields in ((row, _status_fields(row, salted)) for row in rows)
     ]
-    print_table(["kind", "models", "type", *_FIGURES], lines, right=_FIGURES)
+    headers = ["namespace", "kind", "models", "type", "block", "salt", *_FIGURES]
+    print_table(headers, lines, right=["namespace", "block", *_FIGURES])
 
 
 def _owner(fields: Mapping[str, Any]) -> str:

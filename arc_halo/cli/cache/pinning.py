@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from arc_halo.cli.cache.application import Kind, OfModel, Text, Tokens, app, token_ids
 from arc_halo.cli.output import Json, count, print_json, say, shown, size
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 _NONE: Final = -1
 _NBYTES: Final = re.compile(r"([0-9]+) ?(|[kMGT]?B)")
@@ -70,12 +73,20 @@ def quota(
     context: typer.Context,
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help="kv, activation or response.")],
     nbytes: Annotated[
-        int, typer.Argument(parser=room, metavar="BYTES", help="20000000, 20MB, 20GB; none for no bound.")
-    ],
+        int | None,
+        typer.Argument(
+            parser=room,
+            metavar="[BYTES]",
+            show_default=False,
+            help="20000000, 20MB, 20GB; none for no bound. Without it the quota is shown.",
+        ),
+    ] = None,
     *,
     json: Json = False,
 ) -> None:
     """Bound the bytes that a cache may keep; what is beyond goes with the next sweep, the least used first.
+
+    Without BYTES it says which bound there is.
 
     Example: arc-halo cache quota kv 20GB
     """
@@ -83,8 +94,21 @@ def quota(
 
     bound = None if nbytes == _NONE else nbytes
     with context.obj.connect() as database:
-        database.transaction(lambda session: set_quota(session, kind, bound))
+        if nbytes is None:
+            bound = database.transaction(lambda session: _quota_of(session, kind))
+        else:
+            database.transaction(lambda session: set_quota(session, kind, bound))
     if json:
         print_json({"kind": kind, "max_nbytes": bound})
     else:
         say(f"{kind}: " + ("no bound" if bound is None else f"at most {size(bound)}"))
+
+
+def _quota_of(session: Session, kind: Kind) -> int | None:
+    from sqlalchemy import select
+
+    from arc_halo.schema import CacheQuota
+    from arc_halo.schema.columns import TENANT_ID
+
+    of_kind = CacheQuota.tenant_id == TENANT_ID, CacheQuota.kind == kind
+    return session.scalar(select(CacheQuota.max_nbytes).where(*of_kind))

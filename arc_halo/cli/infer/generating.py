@@ -21,7 +21,7 @@ def generate(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="NAME (its newest version), NAME@VERSION, NAME@ALIAS.")],
     *,
-    prompt: Annotated[str | None, typer.Option(help="The text to go on from.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The text to go on from; - reads it from stdin.")] = None,
     tokens: Annotated[
         str | None, typer.Option(metavar="IDS", help="Token ids in its place, for a model without a tokenizer: 1,15,7.")
     ] = None,
@@ -36,21 +36,20 @@ def generate(
     ] = False,
     codec: Annotated[Literal["none", "lossless", "int8"], typer.Option(help="How to store them.")] = "none",
     block_tokens: Annotated[int, typer.Option(min=1, max=512, metavar="COUNT", help="Tokens of a block.")] = 256,
+    dequantize: Annotated[bool, typer.Option("--dequantize", help="Let a quantised model's floats answer.")] = False,
     json: Json = False,
 ) -> None:
     """Let a model go on from a prompt, with what the database has of the prompt's keys and values.
 
     The answer is on stdout as it comes; on stderr, what it took. It is
-    recorded: arc-halo infer sessions lists it.
+    recorded: arc-halo infer sessions lists it. What reading saves is measured
+    once 32 tokens of a prompt or more were computed, and stored ones read.
 
     Example: arc-halo infer generate demo --prompt "The first"
     """
-    from arc_halo.cli.cache.application import parse_tokens
     from arc_halo.cli.extras import require_transformers
 
-    if (prompt is None) == (tokens is None):
-        raise typer.BadParameter("give --prompt, or --tokens")
-    asked = prompt if prompt is not None else parse_tokens([tokens or ""])
+    asked = _asked(prompt, tokens)
     require_transformers("models are run")
     from transformers.utils import logging
 
@@ -67,6 +66,7 @@ def generate(
             temperature=temperature,
             seed=seed,
             cache=CacheOptions(block_tokens, codec, logged=not unlogged) if cache else None,
+            dequantize=dequantize,
             show=None if json else _show,
         )
     if json:
@@ -75,6 +75,19 @@ def generate(
         sys.stdout.write("\n")
         sys.stdout.flush()
         console(stderr=True).print(_took(answer), soft_wrap=True)
+
+
+def _asked(prompt: str | None, tokens: str | None) -> str | list[int]:
+    """The text or the ids to go on from; of what is piped the last end of a line is not part of the text."""
+    from arc_halo.cli.cache.application import parse_tokens
+
+    if prompt is not None and tokens is not None:
+        raise typer.BadParameter("give --prompt or --tokens, not both")
+    if prompt is not None:
+        return sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
+    if tokens is None:
+        raise typer.BadParameter("give --prompt, or --tokens")
+    return parse_tokens([tokens], "--prompt")
 
 
 def _show(text: str) -> None:
@@ -92,12 +105,15 @@ def _took(answer: Answer) -> str:
         f"{count(answer.new_token_count, 'token')} generated" + ("" if rate is None else f" at {rate:,.1f} tokens/s"),
     ]
     if answer.break_even is not None:
-        saved = made.seconds_saved
-        parts += [
-            "time saved not measured yet" if saved is None else f"{_seconds(saved)} saved",
-            str(answer.break_even),
-        ]
+        parts += [_saved(made.seconds_saved)] if made.hit_token_count else []
+        parts += [str(answer.break_even)]
     return "; ".join(parts)
+
+
+def _saved(seconds: float | None) -> str:
+    if seconds is None:
+        return "time saved not measured yet"
+    return f"{_seconds(seconds)} saved" if seconds >= 0 else f"{_seconds(-seconds)} lost by reading"
 
 
 def _seconds(value: float) -> str:
@@ -108,6 +124,7 @@ def _fields(answer: Answer) -> dict[str, Any]:
     made, costs = answer.generated, answer.break_even
     return {
         "model": answer.model,
+        "session_id": answer.session_id,
         "text": answer.text,
         "tokens": made.new_tokens.tolist(),
         "prompt_token_count": made.prompt_token_count,

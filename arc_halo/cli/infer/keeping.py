@@ -36,10 +36,15 @@ def prune(
         with database.session() as session:
             requests, end = count_old_metrics(session, keep)
         before = f"{end.astimezone(dt.UTC):%Y-%m-%d}"
-        if not yes:
-            confirm(f"Drop the figures of {count(requests, 'request')}, all from before {before}?")
-        dropped = database.transaction(lambda session: drop_old_metrics(session, keep))
+        if not requests and not yes:
+            dropped = 0  # a month without requests is not worth a question; --yes drops it
+        else:
+            if not yes:
+                confirm(f"Drop the figures of {count(requests, 'request')}, all from before {before}?")
+            dropped = database.transaction(lambda session: drop_old_metrics(session, keep))
     if json:
         print_json({"dropped_partition_count": dropped, "request_count": requests, "before": end.astimezone(dt.UTC)})
+    elif not requests and not dropped:
+        say(f"nothing to do: no request is from before {before}")
     else:
         say(f"dropped {count(dropped, 'month')} from before {before}, with figures of {count(requests, 'request')}")

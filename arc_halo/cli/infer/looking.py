@@ -13,14 +13,17 @@ from arc_halo.cli.infer.application import Reference, app
 from arc_halo.cli.output import Json, count, print_json, print_table, say, shown, size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import uuid
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
+    from sqlalchemy.orm import Session
 
     from arc_halo.inference.history import SessionSummary
     from arc_halo.schema import InferenceLatency
 
 _DAYS = 30
+_TIME_LENGTH, _ID_LENGTH = 13, 36
 _FIGURES = ("latency p50", "p99", "first token p50", "tokens/s p50", "from cache")
 
 
@@ -42,19 +45,43 @@ def sessions(
 
     with context.obj.connect() as database, database.session() as session:
         listed = list_sessions(session, model=model, limit=limit)
+        cached = _cached_shares(session, listed)
     if json:
-        print_json([_fields(each) for each in listed])
+        print_json([_fields(each, cached) for each in listed])
     elif listed:
-        _print_sessions(listed)
+        _print_sessions(listed, cached)
     else:
         say("no such sessions" if model else "no sessions yet; inference_session() makes one")
 
 
-def _fields(summary: SessionSummary) -> dict[str, Any]:
-    return asdict(summary) | {"cached_share": summary.cached_share}
+def _cached_shares(session: Session, summaries: Sequence[SessionSummary]) -> dict[uuid.UUID, float]:
+    """Of the prompts' tokens those from the cache, over kept requests that say both: as the view has it for a day."""
+    from sqlalchemy import func, select
+
+    from arc_halo.schema import InferenceMetric
+
+    prompt, cached = InferenceMetric.prompt_token_count, InferenceMetric.cached_token_count
+    of_session = InferenceMetric.inference_session_id
+    sums = (
+        select(of_session, func.sum(cached), func.sum(prompt))
+        .where(of_session.in_([each.id for each in summaries]), cached.is_not(None), prompt.is_not(None))
+        .group_by(of_session)
+    )
+    return {row[0]: float((row[1] or 0) / row[2]) for row in session.execute(sums) if row[2]}
 
 
-def _print_sessions(listed: Sequence[SessionSummary]) -> None:
+def _fields(summary: SessionSummary, cached: Mapping[uuid.UUID, float]) -> dict[str, Any]:
+    return asdict(summary) | {"cached_share": cached.get(summary.id)}
+
+
+def _beginnings(ids: Sequence[uuid.UUID]) -> list[str]:
+    """Beginnings of ids, equally long: the time, which the first two groups are, and what tells these apart."""
+    texts = [str(each) for each in ids]
+    length = next(n for n in range(_TIME_LENGTH, _ID_LENGTH + 1) if len({text[:n] for text in texts}) == len(texts))
+    return [text[:length] for text in texts]
+
+
+def _print_sessions(listed: Sequence[SessionSummary], cached: Mapping[uuid.UUID, float]) -> None:
     rows = [
         (
             each.model,
@@ -65,12 +92,13 @@ def _print_sessions(listed: Sequence[SessionSummary]) -> None:
             _seconds(each.latency_p99_seconds),
             _seconds(each.time_to_first_token_p50_seconds),
             _rate(each.tokens_per_second_p50),
-            _share(each.cached_share),
-            each.id,
+            _share(cached.get(each.id)),
+            beginning,
         )
-        for each in listed
+        for each, beginning in zip(listed, _beginnings([each.id for each in listed]), strict=True)
     ]
-    print_table(["model", "name", "status", "requests", *_FIGURES, "session"], rows, right=["requests", *_FIGURES])
+    headers = ["model", "name", "status", "requests", *_FIGURES, "session"]
+    print_table(headers, rows, right=["requests", *_FIGURES, "session"])
 
 
 @app.command("show")
@@ -89,12 +117,15 @@ def show(context: typer.Context, session: Reference, *, json: Json = False) -> N
         (summary,) = describe_sessions(reading, [find_session(reading, session)])
         of_session = select(InferenceLatency).where(InferenceLatency.inference_session_id == summary.id)
         newest = reading.scalars(of_session.order_by(InferenceLatency.day.desc()).limit(_DAYS)).all()
+        cached = _cached_shares(reading, [summary])
         curve = latency_curve(reading, summary.id, buckets=SPARKLINE_WIDTH)
     days = list(reversed(newest))
     if json:
-        print_json(_fields(summary) | {"days": [_day_fields(day) for day in days], "latency_curve": curve.tolist()})
+        print_json(
+            _fields(summary, cached) | {"days": [_day_fields(day) for day in days], "latency_curve": curve.tolist()}
+        )
         return
-    _print_summary(summary, curve)
+    _print_summary(summary, curve, cached.get(summary.id))
     if days:
         _print_days(days)
     if summary.config:
@@ -109,7 +140,7 @@ def _day_fields(day: InferenceLatency) -> dict[str, Any]:
     return {name: getattr(day, name) for name in names}
 
 
-def _print_summary(summary: SessionSummary, curve: np.ndarray) -> None:
+def _print_summary(summary: SessionSummary, curve: np.ndarray, cached_share: float | None) -> None:
     from arc_halo.cli.train.shown import moment, sparkline
 
     name = f"/{shown(summary.name)}" if summary.name else ""
@@ -117,7 +148,7 @@ def _print_summary(summary: SessionSummary, curve: np.ndarray) -> None:
     until = f", ended {moment(summary.ended_at)}" if summary.ended_at else f", heard of {moment(summary.updated_at)}"
     say(f"{summary.status}, began {moment(summary.created_at)}{until}")
     tokens = f"{count(summary.prompt_token_count, 'token')} of prompts, {summary.generated_token_count:,} generated"
-    cached = "" if summary.cached_share is None else f", {_share(summary.cached_share)} of prompts from the cache"
+    cached = "" if cached_share is None else f", {_share(cached_share)} of prompt tokens from the cache"
     say(f"{count(summary.request_count, 'request')}, {tokens}{cached}")
     if summary.weights_digest:
         say(f"weights {summary.weights_digest.hex()}")

@@ -24,6 +24,7 @@ from arc_halo.inference.activations.reading import (
 from arc_halo.inference.activations.repairing import repair_activations
 from arc_halo.inference.activations.storing import put_activations
 from arc_halo.inference.expiry import ttl_seconds
+from arc_halo.inference.quota_warning import QuotaWarning
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -95,6 +96,7 @@ class ActivationCache:
         self._database = database
         self._ttl = ttl_seconds(ttl)
         self._measurements = Measurements(database, namespace, flush_seconds)
+        self._quota_warning = QuotaWarning(database, namespace)
         self._habits: dict[tuple[str, ...], Habit] = {}
         self._saved_ms = 0.0  # threads that write over each other's savings do no harm
 
@@ -164,6 +166,7 @@ class ActivationCache:
         digest = input_digest(inputs)
         lookup = self._look_up(names, digest, Habit(), always=True)
         if len(lookup.readout.arrays) < len(names):
+            self._measurements.missed()
             return None
         self._measurements.hit(digest, lookup.found, time.perf_counter() - lookup.began)
         return lookup.readout.arrays
@@ -187,7 +190,10 @@ class ActivationCache:
             recompute_ms=recompute_ms,
             pinned=pinned,
         )
-        return self._database.transaction(unit)
+        is_stored = self._database.transaction(unit)
+        if not is_stored:
+            self._quota_warning.tell()
+        return is_stored
 
     def flush(self) -> None:
         """Write the hits and measurements that were collected; what cannot be written is lost, and logged."""
@@ -252,16 +258,22 @@ class ActivationCache:
         damaged: Mapping[str, StoredActivation],
         seconds: float,
     ) -> None:
-        def unit(session: Session) -> None:
-            put_activations(session, self.namespace, digest, activations, ttl=self._ttl, recompute_ms=1e3 * seconds)
+        def unit(session: Session) -> bool:
+            is_stored = put_activations(
+                session, self.namespace, digest, activations, ttl=self._ttl, recompute_ms=1e3 * seconds
+            )
             # Equal content is not written again: what is damaged would stay so.
             repair_activations(session, {name: (entry.tensor_id, activations[name]) for name, entry in damaged.items()})
+            return is_stored
 
         self._measurements.flush_hits()  # whom the quota evicts is decided by them
         try:
-            self._database.transaction(unit)
-        except _TROUBLE as error:
+            is_stored = self._database.transaction(unit)
+        except (CacheError, *_TROUBLE) as error:  # names were refused before
             _log.warning("activations are not kept: %s", error)
+            return
+        if not is_stored:
+            self._quota_warning.tell()
 
 
 def _compute(

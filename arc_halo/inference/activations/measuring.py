@@ -66,6 +66,7 @@ SELECT n.tenant_id, n.id, :lookups, :hits, :read_nbytes, :read_seconds, :compute
        read_nbytes = s.read_nbytes + excluded.read_nbytes,
        read_seconds = s.read_seconds + excluded.read_seconds,
        computed_seconds = s.computed_seconds + excluded.computed_seconds
+RETURNING true
 """)
 
 
@@ -88,6 +89,10 @@ class _Totals:
     read_nbytes: int = 0
     read_seconds: float = 0.0
     computed_seconds: float = 0.0
+
+    def plus(self, others: _Totals) -> _Totals:
+        """The sums of both."""
+        return _Totals(*(getattr(self, name) + getattr(others, name) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,8 @@ _instances: weakref.WeakSet[Measurements] = weakref.WeakSet()
 
 class Measurements:
     """Hits and times of one namespace; several threads may use it.
+
+    What is counted before the namespace has a row, misses that is, stays in memory until it has.
 
     Parameters
     ----------
@@ -214,6 +221,12 @@ class Measurements:
                 own.recompute_ms = _smooth(known[name], 1e3 * seconds)
         self._plan()
 
+    def missed(self) -> None:
+        """Not all was there, and nothing was computed."""
+        with self._lock:
+            self._totals.lookups += 1
+        self._plan()
+
     def flush(self) -> None:
         """Write what was collected, in a transaction of its own; what cannot be written is lost, and logged."""
         with self._writing:
@@ -224,9 +237,15 @@ class Measurements:
             if not totals.lookups:
                 return
             try:
-                self._database.transaction(lambda session: self._write(session, entries, totals), attempts=1)
+                is_written = self._database.transaction(
+                    lambda session: self._write(session, entries, totals), attempts=1
+                )
             except (ArcHaloError, SQLAlchemyError) as error:
                 _log.warning("hits of %d activations are not counted: %s", len(entries), error)
+                return
+            if not is_written:  # entries went with the row
+                with self._lock:
+                    self._totals = self._totals.plus(totals)
 
     def flush_hits(self) -> None:
         """As `flush`, unless there are no hits or measurements of entries to write."""
@@ -252,7 +271,8 @@ class Measurements:
                 self._timer.daemon = True
                 self._timer.start()
 
-    def _write(self, session: Session, entries: Mapping[tuple[str, bytes], _Entry], totals: _Totals) -> None:
+    def _write(self, session: Session, entries: Mapping[tuple[str, bytes], _Entry], totals: _Totals) -> bool:
+        """False if the namespace has no row."""
         now = time.monotonic()
         values = {
             "hook_points": [name for name, _ in entries],
@@ -264,7 +284,8 @@ class Measurements:
         }
         if entries:
             session.execute(_COUNT, self._key | values)
-        session.execute(_SUM_UP, self._key | {name: getattr(totals, name) for name in _Totals.__slots__})
+        counts = {name: getattr(totals, name) for name in _Totals.__slots__}
+        return session.scalar(_SUM_UP, self._key | counts) is not None
 
 
 def _forget_all() -> None:

@@ -17,8 +17,8 @@ from arc_halo.inference.kv.costs import BreakEven, Costs
 from arc_halo.inference.kv.counting import Counter
 from arc_halo.inference.kv.loading import load_prefix
 from arc_halo.inference.kv.lookup import find_prefix
-from arc_halo.inference.kv.storing import check_layers, encode_blocks, write_blocks
-from arc_halo.inference.namespaces import find_namespace
+from arc_halo.inference.kv.storing import check_codec, check_layers, encode_blocks, write_blocks
+from arc_halo.inference.quota_warning import QuotaWarning
 from arc_halo.inference.single_flight import single_flight
 from arc_halo.schema import CacheAudit
 
@@ -107,15 +107,16 @@ class KVCache:
             raise CacheError(f"a namespace of kind {namespace.kind!r} has no keys and values")
         if str(layout) != namespace.layout or layout.dtype != namespace.dtype:
             raise CacheError(f"{layout.dtype}, {layout}, is not the namespace's {namespace.dtype}, {namespace.layout}")
+        check_codec(codec)
         self.db = db
         self.namespace = namespace
         self.layout = layout
         self.codec: CodecName = codec
         self.logged = logged
         self.ttl = ttl_seconds(ttl)
-        self._counter = Counter(db, namespace.tenant_id)
+        self._counter = Counter(db, namespace)
+        self._quota_warning = QuotaWarning(db, namespace)
         self._costs = Costs(self._measured_before())
-        self._namespace_id: int | None = None
 
     @property
     def break_even(self) -> BreakEven:
@@ -140,7 +141,7 @@ class KVCache:
         seconds = time.perf_counter() - begun
         if nbytes := _token_count(layers) * self.layout.token_nbytes:
             self._costs.note_read(nbytes, seconds)
-            self._counter.note_read(prefix.namespace_id, nbytes, seconds)
+            self._counter.note_read(nbytes, seconds)
         if faults:
             drop = {each.block_hash: each.created_at for each in faults}
             self._audit(prefix.namespace_id, [(each.reason, _details(each)) for each in faults], drop)
@@ -168,6 +169,9 @@ class KVCache:
             return write_blocks(session, self.namespace, blocks, logged=self.logged, ttl=self.ttl, pinned=pinned)
 
         stored = self._run(unit)
+        self._counter.note_stored()
+        if not stored.has_room:
+            self._quota_warning.tell()
         if stored.suspects:
             self._audit(None, [("other_tokens", {"block": each.hex()}) for each in stored.suspects])
         return stored
@@ -222,10 +226,7 @@ class KVCache:
         if token_count < 1:
             return
         self._costs.note_computed(token_count, seconds)
-        if self._namespace_id is None:
-            self._namespace_id = self.db.read(lambda session: find_namespace(session, self.namespace))
-        if self._namespace_id is not None:
-            self._counter.note_computed(self._namespace_id, token_count, seconds)
+        self._counter.note_computed(token_count, seconds)
 
     def flush(self) -> None:
         """Write the counts of hits now; a thread does it every second."""
@@ -271,7 +272,7 @@ class KVCache:
         if skip < len(token_ids) or pinned:
             try:
                 self.store(token_ids, computed, pinned=pinned, skip=skip)
-            except (DatabaseError, CodecError) as error:
+            except (CacheError, DatabaseError, CodecError) as error:  # layers that do not fit were refused above
                 _log.warning("keys and values that were computed are not kept: %s", error)
         self.note_computed(len(token_ids) - hit, seconds)
         return computed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Final
@@ -14,10 +14,13 @@ from arc_halo.errors import ArcHaloError
 from arc_halo.store.connections import Reading
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy.orm import Session
 
     from arc_halo.database import Database
     from arc_halo.inference.kv.lookup import Prefix
+    from arc_halo.inference.namespaces import Namespace
 
 FLUSH_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ DO UPDATE SET hit_count = s.hit_count + excluded.hit_count, last_hit_at = exclud
 
 @dataclass(slots=True)
 class Counts:
-    """Of one namespace, since they were last written; the columns of ``cache_statistics``."""
+    """Since they were last written; the columns of ``cache_statistics``."""
 
     lookup_count: int = 0
     hit_count: int = 0
@@ -51,6 +54,10 @@ class Counts:
     read_seconds: float = 0.0
     computed_token_count: int = 0
     computed_seconds: float = 0.0
+
+    def plus(self, others: Counts) -> Counts:
+        """The sums of both."""
+        return Counts(*(getattr(self, name) + getattr(others, name) for name in self.__slots__))
 
 
 @dataclass(slots=True)
@@ -64,9 +71,10 @@ _COUNTS: Final = f"""
 INSERT INTO arc_halo.cache_statistics AS s (tenant_id, namespace_id, {", ".join(_NAMES)})
 SELECT n.tenant_id, n.id, {", ".join(f"%({name})s" for name in _NAMES)}
   FROM arc_halo.cache_namespaces AS n
- WHERE n.tenant_id = %(tenant)s AND n.id = %(namespace)s
+ WHERE n.tenant_id = %(tenant)s AND n.digest = %(digest)b
 ON CONFLICT (tenant_id, namespace_id)
 DO UPDATE SET {", ".join(f"{name} = s.{name} + excluded.{name}" for name in _NAMES)}
+RETURNING namespace_id
 """  # noqa: S608  (of the names above)
 
 
@@ -76,62 +84,62 @@ _counters: weakref.WeakSet[Counter] = weakref.WeakSet()
 class Counter:
     """Counts of one cache, written in transactions of their own by a thread that starts with the first of them.
 
+    What is counted before the namespace has a row, misses that is, stays in memory until it has.
     What could not be written is dropped with a warning: counts choose what is evicted, and are right enough without.
     """
 
-    def __init__(self, db: Database, tenant_id: int) -> None:
+    def __init__(self, db: Database, namespace: Namespace) -> None:
         self._db = db
-        self._tenant_id = tenant_id
+        self._key = {"tenant": namespace.tenant_id, "digest": namespace.digest}
         self._is_closed = False
         self.forget()
         _counters.add(self)
 
     def forget(self) -> None:
         """Begin anew: a child of `fork` has copies of what its parent writes, and of locks that its threads held."""
-        self._lock = Lock()
-        self._pending: dict[int, _Pending] = {}
+        self._lock, self._writing = Lock(), Lock()
+        self._pending = _Pending()
+        self._is_due = False
         self._wake = Event()
         self._thread: Thread | None = None
 
     def note_lookup(self, prefix: Prefix) -> None:
         """Count a lookup, and the blocks it found as used."""
-        if prefix.namespace_id is None:
-            return
-        with self._lock:
-            pending = self._of(prefix.namespace_id)
-            pending.counts.lookup_count += 1
-            pending.counts.asked_token_count += prefix.asked_token_count
-            pending.counts.hit_count += bool(prefix)
-            pending.counts.hit_token_count += prefix.token_count
-            for block in prefix.blocks:
-                pending.hits[block.block_hash] = pending.hits.get(block.block_hash, 0) + 1
-        self._start()
+        counts = Counts(
+            lookup_count=1,
+            asked_token_count=prefix.asked_token_count,
+            hit_count=int(bool(prefix)),
+            hit_token_count=prefix.token_count,
+        )
+        self._add(counts, [block.block_hash for block in prefix.blocks])
 
-    def note_read(self, namespace_id: int, nbytes: int, seconds: float) -> None:
+    def note_read(self, nbytes: int, seconds: float) -> None:
         """Count bytes that were read, checked and put in place."""
-        with self._lock:
-            counts = self._of(namespace_id).counts
-            counts.read_nbytes += nbytes
-            counts.read_seconds += seconds
-        self._start()
+        self._add(Counts(read_nbytes=nbytes, read_seconds=seconds))
 
-    def note_computed(self, namespace_id: int, token_count: int, seconds: float) -> None:
+    def note_computed(self, token_count: int, seconds: float) -> None:
         """Count tokens that were computed."""
-        with self._lock:
-            counts = self._of(namespace_id).counts
-            counts.computed_token_count += token_count
-            counts.computed_seconds += seconds
-        self._start()
+        self._add(Counts(computed_token_count=token_count, computed_seconds=seconds))
+
+    def note_stored(self) -> None:
+        """The namespace has a row now: what was kept for it can be written."""
+        self._add(Counts())
 
     def flush(self) -> None:
         """Write what was counted."""
-        with self._lock:
-            taken, self._pending = self._pending, {}
-        for namespace_id, pending in sorted(taken.items()):
+        with self._writing:  # whoever flushes next finds what had no row yet
+            with self._lock:
+                taken, self._pending, self._is_due = self._pending, _Pending(), False
+            if taken == _Pending():
+                return
             try:
-                self._db.transaction(partial(self._write, namespace_id, pending), attempts=2)
+                is_written = self._db.transaction(partial(self._write, taken), attempts=2)
             except ArcHaloError as error:
                 _log.warning("hits of the cache were not counted: %s", error)
+                return
+            if not is_written:  # its hits are of blocks that went with the row
+                with self._lock:
+                    self._pending.counts = self._pending.counts.plus(taken.counts)
 
     def close(self) -> None:
         """Write what is left, and end the thread."""
@@ -141,26 +149,30 @@ class Counter:
             self._thread.join()
         self.flush()
 
-    def _of(self, namespace_id: int) -> _Pending:
-        return self._pending.setdefault(namespace_id, _Pending())
-
-    def _start(self) -> None:
+    def _add(self, counts: Counts, used: Sequence[bytes] = ()) -> None:
         with self._lock:
+            self._pending.counts = self._pending.counts.plus(counts)
+            for each in used:
+                self._pending.hits[each] = self._pending.hits.get(each, 0) + 1
+            self._is_due = True
             if self._thread is None and not self._is_closed:
                 self._thread = Thread(target=self._run, name="arc-halo-cache-counts", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
         while not self._wake.wait(FLUSH_SECONDS):
-            self.flush()
+            if self._is_due:  # else all that is left waits for a row, and asking again would find none
+                self.flush()
 
-    def _write(self, namespace_id: int, pending: _Pending, session: Session) -> None:
-        key = {"tenant": self._tenant_id, "namespace": namespace_id}
-        hashes = sorted(pending.hits)
+    def _write(self, taken: _Pending, session: Session) -> bool:
+        """False if the namespace has no row."""
         with Reading(session)() as connection:
-            connection.execute(_COUNTS, key | {name: getattr(pending.counts, name) for name in _NAMES})
-            if hashes:
-                connection.execute(_HITS, key | {"hashes": hashes, "hits": [pending.hits[each] for each in hashes]})
+            row = connection.execute(_COUNTS, self._key | asdict(taken.counts)).fetchone()
+            if row is not None and taken.hits:
+                hashes = sorted(taken.hits)
+                found = {"hashes": hashes, "hits": [taken.hits[each] for each in hashes]}
+                connection.execute(_HITS, {"tenant": self._key["tenant"], "namespace": row[0]} | found)
+        return row is not None
 
 
 def _forget_all() -> None:

@@ -119,6 +119,8 @@ class StoredPrefix:
     """Blocks that made room."""
     suspects: list[bytes] = field(default_factory=list)
     """Hashes under which other tokens stand: nothing is stored from there on."""
+    has_room: bool = True
+    """False if the quota has none for the rest."""
 
 
 def store_prefix(
@@ -162,12 +164,17 @@ def store_prefix(
     return write_blocks(session, namespace, blocks, logged=logged, ttl=seconds, pinned=pinned)
 
 
+def check_codec(codec: CodecName) -> None:
+    """Refuse what payloads cannot be kept by."""
+    if codec not in ("none", "lossless", "int8"):
+        raise CacheError(f"there is no codec {codec!r}; none, lossless and int8 are")
+
+
 def check_layers(
     namespace: Namespace, token_ids: Sequence[int] | np.ndarray, layers: Layers, codec: CodecName
 ) -> KVLayout:
     """The layout of layers that may be stored in a namespace."""
-    if codec not in ("none", "lossless", "int8"):
-        raise CacheError(f"there is no codec {codec!r}; none, lossless and int8 are")
+    check_codec(codec)
     if (codec == "int8") != (namespace.precision == "int8"):
         raise CacheError(f"codec {codec!r} does not keep the precision of the namespace, {namespace.precision!r}")
     layout = KVLayout.of(layers)
@@ -241,8 +248,8 @@ def write_blocks(
         new = [block for block in chosen if block.rows]
         if new:
             room = make_room(connection, namespace.tenant_id, sum(block.nbytes for block in new), chosen)
-            stored.evicted_count = room.evicted_count
-            if not room.is_enough:  # what is there lives on all the same
+            stored.has_room, stored.evicted_count = room
+            if not stored.has_room:  # what is there lives on all the same
                 stored.token_count -= sum(len(block.tokens) for block in new) // TOKEN_NBYTES
                 chosen, new = [block for block in chosen if not block.rows], []
         written = _insert(connection, shared, new)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arc_halo.errors import CacheError, DatabaseError
 from arc_halo.inference.expiry import ttl_seconds
+from arc_halo.inference.quota_warning import QuotaWarning
 from arc_halo.inference.responses.counting import HitCounts
 from arc_halo.inference.responses.finding import (
     FoundResponse,
@@ -106,6 +107,7 @@ class ResponseCache:
         self.ttl = ttl_seconds(ttl)
         self._embed = embed
         self._counts = HitCounts(db, namespace)
+        self._quota_warning = QuotaWarning(db, namespace)
 
     def get(self, prompt: str, settings: Mapping[str, Any]) -> FoundResponse | None:
         """The response to the same prompt, or to the nearest that is near enough.
@@ -189,6 +191,10 @@ class ResponseCache:
         """Write the hits counted so far; where the database refuses they are lost, and the log says so."""
         self._counts.flush()
 
+    def close(self) -> None:
+        """Write the hits that are left. The database stays open; closing twice does nothing."""
+        self.flush()
+
     def _find(self, asked: _Prompt) -> FoundResponse | None:
         with self.db.session() as session:
             found = find_response(session, self.namespace, asked.text, asked.settings)
@@ -210,7 +216,7 @@ class ResponseCache:
     def _put(self, asked: _Prompt, response: str, **options: Any) -> bool:
         embedding = asked.embedding
         self._counts.flush()  # a quota drops what was used longest ago
-        return self.db.transaction(
+        is_stored = self.db.transaction(
             lambda session: put_response(
                 session,
                 self.namespace,
@@ -223,6 +229,9 @@ class ResponseCache:
                 **options,
             )
         )
+        if not is_stored:
+            self._quota_warning.tell()
+        return is_stored
 
     def _keep(self, asked: _Prompt, response: str, seconds: float) -> None:
         if not isinstance(response, str):
@@ -238,4 +247,4 @@ class ResponseCache:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.flush()
+        self.close()

@@ -44,6 +44,7 @@ SELECT n.tenant_id, n.id, :lookups, :hits
   FROM arc_halo.cache_namespaces AS n WHERE n.tenant_id = :tenant_id AND n.digest = :digest
 ON CONFLICT (tenant_id, namespace_id) DO UPDATE
    SET lookup_count = s.lookup_count + excluded.lookup_count, hit_count = s.hit_count + excluded.hit_count
+RETURNING true
 """)
 
 
@@ -51,7 +52,10 @@ _instances: weakref.WeakSet[HitCounts] = weakref.WeakSet()
 
 
 class HitCounts:
-    """Lookups of one namespace, and hits of its responses, that are not written yet."""
+    """Lookups of one namespace, and hits of its responses, that are not written yet.
+
+    Lookups before the namespace has a row, misses that is, stay in memory until it has.
+    """
 
     def __init__(self, db: Database, namespace: Namespace) -> None:
         self._db, self._namespace = db, namespace
@@ -60,8 +64,8 @@ class HitCounts:
 
     def forget(self) -> None:
         """Begin anew: a child of `fork` has copies of what its parent writes, and of locks that its threads held."""
-        self._lock = threading.Lock()
-        self._lookups = 0
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._lookups = self._lookups_since = 0
         self._hits: Counter[uuid.UUID] = Counter()
         self._flushed_at = time.monotonic()
 
@@ -69,30 +73,38 @@ class HitCounts:
         """Count a lookup, and the hit if it was one; write when there are many, or the last time is long ago."""
         with self._lock:
             self._lookups += 1
+            self._lookups_since += 1
             if found is not None:
                 self._hits[found.id] += 1
-            is_due = self._lookups >= FLUSH_LOOKUPS or time.monotonic() - self._flushed_at > FLUSH_SECONDS
+            is_due = self._lookups_since >= FLUSH_LOOKUPS or time.monotonic() - self._flushed_at > FLUSH_SECONDS
         if is_due:
             self.flush()
 
     def flush(self) -> None:
         """Write what was counted."""
-        with self._lock:
-            lookups, hits = self._lookups, self._hits
-            self._lookups, self._hits = 0, Counter()
-            self._flushed_at = time.monotonic()
-        if not lookups:
-            return
+        with self._writing:  # whoever flushes next finds what had no row yet
+            with self._lock:
+                lookups, hits = self._lookups, self._hits
+                self._lookups, self._hits, self._lookups_since = 0, Counter(), 0
+                self._flushed_at = time.monotonic()
+            if not lookups:
+                return
+            try:
+                is_written = self._db.transaction(lambda session: self._write(session, lookups, hits), attempts=1)
+            except DatabaseError as error:
+                _log.warning("%d lookups of responses were not counted: %s", lookups, error)
+                return
+            if not is_written:
+                with self._lock:
+                    self._lookups += lookups
 
-        def write(session: Session) -> None:
+    def _write(self, session: Session, lookups: int, hits: Counter[uuid.UUID]) -> bool:
+        """False if the namespace has no row."""
+        if hits:
             session.execute(_ADD_HITS, {"ids": list(hits), "hits": list(hits.values())})
-            key = {"tenant_id": self._namespace.tenant_id, "digest": self._namespace.digest}
-            session.execute(_ADD_LOOKUPS, key | {"lookups": lookups, "hits": hits.total()})
-
-        try:
-            self._db.transaction(write, attempts=1)
-        except DatabaseError as error:
-            _log.warning("%d lookups of responses were not counted: %s", lookups, error)
+        key = {"tenant_id": self._namespace.tenant_id, "digest": self._namespace.digest}
+        counts = {"lookups": lookups, "hits": hits.total()}
+        return session.scalar(_ADD_LOOKUPS, key | counts) is not None
 
 
 def _forget_all() -> None:
