@@ -35,7 +35,7 @@ import arc_halo
 from arc_halo.fusion.learning import calibrate, fit_cascade, fit_linear_pool, fit_log_pool, paired_bootstrap
 from arc_halo.fusion.learning.pool_weights import log_pool_loss
 from arc_halo.fusion.learning.thresholds import run_cascade
-from arc_halo.fusion.pools import log_pool
+from arc_halo.fusion.pools import Pool
 from arc_halo.fusion.reactor import Reactor
 from arc_halo.schema import Reactor as ReactorRow
 from arc_halo.schema import ReactorModel
@@ -181,11 +181,11 @@ def pool_logits() -> list[float]:
     """Seconds to make one distribution of three, of as many tokens as GPT-2 has."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 3, size=(3, _LOGITS)).astype(np.float32)
-    weights = np.array([0.5, 0.3, 0.2], np.float32)
+    pool_of_three, members = Pool("log"), list(logits)
     seconds = []
     for _ in range(101):
         began = time.perf_counter()
-        log_pool(logits, weights)
+        pool_of_three(members, [0.5, 0.3, 0.2])
         seconds.append(time.perf_counter() - began)
     return seconds[1:]
 

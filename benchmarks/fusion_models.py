@@ -56,7 +56,7 @@ SIZES = {
     "full": Size(
         vocabulary=1024,
         shapes={"english": Shape(2, 2, 64), "python": Shape(3, 4, 112), "cpp": Shape(4, 4, 160)},
-        text_nbytes=4_000_000, steps=500, batch=24, windows=24, questions=40, operations=300,
+        text_nbytes=4_000_000, steps=300, batch=16, windows=24, questions=40, operations=300,
     ),
 }  # fmt: skip
 

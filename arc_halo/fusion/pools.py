@@ -44,7 +44,7 @@ class Pooled:
     log_probabilities
         float32 of shape [tokens]; a buffer of the `Pool`, overwritten by its next use.
     weights
-        Of the members, with the gate, summing to 1.
+        Of the members, with the gate; they sum to 1 unless the pool leaves them as they are.
     log_normalizers
         What to subtract from a member's logits to have log-probabilities.
     method
@@ -68,6 +68,9 @@ class Pool:
         Which pool.
     gate
         How weights follow the members' sureness; None leaves them as they are.
+    normalize
+        False leaves the weights of a logarithmic pool as they are: with a sum above 1 it is surer than its members
+        (Hinton, 2002, products of experts), as `fit_log_pool` may find it should be.
 
     Examples
     --------
@@ -77,8 +80,8 @@ class Pool:
     [0.7, 0.3]
     """
 
-    def __init__(self, method: PoolMethod, gate: Gate | None = None) -> None:
-        self._method, self._gate = method, gate
+    def __init__(self, method: PoolMethod, gate: Gate | None = None, *, normalize: bool = True) -> None:
+        self._method, self._gate, self._normalize = method, gate, normalize
         self._buffers = np.empty((3, 0), np.float32)
 
     def __call__(self, logits: Sequence[np.ndarray], weights: Sequence[float]) -> Pooled:
@@ -104,14 +107,16 @@ class Pool:
             self._buffers = np.empty((3, size), np.float32)
         most = max(weights)
         given = [each / most for each in weights] if most > 0 else [1.0] * len(weights)
-        pooled = self._pooled(self._method, logits, given)
+        pooled = self._pooled(self._method, logits, given, None if self._normalize else most)
         if pooled is None and self._method == "log":  # nothing is possible for all: better one's token than none
             pooled = self._pooled("linear", logits, given)
         if pooled is None:
             raise FusionError("no member with a weight holds any token possible")
         return pooled
 
-    def _pooled(self, method: PoolMethod, logits: Sequence[np.ndarray], weights: Sequence[float]) -> Pooled | None:
+    def _pooled(
+        self, method: PoolMethod, logits: Sequence[np.ndarray], weights: Sequence[float], scale: float | None = None
+    ) -> Pooled | None:
         joint, shifted, powers = self._buffers[:, : len(logits[0])]
         joint.fill(0)
         gated, normalizers = [], []
@@ -138,10 +143,11 @@ class Pool:
         mass = math.fsum(gated)
         if not mass > 0:
             return None
-        joint *= np.float32(1 / mass)
+        factor = 1 / mass if scale is None or scale == 0 or method == "linear" else scale
+        joint *= np.float32(factor)
         if not _to_log_probabilities(method, joint, powers):
             return None
-        return Pooled(joint, tuple(each / mass for each in gated), tuple(normalizers), method)
+        return Pooled(joint, tuple(each * factor for each in gated), tuple(normalizers), method)
 
 
 def _certainty(shifted: np.ndarray, powers: np.ndarray, total: float) -> float:

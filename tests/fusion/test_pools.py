@@ -115,3 +115,13 @@ def test_weights_of_nothing_count_alike_and_one_of_nothing_not_at_all():
 def test_what_cannot_be_pooled_is_refused(logits, weights):
     with pytest.raises(FusionError):
         Pool("linear")(logits, weights)
+
+
+def test_weights_may_count_as_they_are():
+    left, right = np.log([0.5, 0.3, 0.2]), np.log([0.6, 0.3, 0.1])
+    product = np.exp(1.5 * left + 0.5 * right)
+    pooled = Pool("log", normalize=False)([left, right], [1.5, 0.5])
+    assert np.exp(pooled.log_probabilities) == pytest.approx(product / product.sum(), rel=1e-5)
+    assert pooled.weights == pytest.approx((1.5, 0.5))
+    alone = Pool("log", normalize=False)([left], [2.0])
+    assert np.exp(alone.log_probabilities) == pytest.approx(np.square([0.5, 0.3, 0.2]) / 0.38, rel=1e-5)

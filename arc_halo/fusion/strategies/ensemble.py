@@ -61,6 +61,8 @@ class Ensemble(Strategy):
         tokens' probabilities, of answers that come with them. ``auto`` as above.
     gate, gated_pool
         Of ``gated``: how sure a member is, and which pool its weight, times that, is for.
+    normalize
+        Of ``log_pool``: whether weights are scaled to sum to 1, or are taken as they are, as fitted ones should be.
     top_count
         Of pools: tokens that each member brings in where vocabularies differ.
     order_template
@@ -79,6 +81,7 @@ class Ensemble(Strategy):
     mark_by: Literal["auto", "judges", "log_probability"] = "auto"
     gate: Gate = "entropy"
     gated_pool: PoolMethod = "linear"
+    normalize: bool = True
     top_count: int = 64
     order_template: str = ORDER_TEMPLATE
     mark_template: str = MARK_TEMPLATE
@@ -113,7 +116,7 @@ class Ensemble(Strategy):
     def _pool(self) -> Pool:
         if self.method == "gated":
             return Pool(self.gated_pool, self.gate)
-        return Pool("linear" if self.method == "linear_pool" else "log")
+        return Pool("linear") if self.method == "linear_pool" else Pool("log", normalize=self.normalize)
 
     def _ranked(self, operation: Operation, candidates: Sequence[Agreement]) -> Fused:
         if len(candidates) == 1:
