@@ -71,7 +71,10 @@ class Trained:
         }
 
     def scores(self, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Log-probabilities [tokens, members, vocabulary], the tokens that came, and the window of each."""
+        """Log-probabilities [tokens, members, vocabulary], the tokens that came, and the window of each.
+
+        Each kind of text has as many windows, one kind after the other.
+        """
         windows = self.windows[part]
         scores = np.stack([log_probabilities(model, windows) for model in self.models], axis=1)
         return scores, windows[:, 1:].reshape(-1), np.repeat(np.arange(len(windows)), CONTEXT - 1)
@@ -97,7 +100,9 @@ def pool(trained: Trained) -> tuple[list[Loss], list[Comparison]]:
         print(f"the best member to fit to is {trained.names[best_to_fit]}, to test {best}", file=sys.stderr)
 
     def compared(ours: str, theirs: str) -> Comparison:
-        found = paired_bootstrap(losses[theirs][1], losses[ours][1], groups=groups)
+        found = paired_bootstrap(
+            losses[theirs][1], losses[ours][1], groups=groups, strata=groups // trained.size.windows
+        )
         return Comparison(f"nats of {theirs} less those of {ours}", found)
 
     return (
@@ -143,9 +148,12 @@ def cascade(trained: Trained) -> tuple[dict[str, Any], list[Comparison]]:
     return figures, [
         Comparison(
             "right answers of the cascade less those of the best member",
-            paired_bootstrap(quality, right[:, best], groups=groups),
+            paired_bootstrap(quality, right[:, best], groups=groups, strata=groups // trained.size.windows),
         ),
-        Comparison("cost of the best member less that of the cascade", paired_bootstrap(alone, cost, groups=groups)),
+        Comparison(
+            "cost of the best member less that of the cascade",
+            paired_bootstrap(alone, cost, groups=groups, strata=groups // trained.size.windows),
+        ),
     ]
 
 

@@ -43,7 +43,6 @@ class Size:
     steps: int
     batch: int
     windows: int
-    questions: int
     operations: int
 
 
@@ -51,12 +50,12 @@ SIZES = {
     "tiny": Size(
         vocabulary=400,
         shapes={"english": Shape(1, 2, 16), "python": Shape(1, 2, 24), "cpp": Shape(1, 2, 32)},
-        text_nbytes=60_000, steps=8, batch=4, windows=3, questions=3, operations=8,
+        text_nbytes=500_000, steps=8, batch=4, windows=3, operations=8,
     ),
     "full": Size(
         vocabulary=1024,
         shapes={"english": Shape(2, 2, 64), "python": Shape(3, 4, 112), "cpp": Shape(4, 4, 160)},
-        text_nbytes=4_000_000, steps=300, batch=16, windows=24, questions=40, operations=300,
+        text_nbytes=4_000_000, steps=300, batch=16, windows=120, operations=300,
     ),
 }  # fmt: skip
 

@@ -44,6 +44,7 @@ def bootstrap(
     values: np.ndarray,
     *,
     groups: Sequence[Hashable] | np.ndarray | None = None,
+    strata: Sequence[Hashable] | np.ndarray | None = None,
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -56,6 +57,9 @@ def bootstrap(
         Float of shape [n].
     groups
         What belongs together, such as the tokens of one text, is drawn together: it is not independent.
+    strata
+        Kinds of which there are as many as was decided, such as domains: each is drawn from for itself. A group belongs
+        to one of them.
 
     Raises
     ------
@@ -66,6 +70,7 @@ def bootstrap(
         values[:, None],
         lambda sums: sums[:, 0] / sums[:, 1],
         groups=groups,
+        strata=strata,
         level=level,
         resamples=resamples,
         seed=seed,
@@ -77,6 +82,7 @@ def paired_bootstrap(
     theirs: np.ndarray,
     *,
     groups: Sequence[Hashable] | np.ndarray | None = None,
+    strata: Sequence[Hashable] | np.ndarray | None = None,
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -91,7 +97,7 @@ def paired_bootstrap(
     if ours.shape != theirs.shape:
         raise FusionError(f"pairs of {ours.shape} and {theirs.shape} are none")
     differences = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-    return bootstrap(differences, groups=groups, level=level, resamples=resamples, seed=seed)
+    return bootstrap(differences, groups=groups, strata=strata, level=level, resamples=resamples, seed=seed)
 
 
 def bootstrap_ratio(
@@ -105,7 +111,13 @@ def bootstrap_ratio(
     """The ratio of two sums over the same items, as of weighted means."""
     both = np.stack([numerators, denominators], axis=1)
     return _resampled(
-        both, lambda sums: sums[:, 0] / sums[:, 1], groups=None, level=level, resamples=resamples, seed=seed
+        both,
+        lambda sums: sums[:, 0] / sums[:, 1],
+        groups=None,
+        strata=None,
+        level=level,
+        resamples=resamples,
+        seed=seed,
     )
 
 
@@ -114,6 +126,7 @@ def _resampled(
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
     groups: Sequence[Hashable] | np.ndarray | None,
+    strata: Sequence[Hashable] | np.ndarray | None,
     level: float,
     resamples: int,
     seed: int,
@@ -123,17 +136,22 @@ def _resampled(
     if not len(items) or not np.isfinite(items).all():
         raise FusionError("an interval needs values, and finite ones")
     items = np.concatenate([items, np.ones((len(items), 1))], axis=1)
+    kinds = np.zeros(len(items), np.intp) if strata is None else np.unique(np.asarray(strata), return_inverse=True)[1]
     if groups is not None:
-        _, member_of = np.unique(np.asarray(groups), return_inverse=True)
-        sums = np.zeros((member_of.max() + 1, items.shape[1]))
+        _, first, member_of = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+        if (kinds[first][member_of] != kinds).any():
+            raise FusionError("a group belongs to one stratum, and to no other")
+        sums = np.zeros((len(first), items.shape[1]))
         np.add.at(sums, member_of, items)
-        items = sums
+        items, kinds = sums, kinds[first]
+    of_kind = [np.flatnonzero(kinds == kind) for kind in range(kinds.max() + 1)]
     random = np.random.default_rng(seed)
     found: list[np.ndarray] = []
     step = max(1, _BATCH_ELEMENTS // len(items))
     for start in range(0, resamples, step):
-        drawn = random.integers(len(items), size=(min(step, resamples - start), len(items)))
-        found.append(statistic(items[drawn].sum(axis=1)))
+        count = min(step, resamples - start)
+        drawn = [each[random.integers(len(each), size=(count, len(each)))] for each in of_kind]
+        found.append(statistic(items[np.concatenate(drawn, axis=1)].sum(axis=1)))
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
     return Interval(float(statistic(items.sum(axis=0, keepdims=True))[0]), float(low), float(high), level)

@@ -50,3 +50,12 @@ def test_no_interval_of_nothing(values):
 def test_pairs_must_be_pairs():
     with pytest.raises(FusionError):
         paired_bootstrap(np.zeros(3), np.zeros(4))
+
+
+def test_of_each_stratum_as_many_are_drawn_as_there_are():
+    strata = np.repeat([0, 1], 50)
+    values = np.where(strata == 0, 10.0, -10.0) + np.random.default_rng(3).normal(0, 1, size=100)
+    alone, stratified = bootstrap(values), bootstrap(values, strata=strata)
+    assert stratified.high - stratified.low < (alone.high - alone.low) / 5
+    with pytest.raises(FusionError, match="one stratum"):
+        bootstrap(values, groups=np.arange(100) % 50, strata=strata)
