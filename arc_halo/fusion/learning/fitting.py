@@ -190,10 +190,8 @@ def fit_cascade_thresholds(
 
     Raises
     ------
-    FusionError
-        There are too few such operations, or they cannot be applied since the reactor is no cascade.
-    ReactorNotFound
-        There is no such reactor.
+    FusionError, ReactorNotFound
+        There are too few such operations; it is no cascade that could have them; there is no such reactor.
     """
     row = find_reactor(session, reactor)
     plan = load_plan(session, row.id)
