@@ -19,6 +19,7 @@ from arc_halo.fusion.metrics.measuring import measure_operation
 from arc_halo.fusion.metrics.quality import Standing
 from arc_halo.fusion.operations.calls import Input, Member
 from arc_halo.fusion.operations.operation import Operation
+from arc_halo.fusion.operations.receiving import plain_fused, plain_text, said_by
 from arc_halo.fusion.operations.recording import Outcome, store_outcome
 from arc_halo.fusion.plan import load_plan
 from arc_halo.fusion.strategies.known import strategy_named
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     Given = Input | str | Mapping[str, Any]
 
 _SEEDS = 1 << 31
+_MAX_SEED = 2**63 - 1
+_MAX_DIMENSION = 16_000  # that a vector of pgvector may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,8 @@ class Reactor:
         plan = self.plan()
         if plan.status in ("paused", "retired"):
             raise FusionError(f"the reactor {plan.name} is {plan.status}: give it the status active to run it")
+        if seed is not None and not 0 <= seed <= _MAX_SEED:
+            raise FusionError(f"a seed is from 0 to {_MAX_SEED}, not {seed}")
         operation = Operation(
             plan,
             [self.member(each) for each in plan.members if each.model_status != "archived"],
@@ -226,8 +231,8 @@ class Reactor:
         if self._embed is not None and operation.input_vector is None:
             try:
                 vector = np.asarray(self._embed([operation.input.prompt])[0], np.float32)
-                if vector.ndim != 1 or not np.isfinite(vector).all():
-                    raise ValueError(f"a vector is finite and has one axis, not {vector.ndim}")  # noqa: TRY301
+                if vector.ndim != 1 or not 0 < len(vector) <= _MAX_DIMENSION or not np.isfinite(vector).all():
+                    raise ValueError(f"a vector is finite, of 1 to {_MAX_DIMENSION} values: {vector.shape}")  # noqa: TRY301
                 operation.input_vector = vector
             except Exception as error:  # noqa: BLE001  # of somebody else's code: the question is answered without
                 operation.note("not_measured", what="input_vector", error=f"{type(error).__name__}: {error}"[:500])
@@ -253,12 +258,12 @@ class Reactor:
         status: OperationStatus = "completed"
         interrupt: BaseException | None = None
         try:
-            fused = strategy.fuse(operation)
+            fused = plain_fused(strategy.fuse(operation))
             self._check_answers(operation)
         except OperationFailed as failed:
-            fused, error, status = None, str(failed), _status_without_answer(operation)
+            fused, error, status = None, plain_text(str(failed)), _status_without_answer(operation)
         except BaseException as raised:  # noqa: BLE001  # raised again once the operation is stored
-            fused, error, status = None, f"{type(raised).__name__}: {raised}", "failed"
+            fused, error, status = None, said_by(raised), "failed"
             interrupt = raised
             if not isinstance(raised, Exception):
                 status = "cancelled"

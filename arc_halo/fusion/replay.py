@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from arc_halo.fusion.reactor import Reactor
 
 Members = Literal["live", "recorded"]
-_NO_DECISION: Final = frozenset({"not_measured"})
+_NO_DECISION: Final = frozenset({"not_measured", "altered"})
 """Kinds of notes that say nothing of how the answer came about."""
 _SHOWN: Final = 200
 
@@ -178,7 +178,7 @@ def _operation(
             Member(each, _Recorded(calls.get(each.id, []))) for each in plan.members if each.model_status != "archived"
         ]
         operation = _RecordedOperation(first, plan, able, given, seed=seed, budget=budget, read=reactor.database.read)
-    operation.input_vector = first.input_vector
+    operation.input_vector, operation.as_of = first.input_vector, first.started_at
     return operation
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     Scorer = Callable[[Input, str], float]
     Embed = Callable[[Sequence[str]], np.ndarray]
+
+
+_COMPARED_CHARACTERS: Final = 20_000  # of words: a member that goes on for megabytes must not hold up the answer
 
 
 def measure_operation(
@@ -155,5 +158,5 @@ def _vote_coherence(alone: Sequence[Call]) -> float | None:
 
 
 def _word_diversity(texts: Sequence[str]) -> float | None:
-    alike = self_bleu(texts)
+    alike = self_bleu([text[:_COMPARED_CHARACTERS] for text in texts])
     return None if alike is None else 1 - alike

@@ -13,9 +13,11 @@ from arc_halo.fusion.members.generating import generate
 from arc_halo.fusion.members.protocol import Answer, Answering, Question, Stoppable
 from arc_halo.fusion.operations import hanging
 from arc_halo.fusion.operations.calls import Call
+from arc_halo.fusion.operations.receiving import plain_json, plain_text, received, said_by
 from arc_halo.schema.columns import uuid7
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
@@ -48,6 +50,8 @@ class Operation:
         What was noted so far.
     input_vector
         Of the prompt, float32 of shape [dimension], where the reactor was given something that makes vectors.
+    as_of
+        When the operation began that this one is a replay of: strategies that learn know nothing later.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Operation:
         self.calls: list[Call] = []
         self.trace: list[dict[str, Any]] = []
         self.input_vector: np.ndarray | None = None
+        self.as_of: dt.datetime | None = None
         self._listener = listener
         self._read = read
         self._changed = threading.Condition(threading.RLock())  # guards calls, their outcome, and the cancellation
@@ -144,9 +149,10 @@ class Operation:
 
     def note(self, kind: str, **details: Any) -> None:
         """Add a decision or an edge that was walked to the trace; values of JSON, names for members, no times."""
+        noted = plain_json({"kind": kind} | details)
         with self._changed:
-            self.trace.append({"kind": kind} | details)
-        self._tell("noted", {"kind": kind} | details)
+            self.trace.append(noted)
+        self._tell("noted", noted)
 
     def cancel(self) -> None:
         """Nobody wants the answer any more: what is waited for is cancelled, and nothing more is asked."""
@@ -194,14 +200,31 @@ class Operation:
     def end_call(
         self, call: Call, status: CallStatus, *, answer: Answer | None = None, error: str | None = None
     ) -> bool:
-        """Say what came of a call; False if that was said already, and stays."""
+        """Say what came of a call; False if that was said already, and stays.
+
+        What of an answer cannot be stored, or worked with, is replaced or left out, and noted: see `received`.
+
+        Raises
+        ------
+        MemberError
+            The answer is none.
+        """
+        noted: dict[str, Any] = {}
+        if status == "answered":
+            answer, altered = received(answer)
+            if altered:
+                noted = {"kind": "altered", "member": call.member.name, "position": call.position, "what": altered}
         with self._changed:
             if call.status is not None:
                 return False
-            call.status, call.answer, call.error = status, answer, error
+            call.status, call.answer, call.error = status, answer, None if error is None else plain_text(error)
             call.latency_seconds = self.elapsed_seconds - call.began_seconds
+            if noted:  # before anybody who waits goes on, and ends the operation
+                self.trace.append(noted)
             self._changed.notify_all()
-        self._tell(status, {"position": call.position, "member": call.member.name, "error": error})
+        self._tell(status, {"position": call.position, "member": call.member.name, "error": call.error})
+        if noted:
+            self._tell("noted", noted)
         return True
 
     def answer(self, call: Call) -> Answer:
@@ -246,15 +269,11 @@ class Operation:
         """In a thread of its own: what a member does cannot be stopped from outside."""
         inner = call.member.inner
         try:
-            answer = self.answer(call)
-            if not isinstance(answer, Answer):
-                raise TypeError(f"it gave a {type(answer).__name__} in the place of an Answer")  # noqa: TRY301
+            is_new = self.end_call(call, "answered", answer=self.answer(call))
         except MemberTimeout as error:
-            is_new = self.end_call(call, "timed_out", error=str(error))
-        except Exception as error:  # noqa: BLE001  # of somebody else's code: it is the outcome of the call
-            is_new = self.end_call(call, "failed", error=f"{type(error).__name__}: {error}"[:2000])
-        else:
-            is_new = self.end_call(call, "answered", answer=answer)
+            is_new = self.end_call(call, "timed_out", error=said_by(error).removeprefix("MemberTimeout: "))
+        except BaseException as error:  # noqa: BLE001  # of somebody else's code, in a thread of its own: its outcome
+            is_new = self.end_call(call, "failed", error=said_by(error))
         if not is_new:
             hanging.forget(inner)
 

@@ -10,6 +10,7 @@ from sqlalchemy import insert, text
 
 from arc_halo.errors import ConstraintViolation, OperationFailed
 from arc_halo.fusion.figures import Figures
+from arc_halo.fusion.operations.receiving import finite, plain_json, plain_text
 from arc_halo.schema import FusionOperation, FusionOperationMember, ReactorMetric
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ def store_outcome(
 ) -> None:
     """Write an operation with its calls and figures.
 
+    What members said was made such that it can be stored when it came in; questions are here: members get them as they
+    are.
+
     Parameters
     ----------
     replay_of
@@ -108,12 +112,12 @@ def store_outcome(
         "graph_version": plan.graph_version,
         "state_version": plan.state_version,
         "seed": outcome.seed,
-        "input": operation.input.to_json(),
+        "input": plain_json(operation.input.to_json()),
         "output": None if fused is None else _output(operation, fused),
         "trace": list(outcome.trace),
         "score": outcome.score,
         "quality": outcome.figures.quality,
-        "error": outcome.error,
+        "error": None if outcome.error is None else plain_text(outcome.error),
         "replay_of": replay_of,
         "input_dimension": None if input_vector is None else len(input_vector),
         "input_vector": input_vector,
@@ -162,9 +166,9 @@ def _call(operation_id: uuid.UUID, call: Call) -> dict[str, Any]:
         "role": plan.role,
         "weight": plan.weight,
         "status": call.status,
-        "prompt": call.question.to_json(),
+        "prompt": plain_json(call.question.to_json()),
         "answer": None if answer is None else answer.to_json(),
-        "score": call.score,
+        "score": finite(call.score),
         "quality": call.quality,
         "propensity": call.propensity,
         "began_seconds": call.began_seconds,

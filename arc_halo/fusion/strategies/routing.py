@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
     from arc_halo.fusion.operations import Member, Operation
 
-# Operations whose answers have a quality; the ones most like the question where it has a vector.
+# Operations whose answers have a quality, the ones most like the question where it has a vector. Replays say nothing
+# new, and in a replay only what was over when the first began is known; a quality that was told since counts, too.
 _ALIKE: Final = text("""
 SELECT m.member_id, greatest(0, 1 - (o.input_vector OPERATOR(public.<=>) :vector)) AS likeness, m.quality,
        coalesce(m.cost, 0) AS cost
   FROM (SELECT p.id, p.input_vector
           FROM arc_halo.fusion_operations AS p
-         WHERE p.reactor_id = :reactor_id AND p.input_dimension = :dimension
+         WHERE p.reactor_id = :reactor_id AND p.input_dimension = :dimension AND p.replay_of IS NULL
+           AND (CAST(:as_of AS timestamptz) IS NULL
+                OR p.started_at + make_interval(secs => p.execution_seconds) <= :as_of)
            AND EXISTS (SELECT FROM arc_halo.fusion_operation_members AS q
                         WHERE q.operation_id = p.id AND q.quality IS NOT NULL)
          ORDER BY p.input_vector OPERATOR(public.<=>) :vector, p.id
@@ -36,7 +39,9 @@ _ALL: Final = text("""
 SELECT m.member_id, 1.0::float8 AS likeness, m.quality, coalesce(m.cost, 0) AS cost
   FROM arc_halo.fusion_operations AS o
   JOIN arc_halo.fusion_operation_members AS m ON m.operation_id = o.id AND m.quality IS NOT NULL
- WHERE o.reactor_id = :reactor_id
+ WHERE o.reactor_id = :reactor_id AND o.replay_of IS NULL
+   AND (CAST(:as_of AS timestamptz) IS NULL
+        OR o.started_at + make_interval(secs => o.execution_seconds) <= :as_of)
  ORDER BY o.started_at DESC, o.id DESC, m.position
  LIMIT :count
 """)
@@ -115,7 +120,11 @@ class Routing(Strategy):
 
     def _values(self, operation: Operation, members: list[Member]) -> dict[uuid.UUID, float]:
         """Expected quality of each member's answer, less what it costs."""
-        asked: dict[str, object] = {"reactor_id": operation.plan.id, "count": self.neighbors}
+        asked: dict[str, object] = {
+            "reactor_id": operation.plan.id,
+            "count": self.neighbors,
+            "as_of": operation.as_of,
+        }
         statement = _ALL
         if self.method == "knn":
             if operation.input_vector is None:

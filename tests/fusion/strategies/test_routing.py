@@ -5,6 +5,8 @@ import pytest
 
 from arc_halo.errors import FusionError
 from arc_halo.fusion.learning import estimate_value
+from arc_halo.fusion.operations.calls import Input
+from arc_halo.fusion.replay import replay
 from tests.fusion.reactors import make_reactor
 
 ANSWERS = {"poet": lambda prompt: f"poem of {prompt}", "clerk": lambda prompt: f"form of {prompt}"}
@@ -70,3 +72,13 @@ def test_another_is_asked_where_the_chosen_one_is_silent(database):
 def test_likeness_needs_vectors(database):
     with pytest.raises(FusionError, match="embed="):
         make_reactor(database, {"a": "x"}, strategy="routing").run("?")
+
+
+def test_a_replay_knows_what_was_known_then_and_teaches_nothing(database):
+    options = {"options": {"method": "bandit", "epsilon": 0.0}}
+    reactor = make_reactor(database, {"a": "yes", "b": "no"}, strategy="routing", config=options)
+    first = reactor.run(Input("?", reference="no"))
+    assert [replay(reactor, first.operation_id).is_equal for _ in range(3)] == [True] * 3
+    second = reactor.run(Input("?", reference="no"))
+    assert second.trace[0]["values"] == {"a": 0.25, "b": 0.5}
+    assert replay(reactor, second.operation_id).is_equal

@@ -1,0 +1,1 @@
+"""``arc-halo reactor``: reactors on the command line."""
