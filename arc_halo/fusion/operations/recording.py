@@ -78,6 +78,11 @@ class Outcome:
         return sum((each.prompt_token_count or 0) + (each.generated_token_count or 0) for each in answers)
 
     @property
+    def cached_token_count(self) -> int:
+        """Tokens of the questions that a cache spared, as far as members count them."""
+        return sum(call.answer.cached_token_count or 0 for call in self.calls if call.answer is not None)
+
+    @property
     def cost(self) -> float:
         """Of all calls, as far as members have prices."""
         return sum(call.answer.cost or 0.0 for call in self.calls if call.answer is not None)
