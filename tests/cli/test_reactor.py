@@ -185,3 +185,35 @@ def test_the_status_has_figures_of_all(answers: CommandLine):
     assert re.search(r"answers +ensemble +active +3 primary +1 +0.0% ", said)
     assert "no members yet" in answers.says("reactor", "status", "empty")
     assert "no reactor 'far'; there are answers, empty" in answers.error("reactor", "status", "far")
+
+
+def test_the_graph_is_text_or_a_picture(answers: CommandLine, tmp_path):
+    answers.run("reactor", "link", "answers", "a", "b", "--kind", "feeds_into", "--label", "First")
+    answers.run("reactor", "link", "answers", "c", "b", "--kind", "validates")
+    assert answers.says("reactor", "graph", "answers").splitlines() == [
+        "answers: ensemble, 3 members",
+        "1  a  (primary, weight 1, endpoint a)",
+        "   └── feeds into b as 'First'",
+        "2  b  (primary, weight 1, endpoint b)",
+        "   └── validated by c",
+        "-  c  (primary, weight 1, endpoint c)",
+    ]
+    pytest.importorskip("matplotlib")
+    for suffix, beginning in (("svg", b"<?xml"), ("png", b"\x89PNG")):
+        path = tmp_path / f"graph.{suffix}"
+        assert answers.says("reactor", "graph", "answers", "--output", path) == f"drawn in {path}\n"
+        assert path.read_bytes().startswith(beginning)
+    answers.run("reactor", "graph", "answers", "--output", tmp_path / "graph.txt", code=2)
+
+
+def test_metrics_are_over_a_time(answers: CommandLine):
+    for reference in ("yes", "no"):
+        asked(answers, "--reference", reference)
+    told = answers.json("reactor", "metrics", "answers", "--since", "1h")
+    assert (told["operation_count"], told["measured_count"], told["figures"]["quality"]) == (2, 2, 0.5)
+    said = answers.says("reactor", "metrics", "answers", "--store")
+    assert re.search(r"quality +0.5 ", said)
+    assert "best alone: " in said
+    said = answers.says("reactor", "metrics", "answers", "--until", "2020-01-01")
+    assert said == "answers was asked nothing then\n"
+    assert "is no moment" in answers.run("reactor", "metrics", "answers", "--since", "soon", code=2).stderr

@@ -10,6 +10,7 @@ from sqlalchemy import insert, text
 
 from arc_halo.errors import ConstraintViolation, OperationFailed
 from arc_halo.fusion.figures import Figures
+from arc_halo.fusion.html import outcome_html
 from arc_halo.schema import FusionOperation, FusionOperationMember, ReactorMetric
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ class Outcome:
     def cost(self) -> float:
         """Of all calls, as far as members have prices."""
         return sum(call.answer.cost or 0.0 for call in self.calls if call.answer is not None)
+
+    def _repr_html_(self) -> str:
+        return outcome_html(self)
 
 
 def store_outcome(
