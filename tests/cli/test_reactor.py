@@ -148,6 +148,9 @@ def test_the_log_lists_operations_and_show_has_the_calls(answers: CommandLine):
     assert re.search(r"^ *2 +c +primary +answered .* no *$", said, re.MULTILINE)
     assert "decision 0: " in said
     assert "prompt: Is it?" in said
+    assert answers.json("reactor", "show", "last")["id"] == operation
+    answers.run("reactor", "create", "empty", "--strategy", "ensemble")
+    assert "there is no operation yet" in answers.error("reactor", "replay", "empty", "last", "--recorded")
     assert "no operation 'ffff'" in answers.error("reactor", "show", "ffff")
 
 

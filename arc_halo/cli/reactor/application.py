@@ -12,8 +12,11 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sqlalchemy.orm import Session
+
     from arc_halo.database import Database
     from arc_halo.fusion.plan import MemberPlan
+    from arc_halo.schema import FusionOperation
 
 app = typer.Typer(
     no_args_is_help=True, help="Reactors, several models that answer as one: make, run, replay, draw, measure, look at."
@@ -21,8 +24,37 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(metavar="REACTOR", help="Name of a reactor, as `status` lists them.")]
 OperationId = Annotated[
-    str, typer.Argument(metavar="OPERATION", help="An id, or four and more of its first characters.")
+    str, typer.Argument(metavar="OPERATION", help="An id, four and more of its first characters, or `last`.")
 ]
+
+
+def find_operation(session: Session, reference: str, reactor: str | None = None) -> FusionOperation:
+    """The operation that was typed; ``last`` is the newest one of a reactor, or of all.
+
+    Raises
+    ------
+    OperationNotFound, ReactorNotFound
+        There is none, or no such reactor.
+    """
+    from sqlalchemy import select
+
+    from arc_halo.errors import OperationNotFound
+    from arc_halo.fusion.creating import find_reactor
+    from arc_halo.fusion.operations import history
+    from arc_halo.schema import FusionOperation
+    from arc_halo.schema.columns import TENANT_ID
+
+    if reference != "last":
+        return history.find_operation(session, reference)
+    ids = select(FusionOperation.id).where(FusionOperation.tenant_id == TENANT_ID)
+    if reactor is not None:
+        ids = ids.where(FusionOperation.reactor_id == find_reactor(session, reactor).id)
+    newest = session.scalars(
+        ids.order_by(FusionOperation.started_at.desc(), FusionOperation.id.desc()).limit(1)
+    ).first()
+    if newest is None:
+        raise OperationNotFound("there is no operation yet: `arc-halo reactor run` makes one")
+    return history.find_operation(session, newest)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from arc_halo.cli.output import Json, count, print_json, say, say_first, shown
-from arc_halo.cli.reactor.application import Name, OperationId, answering, app
+from arc_halo.cli.reactor.application import Name, OperationId, answering, app, find_operation
 from arc_halo.cli.reactor.running import outcome_fields, silent, tell
 
 if TYPE_CHECKING:
@@ -35,14 +35,13 @@ def replay(
     decisions are made again, of the same answers. The new operation is
     stored beside the first. Exit code 1 if anything came out differently.
 
-    Example: arc-halo reactor replay answers 019f --recorded
+    Example: arc-halo reactor replay answers last --recorded
     """
-    from arc_halo.fusion.operations.history import find_operation
     from arc_halo.fusion.reactor import Reactor
     from arc_halo.fusion.replay import replay as run_again
 
     with context.obj.connect() as database, answering(database, tell=silent if json else tell) as members:
-        operation_id = database.read(lambda session: find_operation(session, operation).id)
+        operation_id = database.read(lambda session: find_operation(session, operation, reactor).id)
         again = run_again(Reactor(database, reactor, members), operation_id, members="recorded" if recorded else "live")
     if json:
         names = ("replay_of", "is_equal", "output_is_equal", "trace_is_equal", "answers_are_equal", "changes")

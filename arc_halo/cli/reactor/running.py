@@ -14,6 +14,8 @@ from arc_halo.cli.output import Json, console, count, print_json, shown
 from arc_halo.cli.reactor.application import Name, answering, app
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from arc_halo.fusion.operations.recording import Outcome
     from arc_halo.fusion.plan import Budget
     from arc_halo.fusion.reactor import Event, Reactor
@@ -95,17 +97,20 @@ def told(event: Event) -> str:
     """What happened, in a line."""
     details = dict(event.details)
     if event.kind == "noted":
-        kind = str(details.pop("kind"))
-        return f"  {kind.replace('_', ' ')}: {facts(details)}"
+        return f"  {decision(details)}"
     why = f": {_short(str(details['error']))}" if details.get("error") else ""
     return f"{details['member']} {event.kind.replace('_', ' ')}{why}"
 
 
-def facts(details: dict[str, Any]) -> str:
-    """``member small, value 0.61``, in the order in which they were noted; what is unknown is left out."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {_value(value)}" for name, value in details.items() if value is not None
-    )
+def decision(noted: Mapping[str, Any]) -> str:
+    """What was noted, in a line: ``chosen: member small, score 0.61``; what is unknown is left out."""
+    details = {name: value for name, value in noted.items() if value is not None}
+    said = str(details.pop("kind", "noted")).replace("_", " ")
+    if said == "edge":
+        source, kind, target = (details.pop(name, "") for name in ("source", "interaction", "target"))
+        said = f"{source} {str(kind).replace('_', ' ')} {target}"
+    facts = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in details.items())
+    return f"{said}: {facts}" if facts else said
 
 
 def _value(value: Any) -> str:

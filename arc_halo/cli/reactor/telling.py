@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from arc_halo.cli.output import Json, count, print_json, print_table, say, shown
-from arc_halo.cli.reactor.application import OperationId, app
-from arc_halo.cli.reactor.running import facts, seconds_of
+from arc_halo.cli.reactor.application import OperationId, app, find_operation
+from arc_halo.cli.reactor.running import decision, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,10 +120,8 @@ def _uses(uses: Sequence[ModelUse], model: str, *, json: bool) -> None:
 def show(context: typer.Context, operation: OperationId, *, json: Json = False) -> None:
     """Show an operation: what was asked, each call of a member with its answer, what was decided, and what came of it.
 
-    Example: arc-halo reactor show 019f
+    Example: arc-halo reactor show last
     """
-    from arc_halo.fusion.operations.history import find_operation
-
     with context.obj.connect() as database, database.session() as session:
         row = find_operation(session, operation)
         if json:
@@ -162,8 +160,7 @@ def _print(row: FusionOperation) -> None:
     if row.members:
         _print_calls(row.members)
     for number, each in enumerate(row.trace):
-        details = {key: value for key, value in each.items() if key != "kind"}
-        say(f"decision {number}: {shown(str(each.get('kind')).replace('_', ' '))}: {shown(facts(details))}")
+        say(f"decision {number}: {shown(decision(each))}")
 
 
 def _say_text(name: str, text: str | None) -> None:
