@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from arc_halo import __version__
-from arc_halo.cli import attention, blobs, cache, db, demo, infer, merge, model, prune, train, verify
+from arc_halo.cli import attention, blobs, cache, db, demo, infer, merge, model, prune, reactor, train, verify
 from arc_halo.cli.invocation import Invocation
 from arc_halo.cli.output import print_error, print_interruption
 from arc_halo.errors import ArcHaloError
@@ -56,6 +56,7 @@ app.command("prune")(prune.prune)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
 app.add_typer(infer.app, name="infer")
+app.add_typer(reactor.app, name="reactor")
 app.add_typer(attention.app, name="attention")
 app.add_typer(db.app, name="db")
 app.add_typer(blobs.app, name="blobs")

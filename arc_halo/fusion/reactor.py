@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arc_halo.errors import FusionError, OperationFailed
+from arc_halo.errors import DatabaseError, FusionError, OperationFailed, ReactorNotFound
+from arc_halo.fusion.html import plan_html
 from arc_halo.fusion.members.callables import CallableMember
 from arc_halo.fusion.members.protocol import level_of
 from arc_halo.fusion.metrics.measuring import measure_operation
@@ -114,6 +115,12 @@ class Reactor:
     def plan(self, name: str | uuid.UUID | None = None) -> Plan:
         """The reactor as it is in the database now."""
         return self._database.read(lambda session: load_plan(session, self.id if name is None else name))
+
+    def _repr_html_(self) -> str | None:
+        try:
+            return plan_html(self.plan())
+        except (DatabaseError, FusionError, ReactorNotFound):
+            return None  # a repr is no place to say so
 
     def run(
         self,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICKSTART, TRAINING = EXAMPLES / "quickstart.ipynb", EXAMPLES / "training.ipynb"
-INFERENCE = EXAMPLES / "inference.ipynb"
-SECONDS = 120
+INFERENCE, FUSION = EXAMPLES / "inference.ipynb", EXAMPLES / "fusion.ipynb"
+SECONDS = 240
 
 
 def run(folder: Path, path: Path = QUICKSTART) -> NotebookNode:
@@ -55,7 +55,7 @@ def shown(notebook: NotebookNode) -> str:
 
 def main() -> None:
     """Write the notebooks as a user without a server sees them; all but the first need torch and transformers."""
-    for path in (QUICKSTART, TRAINING, INFERENCE):
+    for path in (QUICKSTART, TRAINING, INFERENCE, FUSION):
         with tempfile.TemporaryDirectory(prefix="arc-halo-notebook-", ignore_cleanup_errors=True) as home:
             os.environ |= {"ARC_HALO_HOME": home, "ARC_HALO_DATABASE_URL": "", "DATABASE_URL": ""}
             nbformat.write(run(Path(home), path), path)

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
@@ -174,6 +175,7 @@ def reader(migrated_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h
     hub.publish("lab/demo", folder / "model", "v1")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.chdir(folder)
-    reader = Reader(folder, migrated_url)
-    yield reader
-    reader.close()
+    with patch.dict(os.environ):  # a page may set variables, too
+        reader = Reader(folder, migrated_url)
+        yield reader
+        reader.close()

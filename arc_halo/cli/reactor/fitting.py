@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arc_halo.cli.output import Json, print_json, print_table, say
+from arc_halo.cli.reactor.application import Name, app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from arc_halo.fusion.learning.fitting import Fit, RouteValue
-
-app = typer.Typer()
 
 
 class What(StrEnum):
@@ -33,7 +32,7 @@ class What(StrEnum):
 @app.command("fit")
 def fit(
     context: typer.Context,
-    reactor: Annotated[str, typer.Argument(metavar="REACTOR", help="Name of the reactor.")],
+    reactor: Name,
     *,
     what: Annotated[
         What,

@@ -43,9 +43,12 @@ SELECT o.id AS operation_id, r.name AS reactor, o.started_at, o.status, o.input,
   JOIN arc_halo.reactor_models AS m ON m.id = c.member_id
  WHERE o.tenant_id = :tenant_id AND c.status = 'answered'
    AND (c.model_id = :model_id OR c.weights_digest = :digest)
+   AND (:reactor_id IS NULL OR o.reactor_id = :reactor_id)
  ORDER BY o.started_at DESC, o.id DESC, c.position
  LIMIT :limit
-""").bindparams(bindparam("model_id", type_=UUID), bindparam("digest", type_=BYTEA))
+""").bindparams(
+    bindparam("model_id", type_=UUID), bindparam("digest", type_=BYTEA), bindparam("reactor_id", type_=UUID)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +142,25 @@ def find_operation(session: Session, reference: uuid.UUID | str) -> FusionOperat
 
 
 def operations_with_model(
-    session: Session, model: Model | uuid.UUID | str | bytes, *, limit: int = 1000
+    session: Session,
+    model: Model | uuid.UUID | str | bytes,
+    *,
+    reactor: Reactor | uuid.UUID | str | None = None,
+    limit: int = 1000,
 ) -> list[ModelUse]:
-    """All answers that a version had a part in, newest first, in whatever reactor: by one statement once it is found.
+    """All answers that a version had a part in, newest first: by one statement once it is found.
 
     Parameters
     ----------
     model
         As ``name@3``; or 32 bytes, the digest of weights, under whatever name they are: a search through all calls.
+    reactor
+        Of this one alone; by default of all.
 
     Raises
     ------
-    ModelNotFound
-        There is no such model.
+    ModelNotFound, ReactorNotFound
+        There is no such model, or no such reactor.
     FusionError
         A digest is not of 32 bytes.
     """
@@ -162,6 +171,7 @@ def operations_with_model(
         "tenant_id": TENANT_ID,
         "model_id": None if isinstance(model, bytes) else find_model(session, model).id,
         "digest": model if is_digest else None,
+        "reactor_id": None if reactor is None else find_reactor(session, reactor).id,
         "limit": limit,
     }
     return [ModelUse(**row) for row in session.execute(_WITH_MODEL, asked).mappings()]

@@ -10,6 +10,7 @@ from sqlalchemy import insert, text
 
 from arc_halo.errors import ConstraintViolation, OperationFailed
 from arc_halo.fusion.figures import Figures
+from arc_halo.fusion.html import outcome_html
 from arc_halo.fusion.operations.receiving import finite, plain_json, plain_text
 from arc_halo.schema import FusionOperation, FusionOperationMember, ReactorMetric
 
@@ -79,9 +80,17 @@ class Outcome:
         return sum((each.prompt_token_count or 0) + (each.generated_token_count or 0) for each in answers)
 
     @property
+    def cached_token_count(self) -> int:
+        """Tokens of the questions that a cache spared, as far as members count them."""
+        return sum(call.answer.cached_token_count or 0 for call in self.calls if call.answer is not None)
+
+    @property
     def cost(self) -> float:
         """Of all calls, as far as members have prices."""
         return sum(call.answer.cost or 0.0 for call in self.calls if call.answer is not None)
+
+    def _repr_html_(self) -> str:
+        return outcome_html(self)
 
 
 def store_outcome(
