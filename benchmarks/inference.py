@@ -1,7 +1,7 @@
 """Keys and values, and activations, read from the database beside computing them, a plain file and Redis.
 
-Time to the first token is that of `generate`, with everything a user waits for: all weights are hashed, the prefix is
-found, read, and compared with its digests. Redis is Debian's server by a Unix socket, and its client of the extra
+Time to the first token is that of `generate`, with everything a user waits for: all weights are hashed (or, as a second
+way, torch's counters of changes looked at), the prefix is found, read, and compared with its digests. Redis is Debian's server by a Unix socket, and its client of the extra
 `benchmark`; without both it is left out. Needs the extra `transformers`.
 """
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from arc_halo.database import Database
     from arc_halo.inference.namespaces import Namespace
+    from arc_halo.integrations.torch_identity.identity import Changes
 
 SIZES = {
     "tiny": Size(
@@ -63,6 +64,8 @@ SIZES = {
 }  # fmt: skip
 _TABLES = ("logged", "unlogged")
 _QUESTION_TOKENS = (1, 8)
+# Whether all weights are hashed before each use, or torch's counters are trusted.
+_WAYS: tuple[tuple[int, Changes], ...] = ((1, "content"), (8, "content"), (1, "versions"), (8, "versions"))
 _TEXT_AGAIN = 3
 _MEASURED = text("""
 SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY read_ms), percentile_cont(0.5) WITHIN GROUP (ORDER BY recompute_ms)
@@ -112,17 +115,19 @@ class Comparison:
             stored = time.perf_counter() - began
         self.server.vacuum()
         found = []
-        for count in _QUESTION_TOKENS:
+        for count, changes in _WAYS:
             self.database.engine.dispose()
             self.server.restart()
-            with ModelCache(self.database, self.model, **options) as cache:
+            with ModelCache(self.database, self.model, changes=changes, **options) as cache:
                 seconds, hits = [], set()
                 for number in range(self.size.warm_runs + 1):
                     asked = self.question(number, count)
                     made = cache.generate(asked, keep="nothing", max_new_tokens=1, pad_token_id=0)
                     seconds.append(made.first_token_seconds)
                     hits.add(made.hit_token_count)
-            found.append(FirstTokens(table, count, min(hits), stored, self.computed[count], seconds[0], seconds[1:]))
+            found.append(
+                FirstTokens(table, count, changes, min(hits), stored, self.computed[count], seconds[0], seconds[1:])
+            )
         return found
 
     def break_even(self, table: str) -> str:
