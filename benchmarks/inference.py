@@ -1,8 +1,9 @@
 """Keys and values, and activations, read from the database beside computing them, a plain file and Redis.
 
 Time to the first token is that of `generate`, with everything a user waits for: all weights are hashed (or, as a second
-way, torch's counters of changes looked at), the prefix is found, read, and compared with its digests. Redis is Debian's server by a Unix socket, and its client of the extra
-`benchmark`; without both it is left out. Needs the extra `transformers`.
+way, torch's counters of changes looked at), the prefix is found, read, and compared with its digests. Redis is Debian's
+server by a Unix socket, and its client of the extra `benchmark`; without both it is left out. Needs the extra
+`transformers`.
 """
 
 from __future__ import annotations
