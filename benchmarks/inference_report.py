@@ -102,8 +102,8 @@ def _of_first_tokens(results: Results) -> Iterable[Goal]:
         least = _LEAST[each.table]
         ratio = median(each.computed_seconds) / median(each.warm_seconds)
         aim = (
-            f"{each.table} table, {each.question_tokens} new, changes by {each.changes}: first token at least {least} times "
-            "sooner than computing the prompt"
+            f"{each.table} table, {each.question_tokens} new, changes by {each.changes}: first token at least {least} "
+            "times sooner than computing the prompt"
         )
         yield Goal(aim, f"{ratio:.1f}", ratio >= least)
 
