@@ -24,6 +24,7 @@ class FirstTokens:
 
     table: str
     question_tokens: int
+    changes: str
     hit_tokens: int
     stored_seconds: float
     computed_seconds: list[float]
@@ -101,8 +102,8 @@ def _of_first_tokens(results: Results) -> Iterable[Goal]:
         least = _LEAST[each.table]
         ratio = median(each.computed_seconds) / median(each.warm_seconds)
         aim = (
-            f"{each.table} table, {each.question_tokens} new: first token at least {least} times sooner than computing "
-            "the prompt"
+            f"{each.table} table, {each.question_tokens} new, changes by {each.changes}: first token at least {least} "
+            "times sooner than computing the prompt"
         )
         yield Goal(aim, f"{ratio:.1f}", ratio >= least)
 
@@ -139,8 +140,9 @@ def to_markdown(results: Results, reached: Iterable[Goal]) -> str:
         table(["on", ""], results.machine.items()),
         "### First token\n",
         (
-            "Prompts of the prefix and a question of new tokens, computed whole (median), and with the prefix stored, "
-            "the look at all weights included; cold is the first time after a restart of the server:\n"
+            "Prompts of the prefix and a question of new tokens, computed whole (median), and with the prefix stored. "
+            "Changes of the model are seen by its content (all weights are hashed each time) or by torch's versions; "
+            "cold is the first time after a restart of the server:\n"
         ),
         _first_tokens(results),
         *(f"- {each}" for each in results.break_even),
@@ -174,6 +176,7 @@ def _first_tokens(results: Results) -> str:
             each.table,
             each.hit_tokens,
             each.question_tokens,
+            each.changes,
             f"{each.stored_seconds:.2f}",
             f"{median(each.computed_seconds):.2f}",
             f"{each.cold_seconds:.3f}",
@@ -183,7 +186,18 @@ def _first_tokens(results: Results) -> str:
         )
         for each in results.first_tokens
     ]
-    head = ["table", "tokens found", "new", "stored in s", "computed s", "cold s", "warm s", "x cold", "x warm"]
+    head = [
+        "table",
+        "tokens found",
+        "new",
+        "changes by",
+        "stored in s",
+        "computed s",
+        "cold s",
+        "warm s",
+        "x cold",
+        "x warm",
+    ]
     return table(head, rows)
 
 

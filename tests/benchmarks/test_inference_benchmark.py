@@ -19,7 +19,7 @@ def test_every_figure_is_measured(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     prefix = results["size"]["prefix_tokens"]
-    assert [each["hit_tokens"] for each in results["first_tokens"]] == [prefix] * 4
+    assert [each["hit_tokens"] for each in results["first_tokens"]] == [prefix] * 8
     for each in results["first_tokens"]:
         assert min(each["warm_seconds"]) > 0
     assert all("break-even" in each for each in results["break_even"])

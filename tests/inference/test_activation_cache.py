@@ -254,6 +254,15 @@ def test_a_slow_first_time_does_not_decide_for_ever():
     assert 1.0 < recompute_ms < read_ms == 3.0
 
 
+def test_what_was_never_read_is_taken_to_be_as_the_others():
+    habit, unread = Habit(), Said(recompute_ms=1.0)
+    for _ in range(4):
+        assert habit.expect(unread) is None
+        habit.read(0.003)
+    read_ms, recompute_ms = habit.expect(unread)
+    assert recompute_ms == 1.0 < read_ms == pytest.approx(3)
+
+
 def test_one_slow_time_decides_nothing():
     habit, entry = Habit(), Said(read_ms=3.0, recompute_ms=1.0)
     habit.computed(0.02, entry.recompute_ms)
@@ -276,4 +285,4 @@ def test_what_is_regularly_cheaper_to_compute_is_not_even_looked_for(cache, monk
     for _ in range(30):
         cache.get_or_compute(INPUTS, POINTS, model)
     assert model.calls == 31
-    assert len(looked) == 9  # the one that found nothing, and as many as make a habit
+    assert len(looked) == 5  # the one that found nothing, and as many as make a habit

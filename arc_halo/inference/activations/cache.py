@@ -51,7 +51,6 @@ class _Lookup:
 
     found: dict[str, StoredActivation] = field(default_factory=dict)
     readout: Readout = field(default_factory=Readout)
-    began: float = 0.0
     said: Said = field(default_factory=Said)
 
 
@@ -141,12 +140,13 @@ class ActivationCache:
             computed, seconds = _compute(names, compute)
             habit.computed(seconds)
             return {name: computed[name] for name in names}
+        began = time.perf_counter()  # the check, too, is only for what is read
         if check is not None:
             check()
         digest = input_digest(inputs)
         lookup = self._look_up(names, digest, habit, always=habit.computes)
         if len(lookup.readout.arrays) == len(names):
-            seconds = time.perf_counter() - lookup.began
+            seconds = time.perf_counter() - began
             habit.read(seconds, lookup.said.read_ms)
             self._measurements.hit(digest, lookup.found, seconds)
             return lookup.readout.arrays
@@ -163,12 +163,13 @@ class ActivationCache:
     def get(self, inputs: Mapping[str, np.ndarray], hook_points: Iterable[str]) -> dict[str, np.ndarray] | None:
         """What is stored of hook points for inputs, however long reading takes; None unless all of them are sound."""
         names = check_hook_points(hook_points)
+        began = time.perf_counter()
         digest = input_digest(inputs)
         lookup = self._look_up(names, digest, Habit(), always=True)
         if len(lookup.readout.arrays) < len(names):
             self._measurements.missed()
             return None
-        self._measurements.hit(digest, lookup.found, time.perf_counter() - lookup.began)
+        self._measurements.hit(digest, lookup.found, time.perf_counter() - began)
         return lookup.readout.arrays
 
     def put(
@@ -212,28 +213,26 @@ class ActivationCache:
         self.close()
 
     def _look_up(self, names: Sequence[str], digest: bytes, habit: Habit, *, always: bool = False) -> _Lookup:
-        began = time.perf_counter()
-
         def unit(session: Session) -> _Lookup:
             found = find_activations(session, self.namespace, names, digest)
             said = self._measurements.said(digest, found)
             if len(found) < len(names) or not (always or self._is_read(said, habit)):
-                return _Lookup(found, began=began, said=said)
+                return _Lookup(found, said=said)
             try:
-                return _Lookup(found, Readout(read_sound(session, found)), began, said)
+                return _Lookup(found, Readout(read_sound(session, found)), said)
             except UNREADABLE:
                 # Which of them, and an audit of each: that is a write.
                 readout = self._database.transaction(
                     lambda writing: read_activations(writing, self.namespace, digest, found), attempts=1
                 )
-                return _Lookup(found, readout, began, said)
+                return _Lookup(found, readout, said)
 
         try:
             # Once: computing is sooner done than a server waited for.
             return self._database.read(unit, attempts=1)
         except _TROUBLE as error:
             _log.warning("activations are computed, the cache does not answer: %s", error)
-            return _Lookup(began=began)
+            return _Lookup()
 
     def _is_read(self, said: Said, habit: Habit) -> bool:
         """Whether reading is cheaper, or it is time to measure it again; what was not measured yet is read."""

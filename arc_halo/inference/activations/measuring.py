@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _WEIGHT: Final = 0.3
 """Of a new measurement in the smoothed one: an outlier is forgotten after some ten of them."""
-_STREAK: Final = 8
+_STREAK: Final = 4
 
 # Whoever holds a row is counting it or deleting it: neither is worth waiting for.
 _COUNT: Final = text("""
@@ -109,6 +109,7 @@ class Habit:
 
     read_ms: float | None = None
     recompute_ms: float | None = None
+    read_count: int = 0
     streak: int = 0
     """Stored entries in a row of which computing was the cheaper way."""
     read_bias: float = 1.0
@@ -128,10 +129,16 @@ class Habit:
         return self.read_ms or 0.0, self.recompute_ms or 0.0
 
     def expect(self, said: Said) -> tuple[float, float] | None:
-        """Milliseconds that reading and computing entries will take; None where either was never measured."""
-        if said.read_ms is None or said.recompute_ms is None:
+        """Milliseconds that reading and computing entries will take; None where that cannot be told yet.
+
+        What was never read itself is taken to be as the others were: to read all of many once, only to find out that
+        computing is cheaper, costs more than that saves.
+        """
+        others = self.read_ms if self.read_count >= _STREAK else None
+        read_ms = others if said.read_ms is None else said.read_ms * self.read_bias
+        if read_ms is None or said.recompute_ms is None:
             return None
-        read_ms, recompute_ms = said.read_ms * self.read_bias, said.recompute_ms * self.recompute_bias
+        recompute_ms = said.recompute_ms * self.recompute_bias
         self.streak = self.streak + 1 if recompute_ms < read_ms else 0
         self.read_ms = read_ms if self.read_ms is None else self.read_ms
         self.recompute_ms = recompute_ms if self.recompute_ms is None else self.recompute_ms
@@ -139,12 +146,13 @@ class Habit:
 
     def read(self, seconds: float, said_ms: float | None = None) -> None:
         """Take a measurement of reading, and what the entries said of it."""
-        self.read_ms = _smooth(self.read_ms, 1e3 * seconds)
+        self.read_count += 1
+        self.read_ms = _follow(self.read_ms, 1e3 * seconds)
         self.read_bias *= _correction(said_ms, 1e3 * seconds, self.read_bias)
 
     def computed(self, seconds: float, said_ms: float | None = None) -> None:
         """Take a measurement of computing, and what the entries said of it."""
-        self.recompute_ms = _smooth(self.recompute_ms, 1e3 * seconds)
+        self.recompute_ms = _follow(self.recompute_ms, 1e3 * seconds)
         self.recompute_bias *= _correction(said_ms, 1e3 * seconds, self.recompute_bias)
 
 
@@ -300,6 +308,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 def _correction(said: float | None, measured: float, bias: float) -> float:
     """The factor for a bias; smoothed as a geometric mean, since times are off by factors."""
     return (measured / (said * bias)) ** _WEIGHT if said and measured else 1.0
+
+
+def _follow(known: float | None, measured: float) -> float:
+    """As `_smooth`, by factors: one time that is ten times as long shall not break a habit."""
+    return measured if not known else known * _correction(known, measured, 1.0)
 
 
 def _smooth(known: float | None, measured: float) -> float:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TOKEN_NBYTES: Final = 4
 MAX_TOKEN: Final = 2**31 - 1
 # BLAKE3's key derivation mode. Part of the stored format: a changed layout gets a new date.
-_CONTEXT: Final = "arc-halo 2026-11 block of keys and values"
+_HASHER: Final = blake3(derive_key_context="arc-halo 2026-11 block of keys and values")
 
 
 def pack_tokens(token_ids: Sequence[int] | np.ndarray) -> bytes:
@@ -41,7 +41,8 @@ def unpack_tokens(packed: bytes | memoryview) -> np.ndarray:
 
 def block_hash(parent: bytes, tokens: bytes | memoryview) -> bytes:
     """The name of a block: BLAKE3-256 of its parent's (of the first: of the namespace's digest) and its tokens."""
-    hasher = blake3(parent, derive_key_context=_CONTEXT)
+    hasher = _HASHER.copy()  # the context is hashed once
+    hasher.update(parent)
     hasher.update(tokens)
     return hasher.digest()
 
