@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.fixtures.engines",
     "tests.fixtures.hub",
     "tests.fixtures.integrations",
+    "tests.fixtures.interrupts",
     "tests.fixtures.long",
     "tests.fixtures.migrations",
     "tests.fixtures.proxy",

@@ -59,8 +59,8 @@ chained AS MATERIALIZED (
            AND bool_and(b.parent_hash IS NOT DISTINCT FROM w.parent_hash) OVER line AS is_equal,
            row_number() OVER line = w.number AS is_next
       FROM namespace AS n
-      CROSS JOIN (SELECT u.block_hash, u.number, lag(u.block_hash) OVER (ORDER BY u.number) AS parent_hash
-                    FROM unnest(%(hashes)b::bytea[]) WITH ORDINALITY AS u (block_hash, number)) AS w
+      CROSS JOIN unnest(%(hashes)b::bytea[], %(parents)b::bytea[]) WITH ORDINALITY
+                 AS w (block_hash, parent_hash, number)
       CROSS JOIN LATERAL (
            SELECT k.* FROM arc_halo.kv_cache AS k
             WHERE k.tenant_id = %(tenant)s AND k.namespace_id = n.id AND k.block_hash = w.block_hash
@@ -78,8 +78,8 @@ deepest AS MATERIALIZED (
 SELECT d.namespace_id, 0 AS number, NULL::bytea, NULL::bytea, NULL::bytea, NULL::boolean, NULL::bigint, TRUE
   FROM deepest AS d
 UNION ALL
-SELECT d.namespace_id, c.number, c.block_hash, CASE WHEN NOT c.is_equal THEN c.parent_hash END,
-       CASE WHEN NOT c.is_equal THEN c.token_ids END, c.is_logged, c.stored_nbytes, c.is_equal
+SELECT d.namespace_id, c.number, c.block_hash, c.parent_hash, CASE WHEN NOT c.is_equal THEN c.token_ids END,
+       c.is_logged, c.stored_nbytes, c.is_equal
   FROM deepest AS d
   JOIN chained AS c ON c.is_next
 UNION ALL
@@ -159,6 +159,7 @@ def find_prefix(session: Session, namespace: Namespace, token_ids: Sequence[int]
         "tokens": packed,
         "step": size * TOKEN_NBYTES,
         "hashes": hashes,
+        "parents": [None, *hashes[:-1]] if hashes else [],
     }
     with Reading(session)() as connection, connection.cursor(binary=True) as cursor:
         rows = cursor.execute(_FIND, values).fetchall()
