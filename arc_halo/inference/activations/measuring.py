@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 _WEIGHT: Final = 0.3
 """Of a new measurement in the smoothed one: an outlier is forgotten after some ten of them."""
 _STREAK: Final = 4
+_TRIES: Final = 2
+_NEAR: Final = 2.0
 
 # Whoever holds a row is counting it or deleting it: neither is worth waiting for.
 _COUNT: Final = text("""
@@ -110,6 +112,8 @@ class Habit:
     read_ms: float | None = None
     recompute_ms: float | None = None
     read_count: int = 0
+    recompute_count: int = 0
+    """Of entries that are stored."""
     streak: int = 0
     """Stored entries in a row of which computing was the cheaper way."""
     read_bias: float = 1.0
@@ -144,6 +148,12 @@ class Habit:
         self.recompute_ms = recompute_ms if self.recompute_ms is None else self.recompute_ms
         return read_ms, recompute_ms
 
+    def is_to_be_tried(self, read_ms: float, recompute_ms: float) -> bool:
+        """Whether computing is to be measured again before reading is preferred: the two are near each other, and what
+        entries say of computing is of their first time, which storing them between made slow.
+        """
+        return self.recompute_count < _TRIES and max(read_ms, recompute_ms) < _NEAR * min(read_ms, recompute_ms)
+
     def read(self, seconds: float, said_ms: float | None = None) -> None:
         """Take a measurement of reading, and what the entries said of it."""
         self.read_count += 1
@@ -152,6 +162,7 @@ class Habit:
 
     def computed(self, seconds: float, said_ms: float | None = None) -> None:
         """Take a measurement of computing, and what the entries said of it."""
+        self.recompute_count += said_ms is not None
         self.recompute_ms = _follow(self.recompute_ms, 1e3 * seconds)
         self.recompute_bias *= _correction(said_ms, 1e3 * seconds, self.recompute_bias)
 
