@@ -201,7 +201,6 @@ def test_the_graph_is_text_or_a_picture(answers: CommandLine, tmp_path):
         "   └── validated by c",
         "-  c  (primary, weight 1, endpoint c)",
     ]
-    pytest.importorskip("matplotlib")
     for suffix, beginning in (("svg", b"<?xml"), ("png", b"\x89PNG")):
         path = tmp_path / f"graph.{suffix}"
         assert answers.says("reactor", "graph", "answers", "--output", path) == f"drawn in {path}\n"

@@ -77,7 +77,6 @@ def test_a_graph_in_which_nobody_answers_can_be_seen():
 
 @pytest.fixture
 def figure_of():
-    pytest.importorskip("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  an extra
 
     def draw(plan):
