@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from arc_halo.merging.selection import PASSES, Ranks, find_between
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 class Ranked(TaskVectors):
     """Task vectors of which numbers are kept by the rank of their magnitude."""
 
+    @abstractmethod
     def ranks(self, size: int, values: Values) -> Ranks | None:
         """Which ranks are kept of so many numbers; None for all."""
-        raise NotImplementedError
 
     def choose(self, task: Task, vectors: Vectors) -> Sequence[Chooser | None]:
         """Those between two thresholds, found in two passes."""
