@@ -67,7 +67,9 @@ _TABLES = ("logged", "unlogged")
 _QUESTION_TOKENS = (1, 8)
 # Whether all weights are hashed before each use, or torch's counters are trusted.
 _WAYS: tuple[tuple[int, Changes], ...] = ((1, "content"), (8, "content"), (1, "versions"), (8, "versions"))
-_TEXT_AGAIN = 3
+# By turns with plain runs: those of half a second feel every mood of the machine, those of half a minute none.
+_AGAIN = 3
+_QUICK_AGAIN = 15
 _MEASURED = text("""
 SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY read_ms), percentile_cont(0.5) WITHIN GROUP (ORDER BY recompute_ms)
   FROM (SELECT sum(a.read_ms) AS read_ms, max(a.recompute_ms) AS recompute_ms
@@ -191,12 +193,13 @@ class Comparison:
         few = [f"transformer.h.{self.size.layers - 1}"]
         small = make_model(_narrow(self.size), seed=1).transformer
         last = [f"h.{len(small.h) - 1}"]
+        narrow = "of the last block of a model so narrow that computing takes no time"
         return [
-            self._analyse(self.model, few, "of the last block"),
-            self._analyse(small, last, "of the last block of a model so narrow that computing takes no time"),
+            self._analyse(self.model, few, "of the last block", _AGAIN),
+            self._analyse(small, last, narrow, _QUICK_AGAIN),
         ]
 
-    def _analyse(self, model: Any, hook_points: list[str], what: str) -> Analysis:
+    def _analyse(self, model: Any, hook_points: list[str], what: str, again_count: int) -> Analysis:
         inputs = [make_tokens(self.size.text_tokens, 1000 + number) for number in range(self.size.texts)]
         identity = identify(model)
         namespace = namespace_of(identity, kind="activation", layout="as computed")
@@ -238,7 +241,7 @@ class Comparison:
             first, nbytes = through()
             # By turns: a machine has moods.
             again, without = [], []
-            for _ in range(_TEXT_AGAIN):
+            for _ in range(again_count):
                 again.append(through()[0])
                 without.append(plain())
             cache.flush()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 from weakref import WeakKeyDictionary
@@ -12,32 +12,25 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from sqlalchemy.exc import SQLAlchemyError
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from arc_halo.errors import ArcHaloError, CacheError, UnknownCacheLayer
-from arc_halo.inference.kv import KVCache, KVLayout
+from arc_halo.errors import ArcHaloError, CacheError
+from arc_halo.inference.kv import KVCache
 from arc_halo.inference.kv.storing import check_codec
-from arc_halo.integrations.torch import from_numpy, to_numpy
 from arc_halo.integrations.torch_identity import identify, namespace_of
 from arc_halo.integrations.transformers_first_token import FirstToken
-from arc_halo.integrations.transformers_limits import (
-    check_direction,
-    check_later_tokens,
-    check_options,
-    check_positions,
-    with_cache,
-)
+from arc_halo.integrations.transformers_layers import cache_argument, fill, held_layers, layout_of, new_cache
+from arc_halo.integrations.transformers_limits import check_options, with_cache
 
 if TYPE_CHECKING:
     import datetime as dt
     from types import TracebackType
     from typing import Self
 
-    from transformers import PreTrainedModel
+    from transformers import DynamicCache, PreTrainedModel
 
     from arc_halo.database import Database
     from arc_halo.inference.kv import BreakEven, StoredPrefix
+    from arc_halo.inference.kv.lookup import Prefix
     from arc_halo.inference.kv.types import CodecName, Layers
     from arc_halo.inference.namespaces import Namespace
     from arc_halo.integrations.torch_identity.identity import Changes
@@ -145,7 +138,7 @@ class ModelCache:
         self._caches: dict[bytes, KVCache] = {}
         # What each cache was begun with: only then can be told what its keys and values were computed with.
         self._begun: WeakKeyDictionary[DynamicCache, tuple[Namespace, np.ndarray]] = WeakKeyDictionary()
-        self.layout = _probe(model)
+        self.layout = layout_of(model)
         self.current()
 
     @property
@@ -191,9 +184,8 @@ class ModelCache:
             Tokens it holds.
         """
         tokens = _row(input_ids)
-        kv = self.current()
-        layers, hit = kv.restore(tokens[:-1])
-        return self._begin(kv, layers, tokens), hit
+        kv, _, layers = self._read(tokens[:-1])
+        return self._begin(kv, layers, tokens), layers[0][0].shape[1]
 
     def store(self, cache: DynamicCache, input_ids: torch.Tensor, *, pinned: bool = False) -> StoredPrefix:
         """Store the keys and values of the first tokens of a cache that `restore` began.
@@ -214,7 +206,7 @@ class ModelCache:
         shared = min(len(tokens), len(begun))
         if not np.array_equal(tokens[:shared], begun[:shared]):
             raise CacheError("these are not the tokens that restore() was given: whose keys and values are these?")
-        return kv.store(tokens, _layers(cache, self.layout, len(tokens)), pinned=pinned)
+        return kv.store(tokens, held_layers(cache, self.layout, len(tokens)), pinned=pinned)
 
     def generate(self, input_ids: torch.Tensor, *, keep: Keep = "prompt", **options: Any) -> Generated:
         """As the model's own ``generate``, with what is stored of the prompt, which is stored afterwards.
@@ -242,9 +234,7 @@ class ModelCache:
             raise CacheError(f"there is no keep={keep!r}; {', '.join(get_args(Keep))} are")
         tokens = _row(input_ids)
         check_options(options, self.model, len(tokens))
-        kv = self.current()
-        prefix = kv.lookup(tokens[:-1])
-        layers = kv.load_if_faster(prefix)
+        kv, prefix, layers = self._read(tokens[:-1])
         hit = layers[0][0].shape[1]
         cache = self._begin(kv, layers, tokens)
         first = FirstToken(options.pop("streamer", None))
@@ -281,6 +271,21 @@ class ModelCache:
     ) -> None:
         self.close()
 
+    def _read(self, tokens: np.ndarray) -> tuple[KVCache, Prefix, Layers]:
+        """What is stored of tokens for what the model is now.
+
+        That is mostly what it was at the last call: its keys and values are read while the model is identified, and
+        thrown away if it turns out to be another one.
+        """
+        last = next(reversed(self._caches.values()))
+        with ThreadPoolExecutor(1, "arc-halo-prefix") as pool:
+            # Identified here and read there: whether autocast is on is a matter of the thread.
+            reading = pool.submit(_find_and_load, last, tokens)
+            kv = self.current()
+        prefix, layers = reading.result() if kv is last else _find_and_load(kv, tokens)
+        kv.note_lookup(prefix)
+        return kv, prefix, layers
+
     def _keep(
         self, kv: KVCache, cache: DynamicCache, tokens: np.ndarray, sequences: torch.Tensor, hit: int, *, whole: bool
     ) -> None:
@@ -294,7 +299,7 @@ class ModelCache:
             return
         kept = given[:-1] if whole else tokens
         if len(kept) > hit and self.current().namespace.digest == kv.namespace.digest:
-            kv.store(kept, _layers(cache, self.layout, len(kept)), skip=hit)
+            kv.store(kept, held_layers(cache, self.layout, len(kept)), skip=hit)
 
     def _begin(self, kv: KVCache, layers: Layers, tokens: np.ndarray) -> DynamicCache:
         cache = new_cache(self.model)
@@ -304,77 +309,9 @@ class ModelCache:
         return cache
 
 
-def new_cache(model: PreTrainedModel) -> DynamicCache:
-    """An empty cache of a model.
-
-    Raises
-    ------
-    UnknownCacheLayer
-        A layer of it keeps something else than the keys and values of all tokens.
-    CacheError
-        Its keys depend on tokens that come after them.
-    """
-    check_positions(model)
-    check_direction(model)
-    cache = DynamicCache(config=model.config)
-    _check_kinds(cache)
-    return cache
-
-
-def fill(cache: DynamicCache, layers: Layers, device: torch.device) -> None:
-    """Put keys and values, [kv_heads, tokens, dim] of each layer, into an empty cache, without another copy."""
-    for layer, (keys, values) in zip(cache.layers, layers, strict=True):
-        key_states, value_states = (from_numpy(each).unsqueeze(0).to(device) for each in (keys, values))
-        layer.lazy_initialization(key_states, value_states)
-        layer.keys, layer.values = key_states, value_states
-
-
-def cache_argument(model: PreTrainedModel) -> str:
-    """The name of the argument that takes a cache; it was ``past_key_values`` before transformers 5.24."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def _probe(model: PreTrainedModel) -> KVLayout:
-    """The layout of a model's keys and values, from those of one token: configs spell it in too many ways."""
-
-    def computed(tokens: torch.Tensor) -> DynamicCache:
-        cache = new_cache(model)
-        with torch.inference_mode():
-            model(input_ids=tokens, **{cache_argument(model): cache}, use_cache=True)
-        return cache
-
-    cache = computed(torch.zeros((1, 1), dtype=torch.long, device=model.device))
-    if cache.get_seq_length() != 1:
-        raise CacheError(
-            f"of one token the model puts {cache.get_seq_length()} into a cache: it has virtual tokens or keys of its "
-            "own, which no prefix tells of; use this model without a cache"
-        )
-    check_later_tokens(model, lambda tokens: [layer.keys for layer in computed(tokens).layers])
-    return KVLayout.of(_layers(cache, None, 1))
-
-
-def _check_kinds(cache: DynamicCache) -> None:
-    other = sorted({type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer})
-    if other or not cache.layers:
-        raise UnknownCacheLayer(
-            f"layers of kind {', '.join(other) or 'unknown'} cannot be stored: only plain keys and values of all "
-            "tokens are those of a prefix; use this model without a cache"
-        )
-
-
-def _layers(cache: DynamicCache, layout: KVLayout | None, token_count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The keys and values of the first tokens, [kv_heads, tokens, dim] of each layer."""
-    _check_kinds(cache)
-    if layout is not None and len(cache.layers) != len(layout.layers):
-        raise CacheError(f"a cache of {len(cache.layers)} layers is not one of {len(layout.layers)}")
-    found = []
-    for layer in cache.layers:
-        if layer.keys is None or layer.values is None or layer.get_seq_length() < token_count:
-            raise CacheError(f"the cache holds {layer.get_seq_length()} tokens where {token_count} are to be stored")
-        if layer.keys.shape[0] != 1:
-            raise CacheError(f"the cache holds {layer.keys.shape[0]} rows; prefixes are stored one by one")
-        found.append((to_numpy(layer.keys[0, :, :token_count]), to_numpy(layer.values[0, :, :token_count])))
-    return found
+def _find_and_load(kv: KVCache, tokens: np.ndarray) -> tuple[Prefix, Layers]:
+    prefix = kv.peek(tokens)
+    return prefix, kv.load_if_faster(prefix)
 
 
 def _row(input_ids: torch.Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from arc_halo.errors import ArcHaloError, CacheError
 from arc_halo.integrations.torch_identity.contents import Stamp
-from arc_halo.integrations.transformers_cache import cache_argument, new_cache
+from arc_halo.integrations.transformers_layers import cache_argument, new_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

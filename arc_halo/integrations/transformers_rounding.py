@@ -12,7 +12,8 @@ from arc_halo.errors import CacheError
 from arc_halo.inference.kv import KVLayout
 from arc_halo.inference.kv.payloads import decode, encode
 from arc_halo.integrations.torch import to_numpy
-from arc_halo.integrations.transformers_cache import DEFAULT_BLOCK_TOKENS, cache_argument, fill, new_cache
+from arc_halo.integrations.transformers_cache import DEFAULT_BLOCK_TOKENS
+from arc_halo.integrations.transformers_layers import cache_argument, fill, new_cache
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel

@@ -125,9 +125,9 @@ def test_the_dearer_way_is_measured_again_for_a_part_of_the_time(cache, monkeypa
     measured(cache, read_ms=6.0, recompute_ms=10.0)  # reading both takes 12
     cache._measurements.computed = lambda *_: None
     cache._measurements.hit = lambda *_: None
-    for _ in range(200):
+    for _ in range(400):
         cache.get_or_compute(INPUTS, POINTS, model)
-    assert model.calls == 1 + 200 - 3
+    assert model.calls == 1 + 400 - 3
 
 
 def test_measurements_count_before_they_are_written(cache):

@@ -31,10 +31,11 @@ from arc_halo.errors import CacheError, CodecError, DiskFull, ReadOnlyDatabase, 
 from arc_halo.inference.kv import BreakEven, KVCache
 from arc_halo.inference.kv.costs import Costs
 from arc_halo.inference.sweeping import sweep_caches
-from arc_halo.integrations.transformers_cache import ModelCache, cache_argument, new_cache
+from arc_halo.integrations.transformers_cache import ModelCache
+from arc_halo.integrations.transformers_layers import cache_argument, new_cache
 from arc_halo.integrations.transformers_models import load_pretrained
 from arc_halo.integrations.transformers_rounding import rounding_divergence
-from arc_halo.schema import KVCacheBlock, Model
+from arc_halo.schema import CacheStatistics, KVCacheBlock, Model
 
 VOCABULARY = 97
 PROMPT = torch.arange(5, 45)[None] % VOCABULARY
@@ -200,6 +201,27 @@ def test_a_changed_model_does_not_see_what_it_was(cached, change):
     model = make_llama()
     kept, _, _ = fill(cached, model)
     change(model)
+    assert kept.restore(PROMPT)[1] == 0
+
+
+def test_what_is_found_of_a_model_that_was_changed_since_is_no_hit(database, cached):
+    model = make_llama()
+    kept, _, _ = fill(cached, model)
+    change_in_place(model)
+    kept.restore(PROMPT)
+    kept.close()
+    with database.session() as session:
+        assert session.scalars(select(CacheStatistics.hit_count)).all() == [0]
+
+
+def test_what_goes_wrong_with_a_model_that_was_changed_since_stops_nobody(cached, monkeypatch):
+    model = make_llama()
+    kept, _, _ = fill(cached, model)
+    before = kept.current()
+    monkeypatch.setattr(before, "peek", lambda _: pytest.fail("of the model before"))
+    with pytest.raises(pytest.fail.Exception):
+        kept.restore(PROMPT)
+    change_in_place(model)
     assert kept.restore(PROMPT)[1] == 0
 
 

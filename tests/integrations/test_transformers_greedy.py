@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from arc_halo.integrations import transformers_cache
 from arc_halo.integrations.torch import to_numpy
-from arc_halo.integrations.transformers_cache import ModelCache, cache_argument, new_cache
+from arc_halo.integrations.transformers_cache import ModelCache
+from arc_halo.integrations.transformers_layers import cache_argument, new_cache
 
 FOLDER = Path(str(files("arc_halo"))) / "demo_model"
 BLOCK, STEPS = 16, 12

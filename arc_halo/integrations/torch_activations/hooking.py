@@ -75,6 +75,9 @@ class CachedActivations:
         self._cache = cache
         self._changes: Changes = changes
         self._module = module
+        # To ask the module for it at each call takes a good part of what a narrow one takes to compute; the parameter
+        # is the same one wherever the module is moved.
+        self._any_parameter = next(module.parameters(), None)
         self._hook_points = check_hook_points(hook_points)
         named = dict(module.named_modules(remove_duplicate=False))
         if unknown := [name for name in self._hook_points if name not in named]:
@@ -103,7 +106,7 @@ class CachedActivations:
     def _get(
         self, signature: inspect.Signature, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> dict[str, torch.Tensor]:
-        device = _device(self._module)
+        device = torch.device("cpu") if self._any_parameter is None else self._any_parameter.device
         inputs = as_inputs(signature, args, kwargs) | surroundings(device)
         arrays = self._cache.get_or_compute(
             inputs,
@@ -145,8 +148,3 @@ class CachedActivations:
                     "call the module once, and hook what it uses once"
                 )
         return {name: to_numpy(outputs[0], name) for name, outputs in captured.items()}
-
-
-def _device(module: torch.nn.Module) -> torch.device:
-    parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
