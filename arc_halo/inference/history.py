@@ -32,6 +32,8 @@ SELECT inference_session_id, count(*) AS measured_count,
        percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY latency_seconds) AS latencies,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY time_to_first_token_seconds) AS first_token,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY tokens_per_second) AS rate,
+       sum(cached_token_count) FILTER (WHERE prompt_token_count IS NOT NULL)::float8
+           / nullif(sum(prompt_token_count) FILTER (WHERE cached_token_count IS NOT NULL), 0) AS cached_share,
        max(memory_nbytes) AS max_memory_nbytes
   FROM arc_halo.inference_metrics
  WHERE inference_session_id = ANY(:ids)
@@ -81,12 +83,9 @@ class SessionSummary:
     latency_p99_seconds: float | None
     time_to_first_token_p50_seconds: float | None
     tokens_per_second_p50: float | None
+    cached_share: float | None
+    """Of the prompts' tokens those from the cache, over kept requests that say both; None without any."""
     max_memory_nbytes: int | None
-
-    @property
-    def cached_share(self) -> float | None:
-        """Of the prompt's tokens, those that came from the cache; None without a prompt."""
-        return self.cached_token_count / self.prompt_token_count if self.prompt_token_count else None
 
 
 def list_sessions(
@@ -124,6 +123,7 @@ def _summary(row: InferenceSession, measured: Any) -> SessionSummary:
         latency_p99_seconds=latencies[1],
         time_to_first_token_p50_seconds=measured and measured.first_token,
         tokens_per_second_p50=measured and measured.rate,
+        cached_share=measured and measured.cached_share,
         max_memory_nbytes=measured and measured.max_memory_nbytes,
     )
 

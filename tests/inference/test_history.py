@@ -29,7 +29,8 @@ def add_session(session, model, name=None, latencies=(), **columns):
     now = dt.datetime.now(dt.UTC)
     for number, latency in enumerate(latencies):
         place = {"inference_session_id": row.id, "request_number": number, "recorded_at": now}
-        session.add(InferenceMetric(**place, latency_seconds=latency, tokens_per_second=2 * latency))
+        tokens = {"prompt_token_count": 5, "cached_token_count": 2 if number % 2 else None}
+        session.add(InferenceMetric(**place, latency_seconds=latency, tokens_per_second=2 * latency, **tokens))
     session.flush()
     return row
 

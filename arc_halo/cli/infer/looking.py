@@ -14,10 +14,9 @@ from arc_halo.cli.output import Json, count, print_json, print_table, say, shown
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
-    from sqlalchemy.orm import Session
 
     from arc_halo.inference.history import SessionSummary
     from arc_halo.schema import InferenceLatency
@@ -45,33 +44,12 @@ def sessions(
 
     with context.obj.connect() as database, database.session() as session:
         listed = list_sessions(session, model=model, limit=limit)
-        cached = _cached_shares(session, listed)
     if json:
-        print_json([_fields(each, cached) for each in listed])
+        print_json([asdict(each) for each in listed])
     elif listed:
-        _print_sessions(listed, cached)
+        _print_sessions(listed)
     else:
         say("no such sessions" if model else "no sessions yet; inference_session() makes one")
-
-
-def _cached_shares(session: Session, summaries: Sequence[SessionSummary]) -> dict[uuid.UUID, float]:
-    """Of the prompts' tokens those from the cache, over kept requests that say both: as the view has it for a day."""
-    from sqlalchemy import func, select
-
-    from arc_halo.schema import InferenceMetric
-
-    prompt, cached = InferenceMetric.prompt_token_count, InferenceMetric.cached_token_count
-    of_session = InferenceMetric.inference_session_id
-    sums = (
-        select(of_session, func.sum(cached), func.sum(prompt))
-        .where(of_session.in_([each.id for each in summaries]), cached.is_not(None), prompt.is_not(None))
-        .group_by(of_session)
-    )
-    return {row[0]: float((row[1] or 0) / row[2]) for row in session.execute(sums) if row[2]}
-
-
-def _fields(summary: SessionSummary, cached: Mapping[uuid.UUID, float]) -> dict[str, Any]:
-    return asdict(summary) | {"cached_share": cached.get(summary.id)}
 
 
 def _beginnings(ids: Sequence[uuid.UUID]) -> list[str]:
@@ -81,7 +59,7 @@ def _beginnings(ids: Sequence[uuid.UUID]) -> list[str]:
     return [text[:length] for text in texts]
 
 
-def _print_sessions(listed: Sequence[SessionSummary], cached: Mapping[uuid.UUID, float]) -> None:
+def _print_sessions(listed: Sequence[SessionSummary]) -> None:
     rows = [
         (
             each.model,
@@ -92,7 +70,7 @@ def _print_sessions(listed: Sequence[SessionSummary], cached: Mapping[uuid.UUID,
             _seconds(each.latency_p99_seconds),
             _seconds(each.time_to_first_token_p50_seconds),
             _rate(each.tokens_per_second_p50),
-            _share(cached.get(each.id)),
+            _share(each.cached_share),
             beginning,
         )
         for each, beginning in zip(listed, _beginnings([each.id for each in listed]), strict=True)
@@ -117,15 +95,12 @@ def show(context: typer.Context, session: Reference, *, json: Json = False) -> N
         (summary,) = describe_sessions(reading, [find_session(reading, session)])
         of_session = select(InferenceLatency).where(InferenceLatency.inference_session_id == summary.id)
         newest = reading.scalars(of_session.order_by(InferenceLatency.day.desc()).limit(_DAYS)).all()
-        cached = _cached_shares(reading, [summary])
         curve = latency_curve(reading, summary.id, buckets=SPARKLINE_WIDTH)
     days = list(reversed(newest))
     if json:
-        print_json(
-            _fields(summary, cached) | {"days": [_day_fields(day) for day in days], "latency_curve": curve.tolist()}
-        )
+        print_json(asdict(summary) | {"days": [_day_fields(day) for day in days], "latency_curve": curve.tolist()})
         return
-    _print_summary(summary, curve, cached.get(summary.id))
+    _print_summary(summary, curve)
     if days:
         _print_days(days)
     if summary.config:
@@ -140,7 +115,7 @@ def _day_fields(day: InferenceLatency) -> dict[str, Any]:
     return {name: getattr(day, name) for name in names}
 
 
-def _print_summary(summary: SessionSummary, curve: np.ndarray, cached_share: float | None) -> None:
+def _print_summary(summary: SessionSummary, curve: np.ndarray) -> None:
     from arc_halo.cli.train.shown import moment, sparkline
 
     name = f"/{shown(summary.name)}" if summary.name else ""
@@ -148,7 +123,7 @@ def _print_summary(summary: SessionSummary, curve: np.ndarray, cached_share: flo
     until = f", ended {moment(summary.ended_at)}" if summary.ended_at else f", heard of {moment(summary.updated_at)}"
     say(f"{summary.status}, began {moment(summary.created_at)}{until}")
     tokens = f"{count(summary.prompt_token_count, 'token')} of prompts, {summary.generated_token_count:,} generated"
-    cached = "" if cached_share is None else f", {_share(cached_share)} of prompt tokens from the cache"
+    cached = "" if summary.cached_share is None else f", {_share(summary.cached_share)} of prompt tokens from the cache"
     say(f"{count(summary.request_count, 'request')}, {tokens}{cached}")
     if summary.weights_digest:
         say(f"weights {summary.weights_digest.hex()}")
