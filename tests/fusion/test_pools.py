@@ -125,3 +125,20 @@ def test_weights_may_count_as_they_are():
     assert pooled.weights == pytest.approx((1.5, 0.5))
     alone = Pool("log", normalize=False)([left], [2.0])
     assert np.exp(alone.log_probabilities) == pytest.approx(np.square([0.5, 0.3, 0.2]) / 0.38, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["linear", "log"])
+@pytest.mark.parametrize("weights", [[1, 1e-60], [1e-60, 1]])
+def test_weights_too_small_for_a_number_leave_no_trace(method, weights):
+    nothing = -np.inf
+    logits = [np.array([0, nothing, 0], np.float32), np.array([nothing, 0, 0], np.float32)]
+    heavy = logits[weights.index(1)] - np.log(np.float32(2))
+    np.testing.assert_allclose(Pool(method)(logits, weights).log_probabilities, heavy, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["linear", "log"])
+def test_the_weight_of_who_holds_nothing_possible_goes_to_the_others(method):
+    logits = [np.full(2, -np.inf, np.float32), np.log(np.array([0.2, 0.8], np.float32))]
+    pooled = Pool(method)(logits, [1, 1e-60])
+    np.testing.assert_allclose(np.exp(pooled.log_probabilities), [0.2, 0.8], rtol=1e-6)
+    assert pooled.weights == (0, 1)
