@@ -180,7 +180,8 @@ class Stoppable(Protocol):
 class Predicting(Protocol):
     """A member of level N: it gives the logits of next tokens, whatever was generated so far.
 
-    One prediction after another; an operation asks it from one thread at a time.
+    One prediction after another: an operation asks it from one thread at a time, whichever members it answers for.
+    Several operations may ask it at once, each about tokens of its own.
     """
 
     @property

@@ -119,7 +119,7 @@ def pool_answers(operation: Operation, members: Sequence[Member], pool: Pool, *,
 def _write(joint: _Joint, stop: tuple[str, ...]) -> tuple[str, str]:
     """Why the answer ended, and its text."""
     limit, tokens = joint.predictions.max_tokens, 0
-    while tokens < limit and joint.predictions.has_room:
+    while tokens < limit and joint.predictions.room(1):
         if not joint.step():
             return "stop", joint.text
         tokens += 1

@@ -162,3 +162,15 @@ def test_a_question_that_nobody_can_read_leaves_nothing_behind(database):
         reactor.run("no such word")
     assert hanging.count_of(member) == 0
     assert reactor.run("?", budget=Budget(tokens=0), check=False).calls[0].status == "skipped"
+
+
+def test_a_member_that_leaves_the_thread_is_left_at_once(database):
+    def leave(_):
+        raise SystemExit(3)
+
+    members = pair(before=leave)
+    began = time.monotonic()
+    outcome = pooled(database, members, member_seconds=20).run("?")
+    assert time.monotonic() - began < 10
+    assert outcome.calls[1].error == "SystemExit: 3"
+    assert hanging.count_of(members["b"]) == 0
