@@ -121,8 +121,13 @@ class Hierarchical(Strategy):
                 call = last[member_id]
                 told = filled(self.feedback, prompt=prompts[member_id], answer=call.text, reason=reason)
                 asked.append((call.member, operation.question(told)))
-            fresh = [call for call in operation.ask_all(asked) if call.is_answered]
-            last |= {call.member.id: call for call in fresh}
+            again = operation.ask_all(asked)
+            fresh = [call for call in again if call.is_answered]
+            for call in again:
+                if call.is_answered:
+                    last[call.member.id] = call
+                else:  # what it said before is all there is
+                    operation.note("taken_though_rejected", member=call.member.name)
         return [last[call.member.id] for call in calls]
 
     def _rejected(
