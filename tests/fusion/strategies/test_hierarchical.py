@@ -6,6 +6,7 @@ import time
 import pytest
 
 from arc_halo.errors import FusionError, OperationFailed
+from arc_halo.fusion.graph import Graph
 from arc_halo.fusion.operations import hanging
 from arc_halo.fusion.strategies.hierarchical import filled
 from tests.fusion.predicting import TableMember
@@ -182,3 +183,13 @@ def test_who_waits_for_a_member_that_hangs_is_late_as_well(database):
     while hanging.count_of(critic) and time.monotonic() < until:
         time.sleep(0.01)
     assert hanging.count_of(critic) == 0
+
+
+def test_edges_of_members_that_are_not_asked_are_none(database):
+    reactor = reactor_of(
+        database, {"a": "yes", "b": "no"}, [("b", "a", "feeds_into"), ("a", "b", "validates"), ("b", "a", "augments")]
+    )
+    plan = reactor.plan()
+    graph = Graph.of([reactor.member(plan.members[0])], plan.edges)
+    assert [member.name for member in graph.sinks] == ["a"]
+    assert (graph.feeds, graph.validates, graph.augments) == ({}, {}, {})
