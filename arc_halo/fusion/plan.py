@@ -136,6 +136,9 @@ class ReactorConfig:
         How long a member may take to answer.
     min_answers
         How many members must answer; with less the operation has failed.
+    measure_alone
+        Whether members that write an answer together, token by token, are asked alone, too, where quality is measured:
+        gain is counted from that, and it takes each about as much again.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -145,6 +148,7 @@ class ReactorConfig:
     budget: Budget = field(default_factory=Budget)
     member_seconds: float = 60.0
     min_answers: int = 1
+    measure_alone: bool = True
 
     def __post_init__(self) -> None:
         if "prompt" in self.question:

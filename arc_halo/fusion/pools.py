@@ -181,3 +181,35 @@ def _to_log_probabilities(method: PoolMethod, joint: np.ndarray, scratch: np.nda
     np.exp(joint, out=scratch)
     joint -= np.float32(math.log(float(scratch.sum())))
     return True
+
+
+def pooled_coherence(
+    logits: Sequence[np.ndarray], log_normalizers: Sequence[float], weights: Sequence[float]
+) -> float | None:
+    r"""How much distributions agree, ``1 - JSD / H(w)`` as of `divergence_coherence`, in float32.
+
+    Parameters
+    ----------
+    logits, log_normalizers
+        Of the members, each of shape [tokens], and as `Pooled` has them.
+    weights
+        Of the members; None is returned where less than two have one. Zeros only count as all the same.
+    """
+    total = math.fsum(weights)
+    shares = [each / total for each in weights] if total > 0 else [1 / len(weights)] * len(weights)
+    bound = -math.fsum(each * math.log(each) for each in shares if each > 0)
+    if not bound > 0:
+        return None
+    mixture, scores, powers = np.zeros((3, len(logits[0])), np.float32)
+    within = 0.0
+    for each, normalizer, share in zip(logits, log_normalizers, shares, strict=True):
+        if share > 0:
+            np.subtract(each, np.float32(normalizer), out=scores, casting="same_kind")
+            np.maximum(scores, _ZERO, out=scores)
+            np.exp(scores, out=powers)
+            within -= share * float(np.dot(powers, scores))
+            powers *= np.float32(share)
+            mixture += powers
+    np.maximum(mixture, np.finfo(np.float32).tiny, out=powers)
+    between = -float(np.dot(mixture, np.log(powers, out=scores)))
+    return min(1.0, max(0.0, 1 - (between - within) / bound))

@@ -16,6 +16,7 @@ from arc_halo.fusion.members.callables import CallableMember
 from arc_halo.fusion.members.protocol import level_of
 from arc_halo.fusion.metrics.measuring import measure_operation
 from arc_halo.fusion.metrics.quality import Standing
+from arc_halo.fusion.operations.alone import ask_alone
 from arc_halo.fusion.operations.calls import Input, Member
 from arc_halo.fusion.operations.operation import Operation
 from arc_halo.fusion.operations.receiving import plain_fused, plain_text, said_by
@@ -249,7 +250,10 @@ class Reactor:
     def prepare(self, operation: Operation) -> None:
         """Give an operation what it needs beside its plan, and check that somebody answers in it."""
         plan = operation.plan
-        if self._scorer is not None or operation.input.reference is not None:
+        is_measured = self._scorer is not None or operation.input.reference is not None
+        if operation.is_measured is None:
+            operation.is_measured = is_measured
+        if is_measured:
             with self._preparing:
                 if self._standing is None:
                     self._standing = self._database.read(lambda session: Standing.read(session, self.id))
@@ -279,9 +283,13 @@ class Reactor:
         error: str | None = None
         status: OperationStatus = "completed"
         interrupt: BaseException | None = None
+        seconds: float | None = None
         try:
             fused = plain_fused(strategy.fuse(operation))
+            seconds = operation.elapsed_seconds
             self._check_answers(operation)
+            if operation.is_measured and operation.plan.config.measure_alone:
+                ask_alone(operation)
         except OperationFailed as failed:
             fused, error, status = None, plain_text(str(failed)), _status_without_answer(operation)
         except BaseException as raised:  # noqa: BLE001  # raised again once the operation is stored
@@ -290,7 +298,7 @@ class Reactor:
             if not isinstance(raised, Exception):
                 status = "cancelled"
                 operation.cancel()
-        outcome = self._outcome(operation, fused, error, status)
+        outcome = self._outcome(operation, fused, error, status, seconds)
         self._database.transaction(lambda session: store_outcome(session, operation, outcome, replay_of=replay_of))
         if self._standing is not None and replay_of is None:
             self._standing.add(outcome.calls)
@@ -309,9 +317,15 @@ class Reactor:
             raise OperationFailed(f"{len(answered)} members answered, and {least} must")
 
     def _outcome(
-        self, operation: Operation, fused: Fused | None, error: str | None, status: OperationStatus
+        self,
+        operation: Operation,
+        fused: Fused | None,
+        error: str | None,
+        status: OperationStatus,
+        seconds: float | None,
     ) -> Outcome:
-        seconds = operation.elapsed_seconds
+        if seconds is None:
+            seconds = operation.elapsed_seconds
         operation.end()
         figures = measure_operation(operation, fused, scorer=self._scorer, embed=self._embed, standing=self._standing)
         return Outcome(

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from arc_halo.errors import FusionError
-from arc_halo.fusion.pools import Pool
+from arc_halo.fusion.metrics.coherence import divergence_coherence
+from arc_halo.fusion.pools import Pool, pooled_coherence
 
 finite = st.floats(-30, 30, width=32)
 gates = st.sampled_from([None, "entropy", "confidence"])
@@ -142,3 +143,14 @@ def test_the_weight_of_who_holds_nothing_possible_goes_to_the_others(method):
     pooled = Pool(method)(logits, [1, 1e-60])
     np.testing.assert_allclose(np.exp(pooled.log_probabilities), [0.2, 0.8], rtol=1e-6)
     assert pooled.weights == (0, 1)
+
+
+@given(opinions())
+def test_coherence_is_one_less_the_divergence_as_a_share_of_its_bound(opinion):
+    logits, weights = opinion
+    pooled = Pool("linear")(logits, weights)
+    shares = np.exp(np.array(logits, np.float64) - np.array(pooled.log_normalizers)[:, None])
+    counted = weights if any(weights) else [1.0] * len(weights)
+    agreement = divergence_coherence(shares / shares.sum(1, keepdims=True), counted)
+    found = pooled_coherence(logits, pooled.log_normalizers, weights)
+    assert found == (None if agreement is None else pytest.approx(agreement, abs=2e-3))

@@ -15,7 +15,7 @@ from sqlalchemy.orm import joinedload, selectinload
 
 from arc_halo.errors import FusionError, OperationNotFound
 from arc_halo.fusion.creating import find_reactor
-from arc_halo.fusion.members.protocol import SCORES
+from arc_halo.fusion.members.protocol import NOT_OWN
 from arc_halo.fusion.metrics.quality import ALONE_ROLES, Standing, gain_and_gap
 from arc_halo.fusion.operations.recording import store_metric
 from arc_halo.registry.naming import find_model
@@ -240,7 +240,7 @@ def set_quality(
 
 def _is_alone(call: FusionOperationMember, question: Any) -> bool:
     is_whole = call.prompt is not None and call.prompt.get("prompt") == question
-    is_own = call.answer is not None and SCORES not in call.answer.get("details", {})
+    is_own = call.answer is not None and not call.answer.get("details", {}).keys() & NOT_OWN
     return is_own and call.role in ALONE_ROLES and is_whole
 
 

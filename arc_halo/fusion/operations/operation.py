@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from arc_halo.errors import FusionError, MemberTimeout
@@ -50,6 +51,8 @@ class Operation:
         What was noted so far.
     input_vector
         Of the prompt, float32 of shape [dimension], where the reactor was given something that makes vectors.
+    is_measured
+        Whether members that write an answer together are asked alone, too: None before somebody says so.
     as_of
         When the operation began that this one is a replay of: strategies that learn know nothing later.
     """
@@ -72,12 +75,21 @@ class Operation:
         self.calls: list[Call] = []
         self.trace: list[dict[str, Any]] = []
         self.input_vector: np.ndarray | None = None
+        self.is_measured: bool | None = None
         self.as_of: dt.datetime | None = None
         self._listener = listener
         self._read = read
         self._changed = threading.Condition(threading.RLock())  # guards calls, their outcome, and the cancellation
         self._is_cancelled = False
         self._began = time.monotonic()
+
+    @property
+    def own_budget(self) -> dict[str, Any] | None:
+        """Limits that it was given in the place of the config's; values of JSON, None where they are the config's."""
+        if self.budget == self.plan.config.budget:
+            return None
+        limits = {name: value for name, value in asdict(self.budget).items() if value is not None}
+        return {name: value for name, value in limits.items() if math.isfinite(value)}
 
     @property
     def edges(self) -> tuple[Edge, ...]:

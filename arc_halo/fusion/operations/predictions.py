@@ -18,7 +18,7 @@ import numpy as np
 
 from arc_halo.errors import OperationFailed
 from arc_halo.fusion.members.generating import checked_logits, whole_prompt
-from arc_halo.fusion.members.protocol import Answer, Predicting, TokenChoice
+from arc_halo.fusion.members.protocol import JOINT, Answer, Predicting, TokenChoice
 from arc_halo.fusion.operations import hanging
 from arc_halo.fusion.operations.receiving import said_by
 from arc_halo.fusion.pools import LEAST_LOG_PROBABILITY
@@ -122,10 +122,14 @@ class Lane:
             self.token_ids = list(self.inner.encode(whole_prompt(self.call.question) + joint))
 
     def answer(self, text: str, finish_reason: str) -> Answer:
-        """The joint answer as this member's."""
-        count = len(self.choices) + self.spare_count
+        """The joint answer as this member's part."""
         return Answer(
-            text, tuple(self.choices), finish_reason, prompt_token_count=self.prompt_count, generated_token_count=count
+            text,
+            tuple(self.choices),
+            finish_reason,
+            prompt_token_count=self.prompt_count,
+            generated_token_count=len(self.choices) + self.spare_count,
+            details={JOINT: True},
         )
 
     def _work(self) -> None:
