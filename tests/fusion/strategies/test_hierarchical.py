@@ -8,7 +8,6 @@ import pytest
 from arc_halo.errors import FusionError, OperationFailed
 from arc_halo.fusion.graph import Graph
 from arc_halo.fusion.operations import hanging
-from arc_halo.fusion.strategies.hierarchical import filled
 from tests.fusion.predicting import TableMember
 from tests.fusion.reactors import make_reactor
 
@@ -116,12 +115,6 @@ def test_somebody_must_be_left_to_answer(database):
     edges = [("a", "b", "validates"), ("b", "a", "validates")]
     with pytest.raises(FusionError, match="nobody is left"):
         reactor_of(database, {"a": "A", "b": "B"}, edges).run("?")
-
-
-def test_what_fills_a_place_is_not_looked_into():
-    assert filled("{prompt} {answer}", prompt="{answer}", answer="{x}") == "{answer} {x}"
-    with pytest.raises(FusionError, match=r"no place \{nothing\}"):
-        filled("{nothing}", prompt="")
 
 
 def test_it_is_told_where_a_rejected_answer_stands_because_no_other_came(database):
