@@ -68,6 +68,7 @@ def find_reactor(session: Session, reactor: Reactor | uuid.UUID | str) -> Reacto
         return reactor
     if isinstance(reactor, uuid.UUID):
         found = session.get(Reactor, reactor)
+        found = found if found is not None and found.tenant_id == TENANT_ID else None
     elif reactor.isprintable():
         found = session.scalars(select(Reactor).where(_is_own(), Reactor.name == reactor)).one_or_none()
     else:

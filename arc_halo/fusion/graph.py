@@ -40,7 +40,8 @@ class Graph:
     def of(cls, members: Sequence[Member], edges: Iterable[Edge]) -> Graph:
         """Order the members of a graph (Kahn, 1962).
 
-        Who only validates or augments is not part of the flow.
+        Who only validates or augments is not part of the flow. Edges from or to members that are not given, as those
+        that are disabled, are left out.
 
         Raises
         ------
@@ -49,7 +50,8 @@ class Graph:
         """
         rank = {member.id: number for number, member in enumerate(members)}
         by_kind: dict[str, dict[uuid.UUID, list[Edge]]] = defaultdict(lambda: defaultdict(list))
-        for edge in sorted(edges, key=lambda each: rank[each.source_id]):
+        known = [edge for edge in edges if edge.source_id in rank and edge.target_id in rank]
+        for edge in sorted(known, key=lambda each: rank[each.source_id]):
             by_kind[edge.kind][edge.target_id].append(edge)
         feeds, feeders = by_kind["feeds_into"], set()
         for each in feeds.values():

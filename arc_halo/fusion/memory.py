@@ -7,18 +7,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from sqlalchemy import bindparam, text
 
 from arc_halo.errors import FusionError
 from arc_halo.fusion.creating import find_reactor
 from arc_halo.fusion.state import LINE, read_state
+from arc_halo.fusion.vectors import checked_vector
 from arc_halo.schema import CognitiveMemory
 from arc_halo.schema.types import Vector
 
 if TYPE_CHECKING:
     import uuid
 
+    import numpy as np
     from sqlalchemy.orm import Session
 
     from arc_halo.schema import Reactor
@@ -93,7 +94,7 @@ def remember(
     FusionError
         There is no such version, or a value that does not fit.
     """
-    checked = _vector(vector)
+    checked = checked_vector(vector)
     if not (math.isfinite(importance) and importance >= 0):
         raise FusionError(f"importance is finite, and 0 or more, not {importance}")
     if "\0" in content or not _is_text(content):
@@ -149,7 +150,7 @@ def recall(
     FusionError
         The vector has no direction, or k or half_life is not above 0.
     """
-    checked = _vector(vector)
+    checked = checked_vector(vector)
     if k < 1:
         raise FusionError(f"at least one memory is recalled, not {k}")
     if half_life is not None and half_life <= dt.timedelta(0):
@@ -178,10 +179,3 @@ def _is_text(content: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _vector(vector: np.ndarray) -> np.ndarray:
-    array = np.asarray(vector, np.float32)
-    if array.ndim != 1 or not array.size or not np.isfinite(array).all() or not array.any():
-        raise FusionError(f"a vector has shape [dimension], finite numbers and a direction, not {list(array.shape)}")
-    return array

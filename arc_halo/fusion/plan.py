@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import text
 
 from arc_halo.errors import FusionError, ReactorNotFound
+from arc_halo.fusion.members.protocol import Question
 from arc_halo.schema.columns import TENANT_ID
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ SELECT r.id, r.name, r.strategy, r.status, r.config, r.graph_version,
           FROM arc_halo.reactor_models AS m
           LEFT JOIN arc_halo.models AS w ON w.id = m.model_id
          WHERE m.reactor_id = r.id AND m.is_enabled) AS members,
+       (SELECT array_agg(m.name ORDER BY m.name)
+          FROM arc_halo.reactor_models AS m
+         WHERE m.reactor_id = r.id AND NOT m.is_enabled) AS disabled,
        (SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'source_id', e.source_id, 'target_id', e.target_id, 'kind', e.interaction_type, 'config', e.config)
                    ORDER BY e.id), '[]')
@@ -107,6 +112,15 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class _Defaults(Question):
+    """A question of which a config says all but the prompt."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
 class ReactorConfig:
     """The column ``config`` of a reactor.
 
@@ -115,13 +129,16 @@ class ReactorConfig:
     options
         Of the strategy; each has its own.
     question
-        Defaults of `Question`: ``max_tokens``, ``temperature``, ``system``, ``stop``.
+        Defaults of `Question`: ``max_tokens``, ``temperature``, ``system``, ``stop``, ...
     budget
         Of each operation that brings none.
     member_seconds
         How long a member may take to answer.
     min_answers
         How many members must answer; with less the operation has failed.
+    measure_alone
+        Whether members that write an answer together, token by token, are asked alone, too, where quality is measured:
+        gain is counted from that, and it takes each about as much again.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -131,6 +148,16 @@ class ReactorConfig:
     budget: Budget = field(default_factory=Budget)
     member_seconds: float = 60.0
     min_answers: int = 1
+    measure_alone: bool = True
+
+    def __post_init__(self) -> None:
+        if "prompt" in self.question:
+            raise FusionError("question has defaults of questions, and a prompt is none: it comes with each input")
+        parsed(_Defaults, self.question, "question")
+        if not 0 < self.member_seconds < math.inf:
+            raise FusionError(f"member_seconds are more than 0, and finite, not {self.member_seconds}")
+        if self.min_answers < 0:
+            raise FusionError(f"min_answers are 0 or more, not {self.min_answers}")
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ReactorConfig:
@@ -158,6 +185,8 @@ class Plan:
     state_version: int | None
     members: tuple[MemberPlan, ...]
     edges: tuple[Edge, ...]
+    disabled: tuple[str, ...] = ()
+    """Names of members that are not asked."""
 
 
 def load_plan(session: Session, reactor: str | uuid.UUID) -> Plan:
@@ -189,6 +218,7 @@ def load_plan(session: Session, reactor: str | uuid.UUID) -> Plan:
             Edge(uuid.UUID(each["source_id"]), uuid.UUID(each["target_id"]), each["kind"], each["config"])
             for each in row["edges"]
         ),
+        disabled=tuple(row["disabled"] or ()),
     )
 
 

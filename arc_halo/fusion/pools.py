@@ -105,49 +105,60 @@ class Pool:
         size = len(logits[0])
         if self._buffers.shape[1] < size:
             self._buffers = np.empty((3, size), np.float32)
-        most = max(weights)
-        given = [each / most for each in weights] if most > 0 else [1.0] * len(weights)
-        pooled = self._pooled(self._method, logits, given, None if self._normalize else most)
+        greatest = [float(each.max()) for each in logits]
+        able = [weight if most > -math.inf else 0.0 for weight, most in zip(weights, greatest, strict=True)]
+        most = max(able)
+        if most > 0:
+            # As they are in float32: what is 0 there counts for nothing, as 0 times minus infinity would be NaN.
+            given = [float(np.float32(each / most)) for each in able]
+        else:
+            given = [1.0 if each > -math.inf else 0.0 for each in greatest]
+        pooled = self._pooled(self._method, logits, greatest, given, None if self._normalize else most)
         if pooled is None and self._method == "log":  # nothing is possible for all: better one's token than none
-            pooled = self._pooled("linear", logits, given)
+            pooled = self._pooled("linear", logits, greatest, given)
         if pooled is None:
             raise FusionError("no member with a weight holds any token possible")
         return pooled
 
     def _pooled(
-        self, method: PoolMethod, logits: Sequence[np.ndarray], weights: Sequence[float], scale: float | None = None
+        self,
+        method: PoolMethod,
+        logits: Sequence[np.ndarray],
+        greatest: Sequence[float],
+        weights: Sequence[float],
+        scale: float | None = None,
     ) -> Pooled | None:
         joint, shifted, powers = self._buffers[:, : len(logits[0])]
         joint.fill(0)
         gated, normalizers = [], []
-        for each, given in zip(logits, weights, strict=True):
-            greatest = float(each.max())
-            if greatest == -math.inf:
+        for each, most, given in zip(logits, greatest, weights, strict=True):
+            if most == -math.inf:
                 gated.append(0.0)
                 normalizers.append(0.0)
                 continue
-            np.subtract(each, np.float32(greatest), out=shifted, casting="same_kind")
+            np.subtract(each, np.float32(most), out=shifted, casting="same_kind")
             np.exp(shifted, out=powers)
             total = float(powers.sum())
-            normalizers.append(greatest + math.log(total))
+            normalizers.append(most + math.log(total))
             weight = given
             if self._gate == "confidence":
                 weight = given / total
             elif self._gate == "entropy":
                 weight = given * _certainty(shifted, powers, total)
             gated.append(weight)
-            if weight > 0:
+            factor = np.float32(weight / total if method == "linear" else weight)
+            if factor > 0:
                 part = powers if method == "linear" else shifted
-                np.multiply(part, np.float32(weight / total if method == "linear" else weight), out=part)
+                np.multiply(part, factor, out=part)
                 joint += part
         mass = math.fsum(gated)
         if not mass > 0:
             return None
-        factor = 1 / mass if scale is None or scale == 0 or method == "linear" else scale
-        joint *= np.float32(factor)
+        unit = 1 / mass if scale is None or scale == 0 or method == "linear" else scale
+        joint *= np.float32(unit)
         if not _to_log_probabilities(method, joint, powers):
             return None
-        return Pooled(joint, tuple(each * factor for each in gated), tuple(normalizers), method)
+        return Pooled(joint, tuple(each * unit for each in gated), tuple(normalizers), method)
 
 
 def _certainty(shifted: np.ndarray, powers: np.ndarray, total: float) -> float:
@@ -170,3 +181,35 @@ def _to_log_probabilities(method: PoolMethod, joint: np.ndarray, scratch: np.nda
     np.exp(joint, out=scratch)
     joint -= np.float32(math.log(float(scratch.sum())))
     return True
+
+
+def pooled_coherence(
+    logits: Sequence[np.ndarray], log_normalizers: Sequence[float], weights: Sequence[float]
+) -> float | None:
+    r"""How much distributions agree, ``1 - JSD / H(w)`` as of `divergence_coherence`, in float32.
+
+    Parameters
+    ----------
+    logits, log_normalizers
+        Of the members, each of shape [tokens], and as `Pooled` has them.
+    weights
+        Of the members; None is returned where less than two have one. Zeros only count as all the same.
+    """
+    total = math.fsum(weights)
+    shares = [each / total for each in weights] if total > 0 else [1 / len(weights)] * len(weights)
+    bound = -math.fsum(each * math.log(each) for each in shares if each > 0)
+    if not bound > 0:
+        return None
+    mixture, scores, powers = np.zeros((3, len(logits[0])), np.float32)
+    within = 0.0
+    for each, normalizer, share in zip(logits, log_normalizers, shares, strict=True):
+        if share > 0:
+            np.subtract(each, np.float32(normalizer), out=scores, casting="same_kind")
+            np.maximum(scores, _ZERO, out=scores)
+            np.exp(scores, out=powers)
+            within -= share * float(np.dot(powers, scores))
+            powers *= np.float32(share)
+            mixture += powers
+    np.maximum(mixture, np.finfo(np.float32).tiny, out=powers)
+    between = -float(np.dot(mixture, np.log(powers, out=scores)))
+    return min(1.0, max(0.0, 1 - (between - within) / bound))

@@ -10,24 +10,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from arc_halo.errors import DatabaseError, FusionError, OperationFailed, ReactorNotFound
 from arc_halo.fusion.html import plan_html
 from arc_halo.fusion.members.callables import CallableMember
 from arc_halo.fusion.members.protocol import level_of
 from arc_halo.fusion.metrics.measuring import measure_operation
 from arc_halo.fusion.metrics.quality import Standing
+from arc_halo.fusion.operations.alone import ask_alone
 from arc_halo.fusion.operations.calls import Input, Member
 from arc_halo.fusion.operations.operation import Operation
 from arc_halo.fusion.operations.receiving import plain_fused, plain_text, said_by
 from arc_halo.fusion.operations.recording import Outcome, store_outcome
 from arc_halo.fusion.plan import load_plan
 from arc_halo.fusion.strategies.known import strategy_named
+from arc_halo.fusion.vectors import checked_vector
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+
+    import numpy as np
 
     from arc_halo.database import Database
     from arc_halo.fusion.operations.operation import Listener
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
 _SEEDS = 1 << 31
 _MAX_SEED = 2**63 - 1
-_MAX_DIMENSION = 16_000  # that a vector of pgvector may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,8 @@ class Reactor:
         self._members = members
         self._scorer = scorer
         self._embed = embed
-        self._known: dict[tuple[Any, ...], Member] = {}
+        self._known: dict[tuple[Any, ...], Any] = {}
+        self._preparing = threading.Lock()  # guards the two around it: what answers may be a model that takes minutes
         self._standing: Standing | None = None
         self.id = self.plan(name).id
 
@@ -191,26 +193,41 @@ class Reactor:
 
     def run_many(
         self, inputs: Iterable[Given], *, concurrency: int = 4, seed: int | None = None, budget: Budget | None = None
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """Answer many questions, so many at once, in their order; those without an answer are told by their outcome.
 
         Inputs are taken only as fast as they are answered. With a seed the n-th input has the seed ``seed + n``.
+        Closing it early, or an error, cancels the operations that run.
         """
         if concurrency < 1:
             raise FusionError(f"at least one operation runs at once, not {concurrency}")
+        begun: dict[uuid.UUID, Operation] = {}
+        is_over = threading.Event()
+
+        def work(given: Given, own: int | None) -> Outcome:
+            operation = self._begin(given, own, budget, None)
+            begun[operation.id] = operation
+            if is_over.is_set():  # set before those that have begun are cancelled: none is missed
+                operation.cancel()
+            outcome = self.finish(operation, check=False)
+            del begun[operation.id]
+            return outcome
+
         with ThreadPoolExecutor(concurrency, "arc-halo-reactor") as pool:
             running: deque[Future[Outcome]] = deque()
             try:
                 for number, given in enumerate(inputs):
-                    own = None if seed is None else seed + number
-                    running.append(pool.submit(self.run, given, seed=own, budget=budget, check=False))
+                    running.append(pool.submit(work, given, None if seed is None else seed + number))
                     if len(running) >= 2 * concurrency:
                         yield running.popleft().result()
                 while running:
                     yield running.popleft().result()
             finally:
+                is_over.set()
                 for future in running:
                     future.cancel()
+                for operation in list(begun.values()):
+                    operation.cancel()
 
     def _begin(self, given: Given, seed: int | None, budget: Budget | None, listener: Listener | None) -> Operation:
         plan = self.plan()
@@ -233,14 +250,16 @@ class Reactor:
     def prepare(self, operation: Operation) -> None:
         """Give an operation what it needs beside its plan, and check that somebody answers in it."""
         plan = operation.plan
-        if self._standing is None and (self._scorer is not None or operation.input.reference is not None):
-            self._standing = self._database.read(lambda session: Standing.read(session, self.id))
+        is_measured = self._scorer is not None or operation.input.reference is not None
+        if operation.is_measured is None:
+            operation.is_measured = is_measured
+        if is_measured:
+            with self._preparing:
+                if self._standing is None:
+                    self._standing = self._database.read(lambda session: Standing.read(session, self.id))
         if self._embed is not None and operation.input_vector is None:
             try:
-                vector = np.asarray(self._embed([operation.input.prompt])[0], np.float32)
-                if vector.ndim != 1 or not 0 < len(vector) <= _MAX_DIMENSION or not np.isfinite(vector).all():
-                    raise ValueError(f"a vector is finite, of 1 to {_MAX_DIMENSION} values: {vector.shape}")  # noqa: TRY301
-                operation.input_vector = vector
+                operation.input_vector = checked_vector(self._embed([operation.input.prompt])[0])
             except Exception as error:  # noqa: BLE001  # of somebody else's code: the question is answered without
                 operation.note("not_measured", what="input_vector", error=f"{type(error).__name__}: {error}"[:500])
         for each in plan.members:
@@ -264,9 +283,13 @@ class Reactor:
         error: str | None = None
         status: OperationStatus = "completed"
         interrupt: BaseException | None = None
+        seconds: float | None = None
         try:
             fused = plain_fused(strategy.fuse(operation))
+            seconds = operation.elapsed_seconds
             self._check_answers(operation)
+            if operation.is_measured and operation.plan.config.measure_alone:
+                ask_alone(operation)
         except OperationFailed as failed:
             fused, error, status = None, plain_text(str(failed)), _status_without_answer(operation)
         except BaseException as raised:  # noqa: BLE001  # raised again once the operation is stored
@@ -275,7 +298,7 @@ class Reactor:
             if not isinstance(raised, Exception):
                 status = "cancelled"
                 operation.cancel()
-        outcome = self._outcome(operation, fused, error, status)
+        outcome = self._outcome(operation, fused, error, status, seconds)
         self._database.transaction(lambda session: store_outcome(session, operation, outcome, replay_of=replay_of))
         if self._standing is not None and replay_of is None:
             self._standing.add(outcome.calls)
@@ -294,9 +317,15 @@ class Reactor:
             raise OperationFailed(f"{len(answered)} members answered, and {least} must")
 
     def _outcome(
-        self, operation: Operation, fused: Fused | None, error: str | None, status: OperationStatus
+        self,
+        operation: Operation,
+        fused: Fused | None,
+        error: str | None,
+        status: OperationStatus,
+        seconds: float | None,
     ) -> Outcome:
-        seconds = operation.elapsed_seconds
+        if seconds is None:
+            seconds = operation.elapsed_seconds
         operation.end()
         figures = measure_operation(operation, fused, scorer=self._scorer, embed=self._embed, standing=self._standing)
         return Outcome(
@@ -320,11 +349,10 @@ class Reactor:
             Nothing was given that does.
         """
         key = (plan.id, plan.name, plan.endpoint, plan.model, plan.weights_digest)
-        known = self._known.get(key)
-        inner = self._resolve(plan) if known is None else known.inner
-        member = Member(plan, inner)
-        self._known[key] = member
-        return member
+        with self._preparing:
+            if key not in self._known:
+                self._known[key] = self._resolve(plan)
+            return Member(plan, self._known[key])
 
     def _resolve(self, plan: MemberPlan) -> Any:
         if callable(self._members):

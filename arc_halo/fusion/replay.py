@@ -11,10 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload, selectinload, undefer
 
 from arc_halo.errors import FusionError, MemberError, MemberTimeout, OperationNotFound
-from arc_halo.fusion.members.protocol import Answer, TokenChoice
+from arc_halo.fusion.members.protocol import JOINT, Answer, TokenChoice
 from arc_halo.fusion.operations.calls import Input, Member
 from arc_halo.fusion.operations.operation import Operation
-from arc_halo.fusion.plan import MemberPlan, ReactorConfig
+from arc_halo.fusion.plan import Budget, MemberPlan, ReactorConfig, parsed
 from arc_halo.schema import FusionOperation, FusionOperationMember, Model, ReactorModel
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from arc_halo.fusion.members.protocol import Level, Question
     from arc_halo.fusion.operations.calls import Call
     from arc_halo.fusion.operations.recording import Outcome
-    from arc_halo.fusion.plan import Budget, Plan
+    from arc_halo.fusion.plan import Plan
     from arc_halo.fusion.reactor import Reactor
 
 Members = Literal["live", "recorded"]
@@ -78,7 +78,7 @@ def replay(
     budget: Budget | None = None,
     refuse_changed: bool = False,
 ) -> Replay:
-    """Run an operation again, with the input, seed, strategy, config, and state it had, and compare.
+    """Run an operation again, with the input, seed, strategy, config, budget, and state it had, and compare.
 
     It is run by those members that were there then, with the roles and weights they had where they were asked. The
     graph, and members that were not asked, are as they are now: `Replay.changes` says where something is no longer
@@ -89,10 +89,10 @@ def replay(
     reactor
         Opened as for `Reactor.run`; for ``recorded`` its members are not needed.
     members
-        ``recorded`` answers each call by what is stored for that member and question, ``live`` asks members again. A
-        member of which the strategy takes logits cannot be replaced by what is recorded.
+        ``recorded`` answers each call by what is stored for that member and question, ``live`` asks members again. Of
+        answers that members wrote together their logits would be needed, which are not stored: those are run live.
     budget
-        Of the replay, if the first had another than the reactor's own: that is not stored.
+        In the place of the one the first had.
     refuse_changed
         Raise where anything has changed, before anybody is asked.
 
@@ -109,6 +109,11 @@ def replay(
     first = reactor.database.read(lambda session: load_operation(session, plan.id, operation_id))
     if members == "live" and plan.status in ("paused", "retired"):
         raise FusionError(f"the reactor {plan.name} is {plan.status}: replay it with what is recorded, or activate it")
+    if members == "recorded" and any(_is_joint(call) for call in first.members):
+        raise FusionError(
+            f"members wrote the answer of operation {operation_id} together, and their logits are not stored: "
+            "replay it with members='live'"
+        )
     were = reactor.database.read(lambda session: _members_then(session, first))
     changes = tuple(_changes(plan, first, were))
     if changes and refuse_changed:
@@ -165,6 +170,8 @@ def _operation(
     reactor: Reactor, plan: Plan, first: FusionOperation, members: Members, budget: Budget | None
 ) -> Operation:
     given, seed = Input.of(first.input), 0 if first.seed is None else first.seed
+    if budget is None and first.budget is not None:
+        budget = parsed(Budget, first.budget, "the budget of then")
     operation: Operation
     if members == "live":
         able = [reactor.member(each) for each in plan.members if each.model_status != "archived"]
@@ -179,7 +186,13 @@ def _operation(
         ]
         operation = _RecordedOperation(first, plan, able, given, seed=seed, budget=budget, read=reactor.database.read)
     operation.input_vector, operation.as_of = first.input_vector, first.started_at
+    joint = {call.member_id for call in first.members if _is_joint(call)}
+    operation.is_measured = any(call.member_id in joint and not _is_joint(call) for call in first.members)
     return operation
+
+
+def _is_joint(call: FusionOperationMember) -> bool:
+    return JOINT in (call.answer or {}).get("details", {})
 
 
 def _able(member: MemberPlan, *, is_asked: bool) -> MemberPlan:
@@ -261,6 +274,13 @@ class _RecordedOperation(Operation):
             return _answer_of(stored)
         kind = MemberTimeout if stored.status == "timed_out" else MemberError
         raise kind(stored.error or stored.status)
+
+    def _reason_to_skip(self, call: Call, room: int | None) -> str | None:
+        """What was skipped then is skipped now: it may have been for time."""
+        stored = self._left.get(call.position)
+        if stored is not None and stored.status == "skipped" and stored.member_id == call.member.id:
+            return stored.error or "it was skipped"
+        return super()._reason_to_skip(call, room)
 
     def _take(self, call: Call) -> FusionOperationMember | None:
         """Each is given once. The one at the same place first: calls that run at once come here in any order."""

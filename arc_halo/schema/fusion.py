@@ -32,6 +32,11 @@ from arc_halo.schema.types import Vector
 MEMBER_ROLES = ("primary", "secondary", "validator", "router", "judge", "synthesizer", "drafter")
 
 
+def _finite(column: str) -> CheckConstraint:
+    """One NaN or infinity would make means of all that."""
+    return CheckConstraint(f"abs({column}) < 'Infinity'::double precision", name=f"{column}_finite")
+
+
 class Reactor(Timestamped, Tenanted, Base):
     """Several models run as one by a strategy."""
 
@@ -200,6 +205,8 @@ class FusionOperation(Tenanted, Base):
         CheckConstraint("input_dimension = public.vector_dims(input_vector)", name="input_dimension"),
         CheckConstraint("(input_vector IS NULL) = (input_dimension IS NULL)", name="dimension_of_input_vector"),
         CheckConstraint("status <> 'completed' OR output IS NOT NULL", name="completed_has_output"),
+        CheckConstraint("replay_of <> id", name="no_replay_of_itself"),
+        _finite("quality"),
         *not_negative("execution_seconds"),
     )
 
@@ -208,6 +215,7 @@ class FusionOperation(Tenanted, Base):
     status: Mapped[str]
     strategy: Mapped[str] = mapped_column(comment="of the reactor at that time, as the next two")
     config: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=EMPTY_OBJECT)
+    budget: Mapped[dict[str, Any] | None] = mapped_column(comment="that it was given in the place of the config's")
     graph_version: Mapped[int | None]
     state_version: Mapped[int | None] = mapped_column(comment="version of cognitive_state it started from")
     seed: Mapped[int | None]
@@ -250,6 +258,8 @@ class FusionOperationMember(Base):
             "began_seconds",
         ),
         CheckConstraint("propensity > 0 AND propensity <= 1", name="propensity_is_probability"),
+        CheckConstraint("status <> 'answered' OR answer IS NOT NULL", name="answered_has_answer"),
+        _finite("quality"),
     )
 
     operation_id: Mapped[uuid.UUID] = mapped_column(reference("fusion_operations"), primary_key=True)

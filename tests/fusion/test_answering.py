@@ -3,9 +3,10 @@
 import threading
 
 import numpy as np
+import pytest
 
 from arc_halo.fusion.members import Answer, CallableMember, Question
-from arc_halo.fusion.members.generating import generate
+from arc_halo.fusion.members.generating import choose, generate
 from tests.fusion.reactors import make_reactor
 
 
@@ -61,3 +62,9 @@ def test_it_is_told_when_nobody_waits_any_more(database):
 def test_of_alternatives_with_one_text_the_best_counts():
     choice = generate(Letters(), Question("?", top_count=3)).choices[0]
     assert {text: round(float(np.exp(value)), 2) for text, value in choice.top.items()} == {"a": 0.7, "b": 0.15}
+
+
+@pytest.mark.parametrize("temperature", [1e-310, 1e-30, 1e-3])
+def test_a_temperature_near_0_takes_the_most_probable_token(temperature):
+    logits = np.array([1.0, 3.0, -np.inf, 2.0], np.float32)
+    assert choose(logits, temperature, np.random.default_rng(0)) == 1

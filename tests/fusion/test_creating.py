@@ -18,6 +18,7 @@ from arc_halo.fusion.creating import (
 )
 from arc_halo.fusion.plan import load_plan
 from arc_halo.schema import Reactor, ReactorModel
+from arc_halo.schema.columns import TENANT_ID
 from tests.schema.rows import add_model
 
 
@@ -120,3 +121,12 @@ def test_members_are_disabled_and_reactors_paused(session):
     assert (plan.members, plan.status) == ((), "paused")
     with pytest.raises(FusionError, match="no status"):
         set_status(session, "r", "gone")
+
+
+def test_a_reactor_of_another_tenant_is_not_there(session):
+    row = Reactor(name="theirs", strategy="parallel", tenant_id=TENANT_ID + 1)
+    session.add(row)
+    session.flush()
+    for reference in ("theirs", row.id):
+        with pytest.raises(ReactorNotFound):
+            find_reactor(session, reference)

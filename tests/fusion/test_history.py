@@ -103,3 +103,16 @@ def test_what_has_no_answer_has_no_quality(database):
     failed = make_reactor(database, {"a": broken}).run("?", check=False)
     with database.session() as session, pytest.raises(FusionError, match="no answer"):
         set_quality(session, failed.operation_id, 1)
+
+
+def test_an_id_is_found_by_its_beginning_through_the_index(database):
+    reactor = make_reactor(database, {"a": "yes"})
+    ids = [str(reactor.run("?").operation_id) for _ in range(3)]
+    with database.session() as session:
+        statements = []
+        event.listen(session.connection().engine, "before_cursor_execute", lambda *said: statements.append(said[2]))
+        for each in (ids[1], ids[1].upper(), ids[1].replace("-", ""), ids[1][:35]):
+            assert str(find_operation(session, each).id) == ids[1]
+        assert not any("AS TEXT" in each or "AS VARCHAR" in each for each in statements)
+        with pytest.raises(OperationNotFound, match="several"):
+            find_operation(session, ids[1][:8])

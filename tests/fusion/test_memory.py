@@ -142,3 +142,9 @@ def test_scores_are_those_of_the_formula(database, memories, asked, half_life):
         assert each.score == pytest.approx(expected, rel=1e-3, abs=1e-6)
     scores = [each.score for each in found]
     assert all(first >= second * (1 - 1e-9) for first, second in pairwise(scores))
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e30])
+def test_a_vector_without_a_likeness_is_not_remembered(session, reactor, value):
+    with pytest.raises(FusionError, match="direction"):
+        remember(session, reactor, "tiny", np.full(2, value))

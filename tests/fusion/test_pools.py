@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from arc_halo.errors import FusionError
-from arc_halo.fusion.pools import Pool
+from arc_halo.fusion.metrics.coherence import divergence_coherence
+from arc_halo.fusion.pools import Pool, pooled_coherence
 
 finite = st.floats(-30, 30, width=32)
 gates = st.sampled_from([None, "entropy", "confidence"])
@@ -125,3 +126,31 @@ def test_weights_may_count_as_they_are():
     assert pooled.weights == pytest.approx((1.5, 0.5))
     alone = Pool("log", normalize=False)([left], [2.0])
     assert np.exp(alone.log_probabilities) == pytest.approx(np.square([0.5, 0.3, 0.2]) / 0.38, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["linear", "log"])
+@pytest.mark.parametrize("weights", [[1, 1e-60], [1e-60, 1]])
+def test_weights_too_small_for_a_number_leave_no_trace(method, weights):
+    nothing = -np.inf
+    logits = [np.array([0, nothing, 0], np.float32), np.array([nothing, 0, 0], np.float32)]
+    heavy = logits[weights.index(1)] - np.log(np.float32(2))
+    np.testing.assert_allclose(Pool(method)(logits, weights).log_probabilities, heavy, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["linear", "log"])
+def test_the_weight_of_who_holds_nothing_possible_goes_to_the_others(method):
+    logits = [np.full(2, -np.inf, np.float32), np.log(np.array([0.2, 0.8], np.float32))]
+    pooled = Pool(method)(logits, [1, 1e-60])
+    np.testing.assert_allclose(np.exp(pooled.log_probabilities), [0.2, 0.8], rtol=1e-6)
+    assert pooled.weights == (0, 1)
+
+
+@given(opinions())
+def test_coherence_is_one_less_the_divergence_as_a_share_of_its_bound(opinion):
+    logits, weights = opinion
+    pooled = Pool("linear")(logits, weights)
+    shares = np.exp(np.array(logits, np.float64) - np.array(pooled.log_normalizers)[:, None])
+    counted = weights if any(weights) else [1.0] * len(weights)
+    agreement = divergence_coherence(shares / shares.sum(1, keepdims=True), counted)
+    found = pooled_coherence(logits, pooled.log_normalizers, weights)
+    assert found == (None if agreement is None else pytest.approx(agreement, abs=2e-3))

@@ -7,10 +7,12 @@ import pytest
 from sqlalchemy import func, select
 
 from arc_halo.errors import FusionError, OperationFailed, ReactorNotFound
-from arc_halo.fusion.plan import Budget
+from arc_halo.fusion.members import Answer, CallableMember
+from arc_halo.fusion.operations.calls import Input
+from arc_halo.fusion.plan import Budget, ReactorConfig
 from arc_halo.fusion.reactor import Reactor
 from arc_halo.schema import FusionOperation, FusionOperationMember
-from tests.fusion.reactors import make_reactor
+from tests.fusion.reactors import make_reactor, store_reactor
 
 
 def operation_of(database, outcome):
@@ -118,3 +120,78 @@ def test_nothing_is_run_that_is_not_there(database):
     reactor = make_reactor(database, {"a": "x"})
     with pytest.raises(FusionError, match="nothing answers for the member 'a'"):
         Reactor(database, reactor.id, {}).run("?")
+
+
+def test_who_answers_is_asked_for_once_however_many_operations_begin_at_once(database):
+    store_reactor(database, {"a": {}})
+    made = []
+
+    def members(plan):
+        time.sleep(0.1)
+        made.append(plan.name)
+        return lambda _: "yes"
+
+    outcomes = list(Reactor(database, "reactor", members).run_many(["?"] * 8, concurrency=4))
+    assert ({outcome.text for outcome in outcomes}, made) == ({"yes"}, ["a"])
+
+
+def test_closing_many_early_cancels_those_that_run(database):
+    release, reached = threading.Event(), threading.Event()
+
+    def answer(prompt):
+        if prompt == "quick":
+            return "yes"
+        reached.set()
+        return str(release.wait(30))
+
+    outcomes = make_reactor(database, {"a": answer}).run_many(["quick", "slow", "slow", "slow"], concurrency=2)
+    assert next(outcomes).text == "yes"
+    assert reached.wait(10)
+    began = time.monotonic()
+    outcomes.close()
+    assert time.monotonic() - began < 10
+    release.set()
+    with database.session() as session:
+        statuses = list(session.scalars(select(FusionOperation.status).order_by(FusionOperation.id)))
+    assert statuses[0] == "completed"
+    assert set(statuses[1:]) == {"cancelled"}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"question": {"max_token": 5}}, "max_token"),
+        ({"question": {"prompt": "?"}}, "prompt"),
+        ({"question": {"temperature": -1}}, "temperature"),
+        ({"member_seconds": float("nan")}, "member_seconds"),
+        ({"member_seconds": 0}, "member_seconds"),
+        ({"min_answers": -1}, "min_answers"),
+    ],
+)
+def test_a_config_that_no_operation_could_run_by_is_refused(config, message):
+    with pytest.raises(FusionError, match=message):
+        ReactorConfig.of(config)
+
+
+def test_a_member_may_have_as_much_time_as_it_wants(database):
+    config = {"member_seconds": 1e300}
+    assert make_reactor(database, {"a": lambda _: time.sleep(0.05) or "yes"}, config=config).run("?").text == "yes"
+
+
+@pytest.mark.parametrize("given", [{"prompt": "?", "reference": 5}, {"prompt": "?", "system": ["be brief"]}])
+def test_an_input_is_of_texts(given):
+    with pytest.raises(FusionError, match="text"):
+        Input.of(given)
+
+
+def test_members_that_answer_at_once_share_the_tokens_that_are_left(database):
+    def talk(question):
+        return Answer("x" * question.max_tokens, prompt_token_count=0, generated_token_count=question.max_tokens)
+
+    members = {name: CallableMember(talk, whole_question=True) for name in "abc"}
+    reactor = make_reactor(database, members, config={"question": {"max_tokens": 100}})
+    outcome = reactor.run("?", budget=Budget(tokens=100))
+    assert [call.question.max_tokens for call in outcome.calls] == [34, 33, 33]
+    assert outcome.token_count == 100
+    few = reactor.run("?", budget=Budget(tokens=2))
+    assert [call.status for call in few.calls] == ["answered", "answered", "skipped"]

@@ -7,7 +7,9 @@ from sqlalchemy import select, update
 
 from arc_halo.errors import FusionError, OperationNotFound
 from arc_halo.fusion.creating import add_member, disable_member, link_members, set_status
+from arc_halo.fusion.members import Answer, CallableMember
 from arc_halo.fusion.operations.calls import Input
+from arc_halo.fusion.plan import Budget
 from arc_halo.fusion.reactor import Reactor
 from arc_halo.fusion.replay import replay
 from arc_halo.schema import FusionOperation, Model, ReactorModel
@@ -145,3 +147,30 @@ def test_what_cannot_be_run_again_is_refused(database):
     with pytest.raises(FusionError, match="is retired"):
         replay(reactor, first.operation_id)
     assert replay(reactor, first.operation_id, members="recorded").is_equal
+
+
+@pytest.mark.parametrize("tokens", [2, 100])
+@pytest.mark.parametrize("members", ["live", "recorded"])
+def test_an_operation_has_its_budget_again(database, tokens, members):
+    def talk(question):
+        return Answer("x" * question.max_tokens, prompt_token_count=0, generated_token_count=question.max_tokens)
+
+    reactor = make_reactor(database, {name: CallableMember(talk, whole_question=True) for name in "abc"})
+    first = reactor.run("?", budget=Budget(tokens=tokens))
+    again = replay(reactor, first.operation_id, members=members)
+    assert (again.is_equal, again.changes) == (True, ()), again.differences
+    assert again.outcome.token_count == tokens
+    with database.session() as session:
+        rows = [session.get_one(FusionOperation, each) for each in (first.operation_id, again.outcome.operation_id)]
+        assert [row.budget for row in rows] == [{"tokens": tokens}] * 2
+        own = session.get_one(FusionOperation, reactor.run("?").operation_id)
+        assert own.budget is None
+
+
+def test_what_was_skipped_for_time_is_skipped_again(database):
+    reactor = make_reactor(
+        database, {"a": sure("a", 0.1), "b": "b"}, strategy="cascade", members={"b": {"priority": 1}}
+    )
+    outcome = reactor.run("?", budget=Budget(seconds=0), check=False)
+    assert [call.status for call in outcome.calls] == ["skipped", "skipped"]
+    assert replay(reactor, outcome.operation_id, members="recorded", budget=Budget()).answers_are_equal == (True, True)

@@ -22,6 +22,8 @@ from arc_halo.schema import (
 from tests.schema.rows import add, add_model, add_reactor
 
 CYCLE = "ck_model_interaction_graph_acyclic"
+OPERATION = {"status": "completed", "strategy": "parallel", "input": {}, "output": {}, "execution_seconds": 1}
+CALL = {"position": 0, "role": "primary", "weight": 1, "status": "answered", "answer": {}}
 
 
 def link(session, source, target, interaction_type="feeds_into"):
@@ -165,8 +167,7 @@ def used(session):
             execution_seconds=0.1,
         ),
     )
-    answer = {"position": 0, "member": a, "role": "primary", "weight": 1.0, "status": "answered"}
-    add(session, FusionOperationMember(operation=operation, **answer))
+    add(session, FusionOperationMember(operation=operation, member=a, **CALL))
     add(session, ReactorMetric(reactor=reactor, operation=operation, quality=0.5))
     return reactor
 
@@ -228,3 +229,33 @@ def test_strategies_are_names_of_any_kind(session):
     add(session, Reactor(name="a", strategy="my_own_2"))
     with pytest.raises(ConstraintViolation):
         add(session, Reactor(name="b", strategy="import os"))
+
+
+@pytest.mark.parametrize(
+    ("operation", "call", "constraint"),
+    [
+        ({"quality": math.nan}, {}, "ck_fusion_operations_quality_finite"),
+        ({"quality": -math.inf}, {}, "ck_fusion_operations_quality_finite"),
+        ({"output": None}, {}, "ck_fusion_operations_completed_has_output"),
+        ({}, {"quality": math.nan}, "ck_fusion_operation_members_quality_finite"),
+        ({}, {"quality": math.inf}, "ck_fusion_operation_members_quality_finite"),
+        ({}, {"answer": None}, "ck_fusion_operation_members_answered_has_answer"),
+        ({}, {"propensity": 0}, "ck_fusion_operation_members_propensity_is_probability"),
+    ],
+)
+def test_operations_keep_to_the_rules(session, operation, call, constraint):
+    reactor, (member,) = add_reactor(session, "a")
+    row = FusionOperation(reactor=reactor, **OPERATION | operation)
+    session.add_all([row, FusionOperationMember(operation=row, member=member, **CALL | call)])
+    with pytest.raises(ConstraintViolation) as caught:
+        session.flush()
+    assert caught.value.constraint == constraint
+
+
+def test_an_operation_is_no_replay_of_itself(session):
+    reactor, _members = add_reactor(session, "a")
+    row = add(session, FusionOperation(reactor=reactor, **OPERATION))
+    row.replay_of = row.id
+    with pytest.raises(ConstraintViolation) as caught:
+        session.flush()
+    assert caught.value.constraint == "ck_fusion_operations_no_replay_of_itself"

@@ -87,8 +87,16 @@ def choose(logits: np.ndarray, temperature: float, random: np.random.Generator) 
     """A token: the most probable one (the first of equals) at temperature 0, else drawn."""
     if temperature == 0:
         return int(logits.argmax())
-    probabilities = np.exp(log_softmax(logits.astype(np.float64) / temperature))
-    return int(random.choice(len(probabilities), p=probabilities / probabilities.sum()))
+    return int(random.choice(len(logits), p=probabilities_at(logits, temperature)))
+
+
+def probabilities_at(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities of logits at a temperature above 0, float64 of the same shape [tokens]."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    with np.errstate(over="ignore"):  # minus infinity is the limit near temperature 0
+        powers: np.ndarray = np.exp(shifted / temperature)
+    powers /= powers.sum()
+    return powers
 
 
 def choice_of(member: Predicting, logits: np.ndarray, chosen: int, top_count: int) -> TokenChoice:

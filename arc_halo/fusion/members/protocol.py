@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Level = Literal["T", "L", "N"]
 SCORES: Final = "scores"
 """Key of `Answer.details` where marks of others' texts stand: such an answer is none to the question."""
+JOINT: Final = "joint"
+"""Key of `Answer.details` that an answer has which several members wrote together, token by token."""
+NOT_OWN: Final = frozenset({SCORES, JOINT})
+"""Keys of `Answer.details` of answers that say nothing of how good their member is alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,16 @@ class Answer:
         return math.fsum(choice.log_probability for choice in self.choices) / len(self.choices)
 
     @property
+    def is_joint(self) -> bool:
+        """Whether several members wrote it together."""
+        return JOINT in self.details
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the member alone says so, and of itself: not of others' texts, nor with others."""
+        return not self.details.keys() & NOT_OWN
+
+    @property
     def min_margin(self) -> float | None:
         """The least margin of its tokens; None where no alternatives are known."""
         margins = [margin for choice in self.choices if (margin := choice.margin) is not None]
@@ -180,7 +194,8 @@ class Stoppable(Protocol):
 class Predicting(Protocol):
     """A member of level N: it gives the logits of next tokens, whatever was generated so far.
 
-    One prediction after another; an operation asks it from one thread at a time.
+    One prediction after another: an operation asks it from one thread at a time, whichever members it answers for.
+    Several operations may ask it at once, each about tokens of its own.
     """
 
     @property

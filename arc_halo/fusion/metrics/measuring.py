@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arc_halo.fusion.figures import Figures
-from arc_halo.fusion.members.protocol import SCORES
 from arc_halo.fusion.metrics.coherence import divergence_coherence, mean_pairwise_cosine
 from arc_halo.fusion.metrics.diversity import self_bleu, vendi_score
 from arc_halo.fusion.metrics.quality import ALONE_ROLES, Standing, exact_match, gain_and_gap, normalised
@@ -88,7 +87,7 @@ def measure_operation(
 
 def is_alone(operation: Operation, call: Call) -> bool:
     """Whether a call is a member's own answer to the question, without another's."""
-    is_own = call.answer is not None and SCORES not in call.answer.details  # who marks texts of others answers nothing
+    is_own = call.answer is not None and call.answer.is_own
     return is_own and call.member.role in ALONE_ROLES and call.question.prompt == operation.input.prompt
 
 

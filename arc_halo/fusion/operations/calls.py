@@ -36,6 +36,12 @@ class Input:
     system: str | None = None
     reference: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("prompt", "system", "reference"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name == "prompt"):
+                raise FusionError(f"the {name} of an input is a text, not a {type(value).__name__}")
+
     @classmethod
     def of(cls, given: Input | str | Mapping[str, Any]) -> Input:
         """Take a text, or the values of JSON that are stored.
@@ -91,6 +97,16 @@ class Member:
     def level(self) -> Level:
         """What it can do."""
         return level_of(self.inner)
+
+    @property
+    def answerer(self) -> object:
+        """What is asked in the end; several members may have the same."""
+        return getattr(self.inner, "wrapped", self.inner)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether only one thread of an operation may ask it at a time: see `Predicting`."""
+        return getattr(self.answerer, "level", None) == "N"
 
 
 @dataclass(slots=True)

@@ -9,13 +9,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Text, bindparam, cast, func, select, text, update
+from sqlalchemy import bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import BYTEA, UUID
 from sqlalchemy.orm import joinedload, selectinload
 
 from arc_halo.errors import FusionError, OperationNotFound
 from arc_halo.fusion.creating import find_reactor
-from arc_halo.fusion.members.protocol import SCORES
+from arc_halo.fusion.members.protocol import NOT_OWN
 from arc_halo.fusion.metrics.quality import ALONE_ROLES, Standing, gain_and_gap
 from arc_halo.fusion.operations.recording import store_metric
 from arc_halo.registry.naming import find_model
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OPERATION_STATUSES: Final = ("completed", "failed", "timed_out", "cancelled")
 _ID: Final = re.compile(r"[0-9a-f-]{4,36}")
 _NEAR: Final = 5
+_DIGITS: Final = 32  # of an id, without dashes
 # Answers carry copies of the version and the weights that gave them, so this holds whatever the member is now. What
 # did not answer (failed, skipped) had no part. An id is found by an index; digests have none, and are searched for.
 _WITH_MODEL: Final = text("""
@@ -128,8 +129,11 @@ def find_operation(session: Session, reference: uuid.UUID | str) -> FusionOperat
     found: Sequence[FusionOperation] = ()
     if isinstance(reference, uuid.UUID):
         found = session.scalars(own.where(FusionOperation.id == reference)).all()
-    elif _ID.fullmatch(reference.lower()):
-        begins = cast(FusionOperation.id, Text).startswith(reference.lower(), autoescape=True)
+    elif _ID.fullmatch(reference.lower()) and len(reference.replace("-", "")) <= _DIGITS:
+        digits = reference.lower().replace("-", "")
+        # A range of the primary key, where a comparison of texts would read all operations.
+        least, most = (uuid.UUID(digits.ljust(_DIGITS, each)) for each in "0f")
+        begins = FusionOperation.id.between(least, most)
         found = session.scalars(own.where(begins).order_by(FusionOperation.id).limit(_NEAR + 1)).all()
     if len(found) > 1:
         ids = ", ".join(str(each.id) for each in found[:_NEAR])
@@ -236,7 +240,7 @@ def set_quality(
 
 def _is_alone(call: FusionOperationMember, question: Any) -> bool:
     is_whole = call.prompt is not None and call.prompt.get("prompt") == question
-    is_own = call.answer is not None and SCORES not in call.answer.get("details", {})
+    is_own = call.answer is not None and not call.answer.get("details", {}).keys() & NOT_OWN
     return is_own and call.role in ALONE_ROLES and is_whole
 
 

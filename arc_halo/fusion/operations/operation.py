@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from arc_halo.errors import FusionError, MemberTimeout
@@ -50,6 +51,8 @@ class Operation:
         What was noted so far.
     input_vector
         Of the prompt, float32 of shape [dimension], where the reactor was given something that makes vectors.
+    is_measured
+        Whether members that write an answer together are asked alone, too: None before somebody says so.
     as_of
         When the operation began that this one is a replay of: strategies that learn know nothing later.
     """
@@ -72,12 +75,21 @@ class Operation:
         self.calls: list[Call] = []
         self.trace: list[dict[str, Any]] = []
         self.input_vector: np.ndarray | None = None
+        self.is_measured: bool | None = None
         self.as_of: dt.datetime | None = None
         self._listener = listener
         self._read = read
         self._changed = threading.Condition(threading.RLock())  # guards calls, their outcome, and the cancellation
         self._is_cancelled = False
         self._began = time.monotonic()
+
+    @property
+    def own_budget(self) -> dict[str, Any] | None:
+        """Limits that it was given in the place of the config's; values of JSON, None where they are the config's."""
+        if self.budget == self.plan.config.budget:
+            return None
+        limits = {name: value for name, value in asdict(self.budget).items() if value is not None}
+        return {name: value for name, value in limits.items() if math.isfinite(value)}
 
     @property
     def edges(self) -> tuple[Edge, ...]:
@@ -175,14 +187,19 @@ class Operation:
         """Ask several members at once, and wait until each has answered, failed, or used up its time.
 
         What a member raises is the outcome of its call, not of the operation. Nothing is asked that the budget has no
-        room for: such calls are skipped.
+        room for: such calls are skipped, and the others share the tokens that are left. Calls of one object of level N
+        are made one after another, whichever members it answers for.
         """
-        calls = [self._begin(member, question) for member, question in asked]
+        wanted = list(asked)
+        rooms = shared_room(self._room(), [question.max_tokens for _, question in wanted])
+        calls = [self._begin(member, question, room) for (member, question), room in zip(wanted, rooms, strict=True)]
+        lines: dict[int, list[Call]] = {}
         for call in calls:
             if call.status is None:
-                threading.Thread(
-                    target=self._run, args=(call,), name=f"arc-halo-{call.member.name}", daemon=True
-                ).start()
+                lines.setdefault(id(call.member.answerer if call.member.takes_turns else call), []).append(call)
+        for line in lines.values():
+            name = f"arc-halo-{line[0].member.name}"
+            threading.Thread(target=self._run_line, args=(line,), name=name, daemon=True).start()
         self._wait(calls)
         return calls
 
@@ -195,7 +212,7 @@ class Operation:
 
     def begin_call(self, member: Member, question: Question) -> Call:
         """A call that the strategy makes itself, as by logits; `end_call` says what came of it."""
-        return self._begin(member, question)
+        return self._begin(member, question, self._room())
 
     def end_call(
         self, call: Call, status: CallStatus, *, answer: Answer | None = None, error: str | None = None
@@ -237,37 +254,51 @@ class Operation:
             return inner.answer(call.question)
         return generate(inner, call.question, is_wanted=lambda: call.status is None)
 
-    def _begin(self, member: Member, question: Question) -> Call:
+    def _room(self) -> int | None:
+        """Tokens that the budget leaves; None for as many as anybody wants."""
+        return None if self.budget.tokens is None else max(0, self.budget.tokens - self.spent()[0])
+
+    def _begin(self, member: Member, question: Question, room: int | None) -> Call:
         with self._changed:
             call = Call(len(self.calls), member, question, began_seconds=self.elapsed_seconds)
             self.calls.append(call)
-        reason = self._reason_to_skip(member)
+        reason = self._reason_to_skip(call, room)
         if reason is not None:
             self.end_call(call, "skipped", error=reason)
             return call
-        room = None if self.budget.tokens is None else self.budget.tokens - self.spent()[0]
         if room is not None and question.max_tokens > room:
             call.question = replace(question, max_tokens=room)
         self._tell("asked", {"position": call.position, "member": member.name})
         return call
 
-    def _reason_to_skip(self, member: Member) -> str | None:
-        tokens, cost = self.spent()
+    def _reason_to_skip(self, call: Call, room: int | None) -> str | None:
+        cost = self.spent()[1]
         if self._is_cancelled:
             return "the operation was cancelled"
         if self.is_out_of_time:
             return f"the budget of {self.budget.seconds} seconds is used up"
-        if self.budget.tokens is not None and tokens >= self.budget.tokens:
+        if room == 0:
             return f"the budget of {self.budget.tokens} tokens is used up"
         if self.budget.cost is not None and cost >= self.budget.cost:
             return f"the budget of {self.budget.cost} is used up"
-        if hanging.count_of(member.inner) >= _MAX_ABANDONED:
+        if hanging.count_of(call.member.answerer) >= _MAX_ABANDONED:
             return f"{_MAX_ABANDONED} calls of it hang"
         return None
 
-    def _run(self, call: Call) -> None:
+    def _run_line(self, line: Sequence[Call]) -> None:
         """In a thread of its own: what a member does cannot be stopped from outside."""
-        inner = call.member.inner
+        for at, call in enumerate(line):
+            with self._changed:
+                is_wanted = call.status is None
+                if is_wanted and at > 0:  # time in the line is not the member's, as long as the line moves
+                    for each in line[at:]:
+                        each.began_seconds = self.elapsed_seconds
+            if is_wanted:
+                self._run(call)
+            else:
+                hanging.forget(call.member.answerer)
+
+    def _run(self, call: Call) -> None:
         try:
             is_new = self.end_call(call, "answered", answer=self.answer(call))
         except MemberTimeout as error:
@@ -275,7 +306,7 @@ class Operation:
         except BaseException as error:  # noqa: BLE001  # of somebody else's code, in a thread of its own: its outcome
             is_new = self.end_call(call, "failed", error=said_by(error))
         if not is_new:
-            hanging.forget(inner)
+            hanging.forget(call.member.answerer)
 
     def _wait(self, calls: Sequence[Call]) -> None:
         limit = self.plan.config.member_seconds
@@ -291,14 +322,33 @@ class Operation:
                 if late:
                     self._abandon(late, "timed_out", None)
                 else:
-                    self._changed.wait(min(left))
+                    self._changed.wait(min(*left, threading.TIMEOUT_MAX))
 
     def _abandon(self, calls: Sequence[Call], status: CallStatus, error: str | None) -> None:
         for call in calls:
             waited = self.elapsed_seconds - call.began_seconds
             if self.end_call(call, status, error=error or f"no answer within {waited:.3g} seconds"):
-                hanging.abandon(call.member.inner)
+                hanging.abandon(call.member.answerer)
 
     def _tell(self, kind: str, details: Mapping[str, Any]) -> None:
         if self._listener is not None:
             self._listener(kind, details)
+
+
+def shared_room(room: int | None, wanted: Sequence[int]) -> list[int | None]:
+    """How many tokens each of several calls may have of those that are left: what it wants, or an even share.
+
+    Examples
+    --------
+    >>> shared_room(100, [256, 20, 256]), shared_room(2, [9, 9, 9]), shared_room(None, [9])
+    ([40, 20, 40], [1, 1, 0], [None])
+    """
+    if room is None:
+        return [None] * len(wanted)
+    shares: list[int | None] = [0] * len(wanted)
+    by_want = sorted(range(len(wanted)), key=lambda each: wanted[each])  # who wants less leaves more to the others
+    for number, place in enumerate(by_want):
+        share = min(wanted[place], -(-room // (len(wanted) - number)))
+        shares[place] = share
+        room -= share
+    return shares

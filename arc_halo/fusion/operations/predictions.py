@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import ExitStack, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,8 +18,9 @@ import numpy as np
 
 from arc_halo.errors import OperationFailed
 from arc_halo.fusion.members.generating import checked_logits, whole_prompt
-from arc_halo.fusion.members.protocol import Answer, Predicting, TokenChoice
+from arc_halo.fusion.members.protocol import JOINT, Answer, Predicting, TokenChoice
 from arc_halo.fusion.operations import hanging
+from arc_halo.fusion.operations.receiving import said_by
 from arc_halo.fusion.pools import LEAST_LOG_PROBABILITY
 from arc_halo.fusion.unions import Vocabulary, best_ids
 
@@ -46,20 +48,24 @@ class Lane:
         Of the next token, float32 of shape [vocabulary]; perhaps a buffer that the member overwrites.
     choices
         Tokens of the joint answer, with this member's probabilities.
+    spare_count
+        Tokens that it gave and that did not become any of the answer.
     """
 
-    def __init__(self, call: Call, changed: threading.Condition) -> None:
+    def __init__(self, call: Call, changed: threading.Condition, turn: threading.Lock | None = None) -> None:
         self.call, self.inner = call, cast("Predicting", call.member.inner)
         self.vocabulary = Vocabulary((), frozenset())
         self.token_ids: list[int] = []
         self.prompt_count = 0
         self.logits = np.empty(0, np.float32)
         self.choices: list[TokenChoice] = []
+        self.spare_count = 0
         self.is_busy = False
         self.error: str | None = None
         self.result: Any = None
         self._seconds = self._began = 0.0
         self._changed = changed
+        self._turn = turn  # of those that one object answers for
         self._jobs: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
 
     @property
@@ -94,7 +100,8 @@ class Lane:
 
     def predict(self) -> None:
         """The logits of the next token; asks the member."""
-        self.logits = checked_logits(self.inner, self.inner.next_logits(self.token_ids))
+        logits = checked_logits(self.inner, self.inner.next_logits(self.token_ids))
+        self.logits = logits if self._turn is None else logits.copy()
 
     def append(self, token_id: int, log_normalizer: float) -> None:
         """Go on with a token that the logits are known of."""
@@ -115,19 +122,25 @@ class Lane:
             self.token_ids = list(self.inner.encode(whole_prompt(self.call.question) + joint))
 
     def answer(self, text: str, finish_reason: str) -> Answer:
-        """The joint answer as this member's."""
-        count = len(self.choices)
+        """The joint answer as this member's part."""
         return Answer(
-            text, tuple(self.choices), finish_reason, prompt_token_count=self.prompt_count, generated_token_count=count
+            text,
+            tuple(self.choices),
+            finish_reason,
+            prompt_token_count=self.prompt_count,
+            generated_token_count=len(self.choices) + self.spare_count,
+            details={JOINT: True},
         )
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             result, error = None, None
             try:
-                result = job()
-            except Exception as raised:  # noqa: BLE001  # of somebody else's code: it is the outcome of the call
-                error = f"{type(raised).__name__}: {raised}"[:2000]
+                with self._turn or nullcontext():
+                    if self.is_open:
+                        result = job()
+            except BaseException as raised:  # noqa: BLE001  # of somebody else's code: it is the outcome of the call
+                error = said_by(raised)
             with self._changed:
                 if not self.is_open:  # it was abandoned meanwhile
                     hanging.forget(self.inner)
@@ -158,7 +171,10 @@ class Predictions:
     def __init__(self, operation: Operation, members: Sequence[Member], question: Question) -> None:
         self._operation = operation
         self.calls = [operation.begin_call(member, question) for member in members]
-        self._all = [Lane(call, operation.changed) for call in self.calls if call.status is None]
+        asked = [call for call in self.calls if call.status is None]
+        counts = Counter(id(call.member.inner) for call in asked)
+        turns = {each: threading.Lock() for each, count in counts.items() if count > 1}
+        self._all = [Lane(call, operation.changed, turns.get(id(call.member.inner))) for call in asked]
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -187,12 +203,13 @@ class Predictions:
         """Of the joint answer: what the question and the budget leave to each member."""
         return min(lane.call.question.max_tokens for lane in self.lanes)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether the budget has room for one more token of each member."""
-        limit = self._operation.budget.tokens
-        own = sum(lane.prompt_count + len(lane.choices) + 1 for lane in self.lanes)
-        return limit is None or self._operation.spent()[0] + own <= limit
+    def room(self, wanted: int) -> int:
+        """Of so many more tokens of the joint answer, those that the budget has room for, each member counting them."""
+        limit, lanes = self._operation.budget.tokens, self.lanes
+        if limit is None:
+            return wanted
+        own = sum(lane.prompt_count + len(lane.choices) + lane.spare_count for lane in lanes)
+        return max(0, min(wanted, (limit - self._operation.spent()[0] - own) // len(lanes)))
 
     def predict(self) -> list[Lane]:
         """Have all predict the next token; those that could.
@@ -244,7 +261,7 @@ class Predictions:
             for lane in late:
                 self._end(lane, "timed_out", f"no prediction within {lane.seconds():.3g} seconds of its own")
             if not late:
-                operation.changed.wait(min(left))
+                operation.changed.wait(min(*left, threading.TIMEOUT_MAX))
 
     def _end(self, lane: Lane, status: CallStatus, error: str) -> None:
         with self._operation.changed:

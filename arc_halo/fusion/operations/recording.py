@@ -118,6 +118,7 @@ def store_outcome(
         "status": outcome.status,
         "strategy": plan.strategy,
         "config": dict(plan.stored_config),
+        "budget": operation.own_budget,
         "graph_version": plan.graph_version,
         "state_version": plan.state_version,
         "seed": outcome.seed,

@@ -109,7 +109,17 @@ def agreements(
         Agreement(answer, tuple(group), math.fsum(known[call.member.name] for call in group))
         for answer, group in groups.items()
     ]
-    return sorted(found, key=lambda each: -each.weight)
+    return sorted(found, key=lambda each: -_rounded(each.weight))
+
+
+def first_of_best(scores: Sequence[float]) -> int:
+    """The place of the greatest; of equals the first. Sums that differ by rounding alone are equal."""
+    rounded = [_rounded(each) for each in scores]
+    return rounded.index(max(rounded))
+
+
+def _rounded(score: float) -> float:
+    return float(f"{score:.12g}")
 
 
 def weights_that_count(weights: Sequence[float]) -> list[float]:

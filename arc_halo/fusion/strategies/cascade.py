@@ -95,9 +95,9 @@ class Cascade(Strategy):
     def fuse(self, operation: Operation) -> Fused:
         """As `Strategy.fuse`."""
         members = answering(operation)
-        unknown = self.thresholds.keys() - {member.name for member in operation.plan.members}
-        if unknown:
-            raise FusionError(f"thresholds of members that there are not: {sorted(unknown)}")
+        known = {member.name for member in operation.plan.members} | set(operation.plan.disabled)
+        if unknown := self.thresholds.keys() - known:
+            raise FusionError(f"thresholds of members that there are not: {sorted(unknown)}; there are {sorted(known)}")
         latest: Fused | None = None
         for member in members:
             is_last = member is members[-1]

@@ -17,6 +17,7 @@ from arc_halo.fusion.rankings import borda, copeland, ranks_of_order
 from arc_halo.fusion.strategies.agreement import (
     agreements,
     check_expression,
+    first_of_best,
     note_left_out,
     weights_that_count,
 )
@@ -25,6 +26,7 @@ from arc_halo.fusion.strategies.judging import MARK_TEMPLATE, ORDER_TEMPLATE, as
 from arc_halo.fusion.strategies.pooling import pool_answers
 from arc_halo.fusion.strategies.protocol import Fused, Strategy
 from arc_halo.fusion.strategies.scoring import ScoringMember
+from arc_halo.fusion.strategies.templates import check_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,6 +90,8 @@ class Ensemble(Strategy):
 
     def __post_init__(self) -> None:
         check_expression(self.extract)
+        check_places("order_template", self.order_template, "question", "answers", "count")
+        check_places("mark_template", self.mark_template, "question", "answer")
         if self.samples < 1 or self.top_count < 1:
             raise FusionError(f"{self.samples} samples and {self.top_count} tokens make no ensemble: 1 or more of each")
         if self.samples > 1 and not self.temperature > 0:
@@ -164,7 +168,7 @@ class Ensemble(Strategy):
         for candidate, score in zip(candidates, scores, strict=True):
             for call in candidate.calls:
                 call.score = score
-        place = max(range(len(scores)), key=lambda each: scores[each])
+        place = first_of_best(scores)
         best = candidates[place]
         call = best.calls[0]
         operation.note("chosen", member=call.member.name, position=call.position, by=self.method, score=scores[place])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from arc_halo.errors import FusionError, OperationFailed
 from arc_halo.fusion.graph import Graph
 from arc_halo.fusion.strategies.protocol import Fused, Strategy
+from arc_halo.fusion.strategies.templates import check_places, filled
 
 if TYPE_CHECKING:
     import uuid
@@ -59,6 +60,10 @@ class Hierarchical(Strategy):
             re.compile(self.accepts)
         except re.error as error:
             raise FusionError(f"{self.accepts!r} is no pattern: {error}") from error
+        check_places("context", self.context, "prompt", "label", "text")
+        check_places("feed", self.feed, "prompt", "label", "text")
+        check_places("verdict", self.verdict, "prompt", "answer")
+        check_places("feedback", self.feedback, "prompt", "answer", "reason")
 
     def fuse(self, operation: Operation) -> Fused:
         """As `Strategy.fuse`."""
@@ -121,8 +126,13 @@ class Hierarchical(Strategy):
                 call = last[member_id]
                 told = filled(self.feedback, prompt=prompts[member_id], answer=call.text, reason=reason)
                 asked.append((call.member, operation.question(told)))
-            fresh = [call for call in operation.ask_all(asked) if call.is_answered]
-            last |= {call.member.id: call for call in fresh}
+            again = operation.ask_all(asked)
+            fresh = [call for call in again if call.is_answered]
+            for call in again:
+                if call.is_answered:
+                    last[call.member.id] = call
+                else:  # what it said before is all there is
+                    operation.note("taken_though_rejected", member=call.member.name)
         return [last[call.member.id] for call in calls]
 
     def _rejected(
@@ -154,20 +164,3 @@ def _note(operation: Operation, edge: Edge, **details: int) -> None:
     names = {member.id: member.name for member in operation.members}
     source, target = names[edge.source_id], names[edge.target_id]
     operation.note("edge", interaction=edge.kind, source=source, target=target, **details)
-
-
-def filled(template: str, **values: str) -> str:
-    """A template with its places filled; what is put there is not looked into again.
-
-    Raises
-    ------
-    FusionError
-        It has a place that nothing is known for.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        if match["name"] not in values:
-            raise FusionError(f"a prompt has no place {{{match['name']}}}; it has {', '.join(values)}")
-        return values[match["name"]]
-
-    return re.sub(r"\{(?P<name>[a-z_]+)\}", value, template)

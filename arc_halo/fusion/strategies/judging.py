@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from arc_halo.fusion.strategies.agreement import weights_that_count
+from arc_halo.fusion.strategies.templates import filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,6 @@ SYNTHESIS_TEMPLATE: Final = (
 )
 BEST_MARK: Final = 10.0
 _NUMBER: Final = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
-_PLACE: Final = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,6 @@ class Ballot:
 
     judge: Member
     order: tuple[int, ...]
-
-
-def filled(template: str, **values: object) -> str:
-    """A template with its placeholders filled in; what is filled in is not looked through again.
-
-    Examples
-    --------
-    >>> filled("{question} in {answer}: {else}", question="{answer}?", answer=1)
-    '{answer}? in 1: {else}'
-    """
-    return _PLACE.sub(lambda found: str(values.get(found[1], found[0])), template)
 
 
 def listed(texts: Sequence[str]) -> str:

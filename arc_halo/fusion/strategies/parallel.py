@@ -15,12 +15,14 @@ from arc_halo.fusion.strategies.agreement import (
     Agreement,
     agreements,
     check_expression,
+    first_of_best,
     note_left_out,
     weights_that_count,
 )
 from arc_halo.fusion.strategies.asking import answering, judges
-from arc_halo.fusion.strategies.judging import CHOICE_TEMPLATE, SYNTHESIS_TEMPLATE, ask_order, filled, listed
+from arc_halo.fusion.strategies.judging import CHOICE_TEMPLATE, SYNTHESIS_TEMPLATE, ask_order, listed
 from arc_halo.fusion.strategies.protocol import Fused, Strategy
+from arc_halo.fusion.strategies.templates import check_places, filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +67,8 @@ class Parallel(Strategy):
 
     def __post_init__(self) -> None:
         check_expression(self.extract)
+        check_places("choice_template", self.choice_template, "question", "answers", "count")
+        check_places("synthesis_template", self.synthesis_template, "question", "answers", "count")
         if self.quorum < 1:
             raise FusionError(f"a quorum is 1 or more, not {self.quorum}")
 
@@ -119,7 +123,7 @@ class Parallel(Strategy):
         for agreement, share in zip(ordered, shares, strict=True):
             for call in agreement.calls:
                 call.score = share
-        best = max(range(len(ordered)), key=lambda each: shares[each])
+        best = first_of_best(shares)
         return _chosen(operation, ordered[best], shares[best], "judge")
 
     def _synthesize(self, operation: Operation, answered: Sequence[Call]) -> Fused | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from arc_halo.errors import FusionError, OperationFailed
 from arc_halo.fusion.members.generating import choose, cut_at_stop
 from arc_halo.fusion.operations.predictions import Predictions
+from arc_halo.fusion.pools import pooled_coherence
 from arc_halo.fusion.strategies.protocol import Fused
 from arc_halo.fusion.unions import END, to_union
 
@@ -37,6 +38,7 @@ class _Joint:
     text: str = ""
     log_probabilities: list[float] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)  # sums over tokens, by member
+    coherences: list[float] = field(default_factory=list)
 
     def step(self) -> bool:
         """One token more; False at the end of the answer."""
@@ -75,7 +77,10 @@ class _Joint:
         return True
 
     def _choose(self, lanes: Sequence[Lane], logits: list[np.ndarray]) -> tuple[int, tuple[float, ...]]:
-        pooled = self.pool(logits, [lane.call.member.weight for lane in lanes])
+        given = [lane.call.member.weight for lane in lanes]
+        pooled = self.pool(logits, given)
+        if (coherence := pooled_coherence(logits, pooled.log_normalizers, given)) is not None:
+            self.coherences.append(coherence)
         for lane, weight in zip(lanes, pooled.weights, strict=True):
             name = lane.call.member.name
             self.weights[name] = self.weights.get(name, 0.0) + weight
@@ -86,6 +91,8 @@ class _Joint:
 
 def pool_answers(operation: Operation, members: Sequence[Member], pool: Pool, *, top_count: int) -> Fused:
     """Have members write one answer together.
+
+    Coherence is the mean of that of the distributions at each token, weighted as the members are.
 
     The score is the geometric mean of the joint tokens' probabilities (with that of the end), the score of a call that
     of the same tokens' under the member.
@@ -119,7 +126,7 @@ def pool_answers(operation: Operation, members: Sequence[Member], pool: Pool, *,
 def _write(joint: _Joint, stop: tuple[str, ...]) -> tuple[str, str]:
     """Why the answer ended, and its text."""
     limit, tokens = joint.predictions.max_tokens, 0
-    while tokens < limit and joint.predictions.has_room:
+    while tokens < limit and joint.predictions.room(1):
         if not joint.step():
             return "stop", joint.text
         tokens += 1
@@ -141,4 +148,7 @@ def _fused(operation: Operation, joint: _Joint, calls: Sequence[Call], text: str
     vocabularies = "union" if joint.is_union else "same"
     operation.note("pooled", tokens=steps, vocabularies=vocabularies, weights=weights)
     score = math.exp(math.fsum(joint.log_probabilities) / steps)
-    return Fused(text, score, details={"vocabularies": vocabularies, "weights": weights})
+    details: dict[str, Any] = {"vocabularies": vocabularies, "weights": weights}
+    if joint.coherences:
+        details["coherence"] = math.fsum(joint.coherences) / len(joint.coherences)
+    return Fused(text, score, details=details)

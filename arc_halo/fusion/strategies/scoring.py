@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from arc_halo.errors import MemberTimeout
 from arc_halo.fusion.members.generating import checked_logits, log_softmax, whole_prompt
-from arc_halo.fusion.members.protocol import SCORES, Answer
+from arc_halo.fusion.members.protocol import SCORES, Answer, Verifying
 from arc_halo.fusion.pools import LEAST_LOG_PROBABILITY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from arc_halo.fusion.members.protocol import Level, Predicting, Question
 
@@ -19,19 +20,26 @@ class ScoringMember:
     """A member that answers with how likely it holds given texts, in the place of one of its own.
 
     ``details["scores"]`` has the mean log-probability of the tokens of each text after the question; the answer's text
-    is their order. It is asked by the thread of its call, and there may be no other of the same member meanwhile.
+    is their order.
     """
 
     level: Level = "T"
 
     def __init__(self, inner: Predicting, texts: Sequence[str]) -> None:
-        self._inner, self._texts = inner, texts
+        self.wrapped, self._texts = inner, texts
 
     def answer(self, question: Question) -> Answer:
         """Score all texts as continuations of the question."""
-        scores, counts = [], 0
+        return self.answer_while(question, lambda: True)
+
+    def answer_while(self, question: Question, is_wanted: Callable[[], bool]) -> Answer:
+        """As `answer`, asking before each text whether to go on."""
+        scores: list[float] = []
+        counts = 0
         for text in self._texts:
-            score, count = _score(self._inner, whole_prompt(question), text)
+            if not is_wanted():
+                raise MemberTimeout(f"stopped after {len(scores)} texts")
+            score, count = _score(self.wrapped, whole_prompt(question), text)
             scores.append(score)
             counts += count
         order = sorted(range(len(scores)), key=lambda each: -scores[each])
@@ -50,8 +58,12 @@ def _score(member: Predicting, prompt: str, text: str) -> tuple[float, int]:
     same = min(max(same, 1), len(whole))
     if same == len(whole):
         return _NOTHING
+    if isinstance(member, Verifying):  # in one pass
+        rows = list(member.each_next_logits(whole[:-1], same))
+    else:
+        rows = [member.next_logits(whole[:at]).copy() for at in range(same, len(whole))]
     scores = [
-        float(log_softmax(checked_logits(member, member.next_logits(whole[:at])))[whole[at]])
-        for at in range(same, len(whole))
+        float(log_softmax(checked_logits(member, row))[token_id])
+        for row, token_id in zip(rows, whole[same:], strict=True)
     ]
     return max(math.fsum(scores) / len(scores), LEAST_LOG_PROBABILITY), len(whole)

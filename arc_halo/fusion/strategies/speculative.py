@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from arc_halo.errors import FusionError, OperationFailed
-from arc_halo.fusion.members.generating import checked_logits, choose, cut_at_stop, log_softmax
+from arc_halo.fusion.members.generating import checked_logits, choose, cut_at_stop, probabilities_at
 from arc_halo.fusion.members.protocol import Verifying
 from arc_halo.fusion.operations.predictions import Predictions
 from arc_halo.fusion.strategies.protocol import Fused, Strategy
@@ -103,10 +103,10 @@ class _Writing:
         if len(lanes) == 2 and not lanes[0].vocabulary.is_same_as(lanes[1].vocabulary):  # noqa: PLR2004  # both
             raise FusionError("drafter and verifier must have the same vocabulary: pool them in its place")
         limit = self.predictions.max_tokens
-        while self.count < limit and self.predictions.has_room:
+        while room := self.predictions.room(limit - self.count):
             verifier = self._verifier()
             before = len(verifier.token_ids)
-            ended = self._pass(verifier, limit - self.count)
+            ended = self._pass(verifier, room)
             self.count += len(verifier.token_ids) - before
             self.predictions.run({verifier: partial(getattr, verifier, "text")})
             self.text = self._verifier().result
@@ -137,6 +137,8 @@ class _Writing:
         logits, ends = verifier.result, verifier.vocabulary.end_ids
         self.passes += 1
         self.drafted += len(drafted)
+        if drafter is not None:
+            drafter.spare_count += len(drafted)  # less those that become tokens of its answer
         for place, each in enumerate(drafted):
             token_id = self._accept(each, logits[place])
             self.accepted += token_id == each.token_id
@@ -145,6 +147,7 @@ class _Writing:
             _append(verifier, token_id, logits[place])
             if drafter is not None:
                 _append(drafter, token_id, each.logits)
+                drafter.spare_count -= 1
             if token_id != each.token_id:
                 return False
         token_id = choose(logits[-1], self.temperature, self.random)
@@ -171,9 +174,7 @@ class _Writing:
         """The drafted token, or another one in its place."""
         if self.temperature == 0:
             return int(logits.argmax())
-        ours, theirs = (
-            np.exp(log_softmax(each.astype(np.float64) / self.temperature)) for each in (logits, drafted.logits)
-        )
+        ours, theirs = (probabilities_at(each, self.temperature) for each in (logits, drafted.logits))
         if self.random.random() * theirs[drafted.token_id] < ours[drafted.token_id]:
             return drafted.token_id
         rest = np.maximum(ours - theirs, 0)

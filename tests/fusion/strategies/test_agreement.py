@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arc_halo.errors import FusionError
-from arc_halo.fusion.strategies.agreement import check_expression, normalized, weights_that_count
-from arc_halo.fusion.strategies.judging import filled, listed, parse_mark, parse_order
+from arc_halo.fusion.strategies.agreement import check_expression, first_of_best, normalized, weights_that_count
+from arc_halo.fusion.strategies.judging import parse_mark, parse_order
+from tests.fusion.reactors import make_reactor
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,16 @@ def test_a_mark_is_the_first_number_of_its_line(text, mark):
     assert parse_mark(text) == mark
 
 
-def test_what_is_filled_in_is_not_filled_again():
-    assert filled("{answers} {question}", question="{answers}", answers=listed(["{question}", "b"])) == (
-        "[1] {question}\n\n[2] b {answers}"
-    )
+@pytest.mark.parametrize(
+    ("scores", "place"), [([0.3, 0.1 + 0.2], 0), ([0.1 + 0.2, 0.3], 0), ([0.3, 0.3001], 1), ([0.0, 0.0], 0)]
+)
+def test_sums_that_differ_by_rounding_are_equal(scores, place):
+    assert first_of_best(scores) == place
+
+
+@pytest.mark.parametrize("strategy", ["parallel", "ensemble"])
+def test_of_equal_weights_in_sum_the_first_in_priority_counts(database, strategy):
+    weights = {"a": 0.3, "b": 0.1, "c": 0.2}
+    members = {name: {"weight": weight} for name, weight in weights.items()}
+    answers = {"a": "alone", "b": "both", "c": "both"}
+    assert make_reactor(database, answers, strategy=strategy, members=members).run("?").text == "alone"

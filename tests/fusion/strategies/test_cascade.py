@@ -5,6 +5,7 @@ import math
 import pytest
 
 from arc_halo.errors import FusionError, OperationFailed
+from arc_halo.fusion.creating import disable_member
 from arc_halo.fusion.members import Answer, CallableMember
 from arc_halo.fusion.plan import Budget
 from arc_halo.fusion.strategies.cascade import confidence
@@ -97,3 +98,12 @@ def test_confidence_is_a_function_of_calls(database):
     assert confidence(by_name["middle"], "margin") is None
     assert confidence(by_name["large"], "self_agreement") is None
     assert confidence(calls, "self_agreement") == pytest.approx(1 / 3)
+
+
+def test_a_threshold_of_a_member_that_is_disabled_by_now_is_none_of_a_stranger(database):
+    answers = {"small": sure("small", 0.5), "large": sure("large", 0.9)}
+    config = {"options": {"thresholds": {"small": 0.4, "large": 0.1}}}
+    reactor = make_reactor(database, answers, strategy="cascade", config=config)
+    with database.session() as session, session.begin():
+        disable_member(session, "reactor", "small")
+    assert reactor.run("?").text == "large"

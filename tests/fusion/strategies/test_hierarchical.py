@@ -1,11 +1,14 @@
 """The graph is walked: what feeds, what validates, what adds context, and how often an answer is sent back."""
 
 import threading
+import time
 
 import pytest
 
 from arc_halo.errors import FusionError, OperationFailed
-from arc_halo.fusion.strategies.hierarchical import filled
+from arc_halo.fusion.graph import Graph
+from arc_halo.fusion.operations import hanging
+from tests.fusion.predicting import TableMember
 from tests.fusion.reactors import make_reactor
 
 
@@ -114,7 +117,72 @@ def test_somebody_must_be_left_to_answer(database):
         reactor_of(database, {"a": "A", "b": "B"}, edges).run("?")
 
 
-def test_what_fills_a_place_is_not_looked_into():
-    assert filled("{prompt} {answer}", prompt="{answer}", answer="{x}") == "{answer} {x}"
-    with pytest.raises(FusionError, match=r"no place \{nothing\}"):
-        filled("{nothing}", prompt="")
+def test_it_is_told_where_a_rejected_answer_stands_because_no_other_came(database):
+    answers = iter(["draft"])
+    outcome = reactor_of(
+        database, {"writer": lambda _: next(answers), "critic": "Reject."}, [("critic", "writer", "validates")]
+    ).run("Write.")
+    assert outcome.text == "draft"
+    assert {"kind": "taken_though_rejected", "member": "writer"} in outcome.trace
+
+
+def test_a_member_of_next_tokens_is_asked_one_question_at_a_time(database):
+    inside, most = [], []
+
+    def look(_):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    critic = TableMember({"<q>": {"yes": 1.0}}, ["yes"], before=look)
+    critic.encode = lambda _: [0]
+    edges = [("critic", name, "validates") for name in ("left", "right")]
+    outcome = reactor_of(database, {"left": "a", "right": "b", "critic": critic}, edges).run("?")
+    assert [call.text for call in outcome.calls[2:]] == ["yes", "yes"]
+    assert max(most) == 1
+
+
+def test_members_behind_one_object_are_asked_one_after_another(database):
+    inside, most = [], []
+
+    def look(_):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    shared = TableMember({"<q>": {"yes": 1.0}}, ["yes"], before=look)
+    assert make_reactor(database, {"a": shared, "b": shared}).run("?").text == "yes"
+    pooling = make_reactor(
+        database, {"a": shared, "b": shared}, strategy="ensemble", config={"options": {"method": "log_pool"}}, name="p"
+    )
+    assert pooling.run("?").text == "yes"
+    assert max(most) == 1
+
+
+def test_who_waits_for_a_member_that_hangs_is_late_as_well(database):
+    release = threading.Event()
+    critic = TableMember({"<q>": {"yes": 1.0}}, ["yes"], before=lambda _: release.wait(30))
+    critic.encode = lambda _: [0]
+    edges = [("critic", name, "validates") for name in ("left", "right")]
+    answers = {"left": "a", "right": "b", "critic": critic}
+    reactor = make_reactor(database, answers, strategy="hierarchical", edges=edges, config={"member_seconds": 0.3})
+    outcome = reactor.run("?")
+    assert [call.status for call in outcome.calls[2:]] == ["timed_out", "timed_out"]
+    assert hanging.count_of(critic) == 2
+    release.set()
+    until = time.monotonic() + 10
+    while hanging.count_of(critic) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert hanging.count_of(critic) == 0
+
+
+def test_edges_of_members_that_are_not_asked_are_none(database):
+    reactor = reactor_of(
+        database, {"a": "yes", "b": "no"}, [("b", "a", "feeds_into"), ("a", "b", "validates"), ("b", "a", "augments")]
+    )
+    plan = reactor.plan()
+    graph = Graph.of([reactor.member(plan.members[0])], plan.edges)
+    assert [member.name for member in graph.sinks] == ["a"]
+    assert (graph.feeds, graph.validates, graph.augments) == ({}, {}, {})

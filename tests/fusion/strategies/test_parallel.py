@@ -79,10 +79,10 @@ def test_without_a_verdict_agreement_decides_or_nothing(database, judge):
 def test_a_synthesizer_writes_one_answer_of_all(database):
     answers = {"a": "x", "b": broken, "c": "y", "s": broken, "t": lambda prompt: f"<{prompt}>"}
     members = {"s": SYNTHESIZER, "t": SYNTHESIZER}
-    outcome = parallel(
-        database, answers, members=members, synthesis_template="{question}|{answers}|{count}|{else}"
-    ).run("{count}?")
-    assert outcome.text == "<{count}?|[1] x\n\n[2] y|2|{else}>"
+    outcome = parallel(database, answers, members=members, synthesis_template="{question}|{answers}|{count}").run(
+        "{count}?"
+    )
+    assert outcome.text == "<{count}?|[1] x\n\n[2] y|2>"
     assert [call.status for call in outcome.calls] == ["answered", "failed", "answered", "failed", "answered"]
     assert [each["kind"] for each in outcome.trace] == ["left_out", "synthesized", "synthesized"]
 

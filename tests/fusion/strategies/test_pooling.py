@@ -4,12 +4,15 @@ import math
 import threading
 import time
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
 from arc_halo.errors import FusionError, OperationFailed
-from arc_halo.fusion.operations import hanging
+from arc_halo.fusion.metrics.coherence import divergence_coherence
+from arc_halo.fusion.operations import Input, hanging
 from arc_halo.fusion.plan import Budget
+from arc_halo.fusion.replay import replay
 from arc_halo.schema import FusionOperationMember
 from tests.fusion.predicting import TableMember
 from tests.fusion.reactors import make_reactor
@@ -20,7 +23,8 @@ NO = {"<q>": {"yes": 0.3, "no": 0.7}, "yes": {"!": 0.9, "<end>": 0.1}}
 
 
 def pooled(database, members, *, method="linear_pool", options=(), **config):
-    given = {"config": {"options": {"method": method} | dict(options)} | config}
+    name = {"name": config.pop("name")} if "name" in config else {}
+    given = {"config": {"options": {"method": method} | dict(options)} | config} | name
     return make_reactor(database, members, strategy="ensemble", **given)
 
 
@@ -162,3 +166,60 @@ def test_a_question_that_nobody_can_read_leaves_nothing_behind(database):
         reactor.run("no such word")
     assert hanging.count_of(member) == 0
     assert reactor.run("?", budget=Budget(tokens=0), check=False).calls[0].status == "skipped"
+
+
+def test_a_member_that_leaves_the_thread_is_left_at_once(database):
+    def leave(_):
+        raise SystemExit(3)
+
+    members = pair(before=leave)
+    began = time.monotonic()
+    outcome = pooled(database, members, member_seconds=20).run("?")
+    assert time.monotonic() - began < 10
+    assert outcome.calls[1].error == "SystemExit: 3"
+    assert hanging.count_of(members["b"]) == 0
+
+
+def test_gain_is_counted_from_what_members_say_alone(database):
+    reactor = pooled(database, pair())
+    given = Input("?", reference="no")
+    reactor.run(given)
+    outcome = reactor.run(given)
+    assert outcome.text == "yes!"
+    assert [(call.text, call.quality) for call in outcome.calls] == [
+        ("yes!", None),
+        ("yes!", None),
+        ("yes!", 0.0),
+        ("no", 1.0),
+    ]
+    assert (outcome.figures.quality, outcome.figures.gain, outcome.figures.oracle_gap) == (0, -1, 1)
+    assert replay(reactor, outcome.operation_id).is_equal
+
+
+def test_what_a_member_says_alone_need_not_be_asked_for(database):
+    outcome = pooled(database, pair(), measure_alone=False).run(Input("?", reference="no"))
+    assert (len(outcome.calls), outcome.figures.quality, outcome.figures.gain) == (2, 0, None)
+
+
+def test_time_for_measuring_is_not_the_answers(database):
+    members = pair(before=lambda _: time.sleep(0.1))
+    outcome = pooled(database, members).run(Input("?", reference="no"))
+    alone = outcome.calls[3]
+    assert outcome.seconds <= alone.began_seconds + 0.05
+
+
+def test_coherence_is_that_of_the_distributions(database):
+    outcome = pooled(database, pair(), question={"max_tokens": 1}).run("?")
+    expected = divergence_coherence(np.array([[0.8, 0.2], [0.3, 0.7]]), [1, 1])
+    assert outcome.figures.coherence == pytest.approx(expected, rel=1e-5)
+    same = {"a": TableMember(YES, WORDS), "b": TableMember(YES, [*WORDS, "more"])}
+    assert pooled(database, same, name="union").run("?").figures.coherence == pytest.approx(1)
+    assert pooled(database, {"a": TableMember(YES, WORDS)}, name="one").run("?").figures.coherence is None
+
+
+def test_what_is_recorded_of_logits_cannot_be_decided_on_anew(database):
+    reactor = pooled(database, pair())
+    operation_id = reactor.run("?").operation_id
+    with pytest.raises(FusionError, match="live"):
+        replay(reactor, operation_id, members="recorded")
+    assert replay(reactor, operation_id).is_equal

@@ -7,6 +7,7 @@ from arc_halo.errors import FusionError
 from arc_halo.fusion.learning import estimate_value
 from arc_halo.fusion.operations.calls import Input
 from arc_halo.fusion.replay import replay
+from arc_halo.schema import FusionOperation
 from tests.fusion.reactors import make_reactor
 
 ANSWERS = {"poet": lambda prompt: f"poem of {prompt}", "clerk": lambda prompt: f"form of {prompt}"}
@@ -82,3 +83,12 @@ def test_a_replay_knows_what_was_known_then_and_teaches_nothing(database):
     second = reactor.run(Input("?", reference="no"))
     assert second.trace[0]["values"] == {"a": 0.25, "b": 0.5}
     assert replay(reactor, second.operation_id).is_equal
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e30])
+def test_a_vector_without_direction_is_none(database, value):
+    reactor = make_reactor(database, ANSWERS, embed=lambda texts: np.full((len(texts), 2), value, np.float32))
+    outcome = reactor.run("verse")
+    assert "direction" in next(each["error"] for each in outcome.trace if each["kind"] == "not_measured")
+    with database.session() as session:
+        assert session.get_one(FusionOperation, outcome.operation_id).input_dimension is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from arc_halo.errors import FusionError, OperationFailed
+from arc_halo.fusion.plan import Budget
 from tests.fusion.predicting import TableMember
 from tests.fusion.reactors import make_reactor
 
@@ -114,3 +115,14 @@ def test_who_cannot_draft_or_verify_is_told(database):
         speculative(database, TableMember(TABLE, [*WORDS, "w"]), TableMember(TABLE, WORDS), name="other").run("?")
     with pytest.raises(FusionError, match="role drafter"):
         make_reactor(database, {"a": "x"}, strategy="speculative", name="alone").run("?")
+
+
+@pytest.mark.parametrize("tokens", [4, 5, 9, 12])
+@pytest.mark.parametrize("drafts", [TABLE, DRAFTS])
+def test_a_budget_of_tokens_is_kept_and_drafts_count(database, tokens, drafts):
+    reactor = speculative(database, TableMember(drafts, WORDS), Verifier(TABLE, WORDS), draft_tokens=3)
+    outcome = reactor.run("?", budget=Budget(tokens=tokens))
+    assert 0 < outcome.token_count <= tokens
+    whole = reactor.run("?")
+    drafter, verifier = (call.answer.generated_token_count for call in whole.calls)
+    assert (drafter, verifier) == (whole.fused.details["drafted"], 8)
