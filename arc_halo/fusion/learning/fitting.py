@@ -254,8 +254,7 @@ def evaluate_routes(
 ) -> RouteValue:
     """What a policy would have been worth, from operations of the strategy routing; see `estimate_value`.
 
-    Operations whose quality is not known are left out, and counted. Give those that came to nothing a scorer's word, or
-    read the estimate as one of answered questions.
+    Operations whose quality is not known are left out, and counted: the estimate is one of those that were measured.
 
     Parameters
     ----------
