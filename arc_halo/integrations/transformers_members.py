@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import AutoModelForCausalLM
 
 from arc_halo.errors import FusionError, MemberError
-from arc_halo.fusion.members.generating import generate
+from arc_halo.fusion.members.generating import generate, whole_prompt
 from arc_halo.integrations.transformers_cache import DEFAULT_BLOCK_TOKENS, ModelCache
+from arc_halo.integrations.transformers_chat import ChatMember, wants_template
 from arc_halo.integrations.transformers_held import HeldSequences
 from arc_halo.integrations.transformers_models import load_pretrained, load_tokenizer
 from arc_halo.integrations.transformers_texts import TokenTexts
@@ -109,9 +111,14 @@ class TransformersMember:
         found: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return found
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text, as the tokenizer begins one."""
-        return self._texts.encode(text)
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The tokens of a text, as the tokenizer begins one; or those of the text alone, if it has special ones."""
+        return self._texts.encode(text, add_special_tokens=add_special_tokens)
+
+    @cached_property
+    def chatting(self) -> ChatMember:
+        """The same model, asked in the chat template of its tokenizer; see `ChatMember`."""
+        return ChatMember(self)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens that stand after others."""
@@ -159,10 +166,13 @@ class TransformersMember:
 
     def answer_while(self, question: Question, is_wanted: Callable[[], bool]) -> Answer:
         """As `answer`, until nobody wants it any more."""
-        counting = _Counting(self)
+        return self.continue_while(self.encode(whole_prompt(question)), question, is_wanted)
+
+    def continue_while(self, token_ids: Sequence[int], question: Question, is_wanted: Callable[[], bool]) -> Answer:
+        """As `answer_while`, after these tokens in place of the question's text."""
+        counting = _Counting(self, token_ids)
         if self.position_count is not None:
-            begun = question.prompt if question.system is None else f"{question.system}\n\n{question.prompt}"
-            left = self.position_count - len(self.encode(begun))
+            left = self.position_count - len(token_ids)
             if left < 1:
                 raise MemberError(f"the prompt leaves none of {self.position_count} positions for an answer")
             question = replace(question, max_tokens=min(left, question.max_tokens))
@@ -195,16 +205,19 @@ class TransformersMember:
 
 
 class _Counting:
-    """A member for one answer, that notes what was spared of the prompt."""
+    """A member for one answer, after tokens that are known, that notes what was spared of them."""
 
-    def __init__(self, member: TransformersMember) -> None:
+    def __init__(self, member: TransformersMember, token_ids: Sequence[int]) -> None:
         self._member = member
+        self._token_ids = token_ids
         self.spared: int | None = None
         self.level = member.level
         self.vocabulary = member.vocabulary
         self.end_ids = member.end_ids
-        self.encode = member.encode
         self.decode = member.decode
+
+    def encode(self, _text: str) -> list[int]:
+        return list(self._token_ids)
 
     def next_logits(self, token_ids: Sequence[int]) -> np.ndarray:
         logits, spared = self._member.next_logits_and_spared(token_ids)
@@ -266,6 +279,8 @@ def load_member(
 class TransformersMembers:
     """What a `Reactor` takes as its members: versions of models by what the rows say, each loaded once.
 
+    Where a row's config says ``chat_template: true``, the member is a `ChatMember` of that model.
+
     Gives None for members without a model, so that it can stand beside others.
     """
 
@@ -276,19 +291,30 @@ class TransformersMembers:
         self._loading: dict[uuid.UUID, threading.Lock] = {}
         self._loaded: dict[uuid.UUID, tuple[bytes | None, TransformersMember]] = {}
 
-    def __call__(self, plan: MemberPlan) -> TransformersMember | None:
-        """The member of a row; the version is loaded when it is first asked for, and when its weights were changed."""
+    def __call__(self, plan: MemberPlan) -> TransformersMember | ChatMember | None:
+        """The member of a row; the version is loaded when it is first asked for, and when its weights were changed.
+
+        Raises
+        ------
+        FusionError
+            Its config asks for a chat template that there is not.
+        """
         if plan.model_id is None:
             return None
+        is_chat = wants_template(plan.config, plan.name)
+        member = self._load(plan, plan.model_id)
+        return member.chatting if is_chat else member
+
+    def _load(self, plan: MemberPlan, model_id: uuid.UUID) -> TransformersMember:
         with self._lock:
-            loading = self._loading.setdefault(plan.model_id, threading.Lock())
+            loading = self._loading.setdefault(model_id, threading.Lock())
         with loading:  # others of other versions go on meanwhile
-            digest, member = self._loaded.get(plan.model_id, (None, None))
+            digest, member = self._loaded.get(model_id, (None, None))
             if member is None or digest != plan.weights_digest:
                 if member is not None:
                     member.close()
-                member = load_member(self._db, plan.model_id, weights_digest=plan.weights_digest, **self._options)
-                self._loaded[plan.model_id] = plan.weights_digest, member
+                member = load_member(self._db, model_id, weights_digest=plan.weights_digest, **self._options)
+                self._loaded[model_id] = plan.weights_digest, member
             return member
 
     def close(self) -> None:

@@ -31,11 +31,13 @@ class TokenTexts:
         self._before: list[int] = list(tokenizer("a", add_special_tokens=False).input_ids)
         self._before_text: str = self._decode(self._before)
 
-    def encode(self, text: str) -> list[int]:
-        """A text's tokens, with those that the tokenizer puts before it, and none after it."""
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """A text's tokens, with those that the tokenizer puts before it (unless it has them), and none after it."""
         tokenizer = self._tokenizer
         with self._lock:  # the fast ones may not be called by two threads at once
-            found = list(tokenizer(text).input_ids)
+            found = list(tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
+        if not add_special_tokens:
+            return found
         if len(found) > 1 and found[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
             found.pop()  # what ends a text does not begin an answer
         if not found and tokenizer.bos_token_id is not None:

@@ -10,6 +10,7 @@ from arc_halo.cli.application import RootGroup, root
 from arc_halo.cli.reactor import fitting
 from arc_halo.database import connect
 from arc_halo.fusion.plan import load_plan
+from arc_halo.fusion.reactor import Reactor
 from tests.fusion.learning.test_fitting import ask, make
 
 application = typer.Typer(cls=RootGroup)
@@ -44,8 +45,15 @@ def test_thresholds_and_routes_are_shown(database, run):
     assert "cost" in run("reactor", "--what", "thresholds", "--least-quality", "0.8").stdout
     options = {"options": {"method": "bandit", "epsilon": 0.5}}
     ask(make(database, {"good": 0.9, "bad": 0.2}, strategy="routing", config=options, name="router"))
-    assert "always bad" in run("router", "--what", "routes").stdout
+    shown = run("router", "--what", "routes").stdout
+    assert "always bad" in shown
+    assert "left out" not in shown
+    router = Reactor(database, "router", {"good": lambda prompt: prompt, "bad": lambda prompt: prompt})
+    router.run("nobody knows the answer")
+    shown = " ".join(run("router", "--what", "routes").stdout.split())
+    assert "left out: 1 operation whose quality is not known, 0 of them without an answer" in shown
     said = json.loads(run("router", "--what", "routes", "--json").stdout)
+    assert {each["unmeasured_count"] for each in said} == {1}
     assert [each["policy"] for each in said] == ["greedy", "always good", "always bad"]
 
 

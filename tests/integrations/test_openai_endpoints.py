@@ -151,6 +151,27 @@ def test_it_does_not_wait_for_longer_than_it_may(member):
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["soon", "-1", "1.5", "Mon, 99 Jan 2026 00:00:00 GMT", f"Mon, 01 Jan 2026 00:00:00 +{'9' * 20}", "\u0661"],
+)
+def test_what_cannot_be_read_of_a_wait_is_no_wait(member, said):
+    endpoint, server = member(says({}, 429, retry_after=said.encode().decode("latin-1")), says(chat("Now")))
+    assert endpoint.answer(QUESTION).text == "Now"
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:hidden@localhost:1", "ftp://me:hidden@localhost"])
+def test_a_proxy_that_cannot_be_used_is_told_with_what_to_do(member, monkeypatch, proxy):
+    endpoint, server = member(says(chat("Now")))
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", "")
+    said = fails(endpoint)
+    assert "Correct HTTPS_PROXY" in said
+    assert "hidden" not in said
+    assert server.asked == []
+
+
 def test_a_server_that_is_always_out_of_order_is_asked_so_often(member):
     endpoint, server = member(says({"error": {"message": f"key {KEY}\0 of\nnobody"}}, 500))
     assert fails(endpoint) == "endpoint 'it': HTTP 500: key *** of nobody (asked 4 times)"
@@ -233,6 +254,9 @@ def test_an_endless_error_is_an_error(member):
         b'{"choices": [{"text": "\\ud800"}]}',
         b'{"error": {"message": "with status 200"}}',
         f'{{"choices": [{{"text": "the key is {KEY}"}}]}}'.encode(),
+        b'{"choices": [{"text": "the key is ' + KEY.replace("/", "\\/").encode() + b'"}]}',
+        b'{"choices": [{"text": "the key is ' + "".join(f"\\u{ord(each):04x}" for each in KEY).encode() + b'"}]}',
+        f'{{"model": "{KEY}", "choices": [{{"text": "a"}}]}}'.encode(),
     ],
 )
 def test_what_cannot_be_read_is_the_members_error(member, body):

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from arc_halo.merging import METHODS
 from arc_halo.registry import import_model
 from tests.registry.test_memory import write_trained
 
@@ -22,11 +23,18 @@ models:
   - {{model: other}}
 parameters: {{{said}}}
 """
-METHODS = {
-    "ties": "weight: 1, density: 0.3, rescale: true",
-    "dare_ties": "weight: 1, density: 0.3",
+SETTINGS = {
+    "linear": "weight: 1",
     "slerp": "t: 0.5",
+    "task_arithmetic": "weight: 1",
+    "ties": "weight: 1, density: 0.3, rescale: true",
+    "dare_linear": "weight: 1, density: 0.3",
+    "dare_ties": "weight: 1, density: 0.3",
+    "breadcrumbs": "weight: 1, density: 0.9, gamma: 0.01",
+    "breadcrumbs_ties": "weight: 1, density: 0.9, gamma: 0.01",
 }
+DIFFERENT = ("slerp", "ties", "dare_ties")
+"""Each reads in its own way: norms first, ranks first, and with masks."""
 
 
 def write_model(path, shapes, seed):
@@ -55,7 +63,7 @@ def merged_memory(database, url, folder, shapes, methods):
     found = {}
     for method in methods:
         recipe = folder / f"{method}.yml"
-        recipe.write_text(RECIPE.format(method=method, said=METHODS[method]))
+        recipe.write_text(RECIPE.format(method=method, said=SETTINGS[method]))
         command = [sys.executable, "-m", "tests.fixtures.merge_process", url.render_as_string(hide_password=False)]
         done = subprocess.run(
             [*command, recipe, method], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
@@ -70,12 +78,16 @@ def merged_memory(database, url, folder, shapes, methods):
 
 @pytest.mark.parametrize("shapes", [[(4096, 1024)] * 8, [(1, 32 << 20)]], ids=["many", "one row"])
 def test_merging_needs_as_much_for_a_small_model(database, migrated_url, tmp_path, shapes):
-    found = merged_memory(database, migrated_url, tmp_path, shapes, METHODS)
+    found = merged_memory(database, migrated_url, tmp_path, shapes, DIFFERENT)
     assert max(found.values()) <= ALLOWED_MEBIBYTES
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_merging_needs_as_much_for_a_large_one(database, migrated_url, tmp_path):
-    found = merged_memory(database, migrated_url, tmp_path, [(16 * 1024, 1024)] * 24 + [(1, 128 << 20)], ["ties"])
-    assert max(found.values()) <= ALLOWED_MEBIBYTES
+    found = merged_memory(database, migrated_url, tmp_path, [(16 * 1024, 1024)] * 24 + [(1, 128 << 20)], METHODS)
+    assert {method for method, mebibytes in found.items() if mebibytes > ALLOWED_MEBIBYTES} == set()
+
+
+def test_no_method_is_forgotten():
+    assert SETTINGS.keys() == METHODS.keys()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arc_halo.cli.output import Json, print_json, print_table, say
+from arc_halo.cli.output import Json, count, print_json, print_table, say
 from arc_halo.cli.reactor.application import Name, app
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def fit(
 ) -> None:
     """Fit a reactor to the operations whose outcomes are known, and show what that is worth on others.
 
-    Half of the operations are fitted to; figures are of the other half, with intervals of 95 %.
+    Half of the questions are fitted to; figures are of the other half, with intervals of 95 %.
 
     Example: arc-halo reactor fit jury --what votes --apply
     """
@@ -112,6 +112,12 @@ def _print_fit(fitted: Fit) -> None:
 
 def _print_routes(values: Sequence[RouteValue]) -> None:
     say(f"mean quality of what was chosen: {values[0].logged}, in {values[0].operation_count} operations")
+    if left := values[0].unmeasured_count:
+        nothing = values[0].unanswered_count
+        say(
+            f"left out: {count(left, 'operation')} whose quality is not known, {nothing:,} of them without an answer; "
+            "members whose answers are missing look better than they are"
+        )
     rows = [
         (
             each.policy,

@@ -100,6 +100,9 @@ def add(
     role: Annotated[Role, typer.Option(help="What it is asked for.")] = "primary",
     weight: Annotated[float, typer.Option(min=0, help="How much its answer counts.")] = 1.0,
     priority: Annotated[int, typer.Option(min=0, help="Smaller goes first: in a cascade, the cheapest.")] = 0,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Put questions in the template of the model's tokenizer.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Give a reactor another member: a model of this database, or an endpoint.
@@ -113,7 +116,10 @@ def add(
     """
     from arc_halo.fusion.creating import add_member
 
-    values: dict[str, Any] = {"model": model, "endpoint": endpoint, "role": role, "weight": weight}
+    if chat_template and model is None:
+        raise typer.BadParameter("--chat-template is of --model: an endpoint has its own")
+    config = {"chat_template": True} if chat_template else None
+    values: dict[str, Any] = {"model": model, "endpoint": endpoint, "role": role, "weight": weight, "config": config}
     with context.obj.connect() as database:
         fields = database.transaction(
             lambda session: _fields(add_member(session, reactor, member, priority=priority, **values))

@@ -1,7 +1,7 @@
 """Weights and thresholds fitted to what a reactor did so far, and other ways of choosing looked at.
 
-Half of the operations are fitted to, and the other half is what is reported (`outcomes.is_held_out`): figures of the
-first promise too much. Nothing is written without ``apply``.
+Operations of half of the questions are fitted to, and those of the other half are what is reported
+(`outcomes.is_held_out`): figures of the first promise too much. Nothing is written without ``apply``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ NEVER: Final = 2.0
 """A threshold that no confidence reaches: JSON has no infinity."""
 ALWAYS: Final = "always "
 _ROUTED: Final = text("""
-SELECT o.quality, c.propensity, m.name AS member, t.note -> 'values' AS values,
+SELECT o.quality, c.propensity, m.name AS member, t.note -> 'values' AS values, o.started_at,
+       coalesce(t.note ->> 'member', m.name) AS member_then,
        CAST(o.config -> 'options' ->> 'epsilon' AS double precision) AS epsilon
   FROM arc_halo.fusion_operations AS o
   JOIN arc_halo.fusion_operation_members AS c ON c.operation_id = o.id AND c.position = 0
@@ -54,6 +55,13 @@ SELECT o.quality, c.propensity, m.name AS member, t.note -> 'values' AS values,
    AND (CAST(:since AS timestamptz) IS NULL OR o.started_at >= :since)
  ORDER BY o.started_at DESC, o.id DESC
  LIMIT :limit
+""")
+# Those of the same time that have no quality: if they came to nothing because of a member, what is left flatters it.
+_UNMEASURED: Final = text("""
+SELECT count(*) AS total, count(*) FILTER (WHERE o.output IS NULL) AS unanswered
+  FROM arc_halo.fusion_operations AS o
+ WHERE o.reactor_id = :reactor_id AND o.strategy = 'routing' AND o.replay_of IS NULL AND o.quality IS NULL
+   AND (CAST(:since AS timestamptz) IS NULL OR o.started_at >= :since)
 """)
 
 
@@ -70,7 +78,7 @@ class Fit:
     cost_before, cost_after
         Mean cost of an operation; None where nothing is known of it.
     fitted_count, held_out_count
-        Operations of each half.
+        Operations of each half. Intervals draw questions, with all operations that asked them.
     is_applied
         Whether the database has it.
     used
@@ -101,12 +109,19 @@ class RouteValue:
         Mean quality of what was chosen.
     estimate
         Of the policy, by the probabilities with which members were chosen then.
+    operation_count
+        Operations that both are made of, those whose quality is known.
+    unmeasured_count, unanswered_count
+        Operations of the same time that are left out, as their quality is not known, and those of them that
+        gave no answer. They are not told by chance: a member that fails on hard questions looks better than it is.
     """
 
     policy: str
     logged: Interval
     estimate: Estimate
     operation_count: int
+    unmeasured_count: int
+    unanswered_count: int
 
 
 def fit_votes(
@@ -161,6 +176,7 @@ def fit_votes(
         quality=(were, are),
         cost=None,
         halves=(fitted, held),
+        questions=outcomes.questions,
         is_applied=apply,
         used=(used,),
     )
@@ -222,6 +238,7 @@ def fit_cascade_thresholds(
         quality=(were[0], are[0]),
         cost=(were[1], are[1]),
         halves=(fitted, held),
+        questions=outcomes.questions,
         is_applied=apply,
         used=used,
     )
@@ -236,6 +253,8 @@ def evaluate_routes(
     limit: int = DEFAULT_LIMIT,
 ) -> RouteValue:
     """What a policy would have been worth, from operations of the strategy routing; see `estimate_value`.
+
+    Operations whose quality is not known are left out, and counted: the estimate is one of those that were measured.
 
     Parameters
     ----------
@@ -261,23 +280,29 @@ def evaluate_routes(
         raise FusionError(_too_few(len(rows), LEAST_COUNT, row.name, "a member was chosen by the strategy routing"))
     quality = np.array([each.quality for each in rows], np.float64)
     propensity = np.array([each.propensity for each in rows], np.float64)
-    chooses = [_is_greedy(each) if policy == "greedy" else each.member == name for each in rows]
+    chooses = [_greedy_probability(each) if policy == "greedy" else each.member == name for each in rows]
     estimate = estimate_value(quality, propensity, np.array(chooses, np.float64))
-    return RouteValue(policy, bootstrap(quality), estimate, len(rows))
+    begins = since if len(rows) < limit else rows[-1].started_at
+    left = session.execute(_UNMEASURED, {"reactor_id": row.id, "since": begins}).one()
+    return RouteValue(policy, bootstrap(quality), estimate, len(rows), left.total, left.unanswered)
 
 
-def _is_greedy(row: Any) -> bool:
-    """Whether the member that was chosen is the one that would have been without chance."""
+def _greedy_probability(row: Any) -> float:
+    """With which the member that was chosen would have been without exploring."""
     epsilon = Routing.epsilon if row.epsilon is None else row.epsilon
-    if epsilon < 1:  # then the probability tells, also where several seemed equally good
-        return math.isclose(row.propensity, epsilon / len(row.values) + 1 - epsilon, rel_tol=1e-9)
-    return bool(row.values[row.member] == max(row.values.values()))
+    if epsilon < 1:  # then the propensity tells, also where several seemed equally good
+        return float(math.isclose(row.propensity, epsilon / len(row.values) + 1 - epsilon, rel_tol=1e-9))
+    best = [name for name, value in row.values.items() if value == max(row.values.values())]
+    return (row.member_then in best) / len(best)
 
 
 def _halves(plan: Plan, outcomes: Outcomes, is_whole: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     fitted, held = is_whole & ~outcomes.is_held_out, is_whole & outcomes.is_held_out
     if min(fitted.sum(), held.sum()) < LEAST_COUNT:
-        raise FusionError(_too_few(int(is_whole.sum()), 2 * LEAST_COUNT, plan.name, what))
+        raise FusionError(
+            _too_few(int(is_whole.sum()), 2 * LEAST_COUNT, plan.name, what)
+            + f"; {fitted.sum()} are of the half of the questions that is fitted to, and {held.sum()} of the other"
+        )
     return fitted, held
 
 
@@ -342,17 +367,19 @@ def _fit(
     quality: tuple[np.ndarray, np.ndarray],
     cost: tuple[np.ndarray, np.ndarray] | None,
     halves: tuple[np.ndarray, np.ndarray],
+    questions: Sequence[bytes],
     is_applied: bool,
     used: tuple[str, ...],
 ) -> Fit:
-    costs = (None, None) if cost is None else tuple(bootstrap(each) for each in cost)
+    groups = [question for question, is_held in zip(questions, halves[1], strict=True) if is_held]
+    costs = (None, None) if cost is None else tuple(bootstrap(each, groups=groups) for each in cost)
     return Fit(
         what=what,
         before=values[0],
         after=values[1],
-        quality_before=bootstrap(quality[0]),
-        quality_after=bootstrap(quality[1]),
-        gain=paired_bootstrap(quality[1], quality[0]),
+        quality_before=bootstrap(quality[0], groups=groups),
+        quality_after=bootstrap(quality[1], groups=groups),
+        gain=paired_bootstrap(quality[1], quality[0], groups=groups),
         cost_before=costs[0],
         cost_after=costs[1],
         fitted_count=int(halves[0].sum()),

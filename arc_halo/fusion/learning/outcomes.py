@@ -31,7 +31,8 @@ DEFAULT_LIMIT: Final = 10_000
 # Tokens with their probabilities are most of an answer, and come only where confidences are made of them. Replays are
 # no new operations; what marks texts of others answers nothing.
 _CALLS: Final = text("""
-SELECT o.id AS operation_id, c.member_id, c.position, c.answer ->> 'text' AS said, c.quality, c.score, c.cost,
+SELECT o.id AS operation_id, o.input ->> 'prompt' AS question, c.member_id, c.position,
+       c.answer ->> 'text' AS said, c.quality, c.score, c.cost,
        c.prompt_token_count + c.generated_token_count AS tokens, c.latency_seconds, c.propensity,
        CASE WHEN :with_choices THEN c.answer -> 'choices' END AS choices
   FROM (SELECT p.id, p.started_at, p.input
@@ -67,11 +68,14 @@ class Outcomes:
     calls
         Of each operation, in the order of members; their answers have the text, and tokens where they were asked for.
     is_held_out
-        Half of the operations, by a hash of the id: nothing is fitted to those that are reported. Bool of shape
-        [operations].
+        Operations of half of the questions, by a hash of their text: nothing is fitted to those that are reported, nor
+        to the same question asked another time. Bool of shape [operations].
+    questions
+        Digests of what was asked, the same for the same question: what belongs together when intervals are made.
     """
 
     operation_ids: tuple[uuid.UUID, ...]
+    questions: tuple[bytes, ...]
     members: tuple[str, ...]
     quality: np.ndarray
     confidence: np.ndarray
@@ -124,19 +128,31 @@ def logged_outcomes(
     }
     known = {each.id: Member(each, cast("Answering", None)) for each in plan.members if each.role in ALONE_ROLES}
     rows: dict[uuid.UUID, dict[uuid.UUID, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    questions: dict[uuid.UUID, bytes] = {}
     for row in session.execute(_CALLS, asked):
         if row.member_id in known:
             rows[row.operation_id][row.member_id].append(row)
-    return _outcomes(rows, known, measure, extract)
+            if row.operation_id not in questions:
+                questions[row.operation_id] = _digest(row.question)
+    return _outcomes(rows, tuple(questions.values()), known, measure, extract)
 
 
-def is_held_out(operation_id: uuid.UUID) -> bool:
-    """Whether an operation is of the half that nothing is fitted to."""
-    return bool(hashlib.sha256(operation_id.bytes).digest()[0] & 1)
+def is_held_out(question: str) -> bool:
+    """Whether a question is of the half that nothing is fitted to."""
+    return _is_odd(_digest(question))
+
+
+def _digest(question: str) -> bytes:
+    return hashlib.sha256(question.encode()).digest()
+
+
+def _is_odd(digest: bytes) -> bool:
+    return bool(digest[0] & 1)
 
 
 def _outcomes(
     rows: Mapping[uuid.UUID, Mapping[uuid.UUID, list[Any]]],
+    questions: tuple[bytes, ...],
     members: Mapping[uuid.UUID, Member],
     measure: Confidence | None,
     extract: str | None,
@@ -166,9 +182,10 @@ def _outcomes(
         calls.append(tuple(own))
     return Outcomes(
         operation_ids=tuple(rows),
+        questions=questions,
         members=tuple(each.name for each in members.values()),
         calls=tuple(calls),
-        is_held_out=np.array([is_held_out(each) for each in rows], bool),
+        is_held_out=np.array([_is_odd(each) for each in questions], bool),
         **tables,
     )
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
 from arc_halo.errors import FusionError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Found: TypeAlias = "tuple[float, np.ndarray, np.ndarray]"
+
 _STEPS: Final = 200
 _TOLERANCE: Final = 1e-9
 _BATCH_TOKENS: Final = 256
 _RIDGE: Final = 1e-9
+_NEAR: Final = 1e-3
 
 
 def fit_linear_pool(log_probabilities: np.ndarray) -> np.ndarray:
-    """Weights of a linear pool, which sum to 1, by expectation-maximisation (Dempster, Laird & Rubin, 1977).
+    """Weights of a linear pool, which sum to 1, that make the tokens that came most probable.
 
-    The likelihood of a mixture is concave in its weights, so that this is the best there is.
+    Minimised is ``sum_m w_m - mean log sum_m w_m p_m(token)`` over weights of 0 or more: it is convex, and at its
+    minimum they sum to 1 (Kim, Carbonetto, Stephens & Anitescu, 2020). Newton's method gets there in
+    a few steps, where expectation-maximisation takes thousands if members are alike.
 
     Parameters
     ----------
@@ -28,18 +36,17 @@ def fit_linear_pool(log_probabilities: np.ndarray) -> np.ndarray:
     -------
     ndarray
         float64 of shape [members].
+
+    Raises
+    ------
+    FusionError
+        They are of another shape, or not finite.
     """
-    scores = _checked(log_probabilities, 2)
+    scores = np.asarray(_checked(log_probabilities, 2), np.float64)
     likelihoods = np.exp(scores - scores.max(axis=1, keepdims=True))
-    weights = np.full(scores.shape[1], 1 / scores.shape[1])
-    for _ in range(_STEPS):
-        shares = likelihoods * weights
-        shares /= shares.sum(axis=1, keepdims=True)
-        updated = shares.mean(axis=0)
-        if np.abs(updated - weights).max() < _TOLERANCE:
-            break
-        weights = updated
-    return weights
+    weights = _minimised(lambda each: _linear_pool(likelihoods, each), scores.shape[1])
+    shares: np.ndarray = weights / weights.sum()
+    return shares
 
 
 def fit_log_pool(log_probabilities: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
@@ -60,31 +67,61 @@ def fit_log_pool(log_probabilities: np.ndarray, token_ids: np.ndarray) -> np.nda
     -------
     ndarray
         float64 of shape [members].
+
+    Raises
+    ------
+    FusionError
+        They are of another shape, or not finite; or there are not as many tokens.
     """
     scores = _checked(log_probabilities, 3)
-    weights = np.full(scores.shape[1], 1 / scores.shape[1])
-    loss, gradient, hessian = _log_pool(scores, token_ids, weights)
+    if np.shape(token_ids) != scores.shape[:1]:
+        raise FusionError(f"there are {np.size(token_ids)} tokens that came for {len(scores)} distributions")
+    return _minimised(lambda each: _log_pool(scores, token_ids, each), scores.shape[1])
+
+
+def _minimised(objective: Callable[[np.ndarray], Found], count: int) -> np.ndarray:
+    """Where a convex function of weights of 0 or more is least: projected Newton steps (Bertsekas, 1982).
+
+    Weights near 0 that the gradient pushes against it go along the gradient, not Newton's way: together with the others
+    they might lead upwards.
+
+    Parameters
+    ----------
+    objective
+        Its value with gradient and Hessian.
+    """
+    weights = np.full(count, 1 / count)
+    loss, gradient, hessian = objective(weights)
     for _ in range(_STEPS):
-        free = (weights > 0) | (gradient < 0)
-        if not free.any() or np.abs(gradient[free]).max() < _TOLERANCE:
+        residual = np.abs(weights - np.maximum(0.0, weights - gradient)).max()
+        if residual < _TOLERANCE:
             break
-        step = np.zeros_like(weights)
-        inner = hessian[np.ix_(free, free)] + _RIDGE * np.eye(int(free.sum()))
-        step[free] = -np.linalg.solve(inner, gradient[free])
+        held = (weights <= min(_NEAR, residual)) & (gradient > 0)
+        step = -gradient
+        inner = hessian[np.ix_(~held, ~held)] + _RIDGE * np.eye(int((~held).sum()))
+        step[~held] = -np.linalg.solve(inner, gradient[~held])
         scale = 1.0
         while True:
             candidate = np.maximum(0.0, weights + scale * step)
-            found = _log_pool(scores, token_ids, candidate)
-            if found[0] <= loss or scale < _TOLERANCE:
+            found = objective(candidate)
+            if found[0] < loss or scale < _TOLERANCE:
                 break
             scale /= 2
-        gained = loss - found[0]
-        if gained <= 0:
+        if not found[0] < loss:  # as near as rounding allows
             break
         weights, (loss, gradient, hessian) = candidate, found
-        if gained < _TOLERANCE:
-            break
     return weights
+
+
+def _linear_pool(likelihoods: np.ndarray, weights: np.ndarray) -> Found:
+    """The loss of `fit_linear_pool` with its gradient and Hessian; infinite where a token has no probability."""
+    pooled = likelihoods @ weights
+    if not (pooled > 0).all():
+        return np.inf, weights, np.zeros((len(weights), len(weights)))
+    ratios = likelihoods / pooled[:, None]
+    count = len(likelihoods)
+    loss = float(weights.sum() - np.log(pooled).mean())
+    return loss, 1 - ratios.mean(axis=0), ratios.T @ ratios / count
 
 
 def log_pool_loss(log_probabilities: np.ndarray, token_ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -98,7 +135,7 @@ def log_pool_loss(log_probabilities: np.ndarray, token_ids: np.ndarray, weights:
     return np.concatenate(losses)
 
 
-def _log_pool(scores: np.ndarray, token_ids: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+def _log_pool(scores: np.ndarray, token_ids: np.ndarray, weights: np.ndarray) -> Found:
     """Mean loss with its gradient and Hessian: means and covariances of scores under the pool."""
     members = scores.shape[1]
     loss, gradient, hessian = 0.0, np.zeros(members), np.zeros((members, members))

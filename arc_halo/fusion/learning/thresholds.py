@@ -12,6 +12,8 @@ from arc_halo.errors import FusionError
 
 _GRID: Final = 40
 _MAX_COMBINATIONS: Final = 200_000
+_MAX_MEMBERS: Final = 12  # of more, not even two thresholds each can all be tried
+_ROUNDING: Final = 1e-9  # the same numbers summed in another order are not the same to the bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,12 @@ def fit_cascade(
     Raises
     ------
     FusionError
-        There are fewer than two members, or nothing reaches what is asked.
+        There are fewer than two members or more than twelve, or nothing reaches what is asked.
     """
     if confidence.ndim != 2 or confidence.shape[1] < 2 or not len(confidence):  # noqa: PLR2004  # axes, members
         raise FusionError("a cascade is fitted to operations in which at least two members answered")
+    if confidence.shape[1] > _MAX_MEMBERS:
+        raise FusionError(f"thresholds of at most {_MAX_MEMBERS} members can be tried, not of {confidence.shape[1]}")
     if least_quality is None and most_cost is None:
         least_quality = float(quality.mean(axis=0).max())
     members = confidence.shape[1]
@@ -94,9 +98,9 @@ def fit_cascade(
     for thresholds in product(*tried):
         each_quality, each_cost = run_cascade(confidence, quality, cost, thresholds)
         found = FittedCascade(tuple(map(float, thresholds)), float(each_quality.mean()), float(each_cost.mean()))
-        if least_quality is not None and found.quality < least_quality:
+        if least_quality is not None and found.quality < least_quality - _ROUNDING:
             continue
-        if most_cost is not None and found.cost > most_cost:
+        if most_cost is not None and found.cost > most_cost * (1 + _ROUNDING):
             continue
         key, known = _rank(found, most_cost), None if best is None else _rank(best, most_cost)
         if known is None or key < known:

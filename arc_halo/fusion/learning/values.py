@@ -66,7 +66,8 @@ def estimate_value(
     Raises
     ------
     FusionError
-        A propensity is none, or the other policy chooses nothing that was ever chosen: no data can tell its value.
+        Shapes differ, a propensity or probability is none, or the other policy chooses nothing that was ever chosen: no
+        data can tell its value.
     """
     if not (quality.shape == propensity.shape == probability.shape) or quality.ndim != 1:
         raise FusionError("quality, propensity and probability are one each for an operation")
@@ -75,13 +76,19 @@ def estimate_value(
     ratios = np.asarray(probability, np.float64) / propensity
     if not ratios.any():
         raise FusionError("the policy chooses nothing that was ever chosen: its value cannot be told from these")
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise FusionError("the other policy chooses with probabilities, from 0 to 1")
     effective = float(ratios.sum() ** 2 / (ratios**2).sum())
     if method == "ips":
         value = bootstrap(ratios * quality, seed=seed)
     elif method == "snips":
-        value = bootstrap_ratio(ratios * quality, ratios, seed=seed)
+        # A resample in which the policy chose nothing says nothing but that qualities are those that there are.
+        bounds = float(quality.min()), float(quality.max())
+        value = bootstrap_ratio(ratios * quality, ratios, bounds=bounds, seed=seed)
     elif predicted is None or predicted_chosen is None:
         raise FusionError("the doubly robust estimate needs predictions of quality")
+    elif not (predicted.shape == predicted_chosen.shape == quality.shape):
+        raise FusionError("predictions are one each for an operation")
     else:
         value = bootstrap(predicted + ratios * (quality - predicted_chosen), seed=seed)
     return Estimate(value, effective, method)

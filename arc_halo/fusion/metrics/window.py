@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,7 @@ from arc_halo.fusion.operations.recording import store_metric
 if TYPE_CHECKING:
     import datetime as dt
     import uuid
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from sqlalchemy import Row
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _LEAST_SHARE: Final = 0.5
 _RIGHT: Final = 0.5
+_BATCH_ROWS: Final = 10_000
 _OPERATIONS: Final = text("""
 SELECT o.id, o.status, o.score, o.quality, o.started_at, o.execution_seconds, n.coherence, n.diversity,
        clock_timestamp() AS now
@@ -128,7 +130,7 @@ def measure_window(
     asked = {"reactor_id": row.id, "since": since, "until": until}
     operations = session.execute(_OPERATIONS, asked).all()
     measured = [each for each in operations if each.quality is not None]
-    answers = session.execute(_ANSWERS, asked).all() if measured else []
+    answers = session.execute(_ANSWERS, asked, execution_options={"yield_per": _BATCH_ROWS}) if measured else ()
     window = _window(operations, measured, answers, since, until)
     if store and operations:
         figures = {each.name: getattr(window.figures, each.name) for each in fields(Figures)}
@@ -149,7 +151,7 @@ def _check_window(since: dt.datetime | None, until: dt.datetime | None) -> None:
 def _window(
     operations: Sequence[Row[Any]],
     measured: Sequence[Row[Any]],
-    answers: Sequence[Row[Any]],
+    answers: Iterable[Row[Any]],
     since: dt.datetime | None,
     until: dt.datetime | None,
 ) -> WindowFigures:
@@ -158,8 +160,7 @@ def _window(
     end = until or operations[0].now
     seconds = max(0.0, (end - (since or operations[0].started_at)).total_seconds())
     quality = np.array([each.quality for each in measured], np.float64)
-    members = sorted({each.member for each in answers})
-    means, best_answers = _tables(measured, answers, members)
+    members, means, best_answers = _tables(measured, answers)
     best = _best(means)
     gains = None if best is None else quality - means[:, best]
     gaps = best_answers - quality
@@ -189,20 +190,25 @@ def _window(
     )
 
 
-def _tables(
-    measured: Sequence[Row[Any]], answers: Sequence[Row[Any]], members: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean quality by operation and member, and the best answer's by operation; NaN where there is none."""
+def _tables(measured: Sequence[Row[Any]], answers: Iterable[Row[Any]]) -> tuple[Sequence[str], np.ndarray, np.ndarray]:
+    """Members, their mean quality by operation and member, and the best answer's by operation; NaN without one."""
     places = {each.id: at for at, each in enumerate(measured)}
-    columns = {name: at for at, name in enumerate(members)}
-    means = np.full((len(measured), len(members)), np.nan)
-    best = np.full(len(measured), np.nan)
+    columns: dict[str, int] = {}
+    # There are as many answers as operations and members together make: numbers alone are kept of each.
+    cells, values = array("q"), array("d")
     for each in answers:
         at = places.get(each.operation_id)
         if at is not None:  # stored since the first statement
-            means[at, columns[each.member]] = each.mean
-            best[at] = np.fmax(best[at], each.best)
-    return means, best
+            cells.extend((at, columns.setdefault(each.member, len(columns))))
+            values.extend((each.mean, each.best))
+    rows, column = np.array(cells, np.int64).reshape(-1, 2).T
+    mean, highest = np.array(values, np.float64).reshape(-1, 2).T
+    means = np.full((len(measured), len(columns)), np.nan)
+    means[rows, column] = mean
+    best = np.full(len(measured), np.nan)
+    np.fmax.at(best, rows, highest)
+    members = sorted(columns)
+    return members, means[:, [columns[name] for name in members]], best
 
 
 def _best(means: np.ndarray) -> int | None:

@@ -81,9 +81,9 @@ class EndpointMember:
                 explain=self._excerpt,
                 is_wanted=is_wanted,
             )
-            if self._holds_key(body.decode("utf-8", "replace")):
-                raise MemberError("its answer holds the key it was asked with, and is stored nowhere")  # noqa: TRY301
             answer = answer_of(self.settings, question, body)
+            if self._holds_key(answer):
+                raise MemberError("its answer holds the key it was asked with, and is stored nowhere")  # noqa: TRY301
         except MemberTimeout as error:
             raise MemberTimeout(f"{where} ({self.settings.seconds:.3g} s): {error}") from error.__cause__
         except MemberError as error:
@@ -126,9 +126,13 @@ class EndpointMember:
         line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
         return line if len(line) <= length else f"{line[:length]}..."
 
-    def _holds_key(self, text: str) -> bool:
+    def _holds_key(self, answer: Answer) -> bool:
+        """Whether any text of it has it; not its JSON, which may write each letter in several ways."""
         key = self._secret
-        return key is not None and (key in text or json.dumps(key)[1:-1] in text)
+        tokens = (text for each in answer.choices for text in (each.text, *each.top))
+        return key is not None and any(
+            key in text for text in (answer.text, *map(str, answer.details.values()), *tokens)
+        )
 
     @property
     def _secret(self) -> str | None:

@@ -140,7 +140,7 @@ def send_once(post: Post, *, deadline: float) -> Received:
     httpx.HTTPError
         Nothing came, or something that is not HTTP.
     MemberError
-        The answer is too long, or compressed, which was not asked for.
+        The answer is too long, or compressed, which was not asked for; or there is a proxy that cannot be used.
     MemberTimeout
         The deadline came first.
     """
@@ -152,12 +152,22 @@ def send_once(post: Post, *, deadline: float) -> Received:
     limits = httpx.Limits(max_keepalive_connections=0)
     with (
         _Watchdog(left) as watchdog,
-        httpx.Client(verify=verify, timeout=timeout, limits=limits, follow_redirects=False) as client,
+        _client(verify=verify, timeout=timeout, limits=limits, follow_redirects=False) as client,
         client.stream(
             "POST", post.url, headers=post.headers, content=post.body, extensions={"trace": watchdog.see}
         ) as response,
     ):
         return Received(response.status_code, _read(response, deadline), _retry_after(response))
+
+
+def _client(**options: Any) -> httpx.Client:
+    try:
+        return httpx.Client(**options)
+    except (ImportError, ValueError, httpx.InvalidURL) as error:  # its password is not told
+        raise MemberError(
+            f"the proxy of the environment cannot be used: {error} Correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or "
+            "name the server in NO_PROXY"
+        ) from error
 
 
 def _read(response: httpx.Response, deadline: float) -> bytes:
@@ -185,7 +195,7 @@ def _retry_after(response: httpx.Response) -> float | None:
         return float(said[:9])
     try:
         moment = parsedate_to_datetime(said)
-    except ValueError:
+    except (ValueError, OverflowError):  # of a time zone of twenty digits
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -46,6 +46,20 @@ def test_a_cascade_costs_less_for_the_same_quality():
         fit_cascade(*answers(), least_quality=1.0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_the_best_member_gives_can_always_be_reached(seed):
+    random = np.random.default_rng(seed)
+    worse = random.random(57)
+    quality = np.stack([worse, worse + random.random(57) * 0.3], 1)
+    fitted = fit_cascade(random.random((57, 2)), quality, np.tile([1.0, 10.0], (57, 1)))
+    assert fitted.quality == pytest.approx(quality[:, 1].mean())
+
+
+def test_more_members_than_thresholds_can_be_tried_of_are_refused():
+    with pytest.raises(FusionError, match="at most 12 members"):
+        fit_cascade(np.ones((5, 20)), np.ones((5, 20)), np.ones((5, 20)))
+
+
 def test_whom_a_cascade_reaches_it_pays_for():
     confidence = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.1, 0.1, 0.0]])
     quality, cost = np.array([[1.0, 2.0, 3.0]] * 3), np.array([[1.0, 10.0, 100.0]] * 3)
@@ -90,3 +104,24 @@ def test_what_was_never_chosen_has_no_worth_that_could_be_told():
         estimate_value(np.ones(3), np.zeros(3), np.ones(3))
     with pytest.raises(FusionError, match="predictions"):
         estimate_value(np.ones(3), np.ones(3), np.ones(3), method="dr")
+
+
+def test_a_policy_that_was_seldom_followed_may_be_worth_anything():
+    quality = np.r_[np.ones(10), np.zeros(10)]
+    found = estimate_value(quality, np.full(20, 0.5), np.eye(20)[0])
+    assert (found.value.mean, found.value.low, found.value.high) == (1.0, 0.0, 1.0)
+    assert not found.is_reliable
+
+
+@pytest.mark.parametrize(
+    ("probability", "options", "said"),
+    [
+        (np.full(3, 1.5), {}, "from 0 to 1"),
+        (np.full(3, -0.5), {}, "from 0 to 1"),
+        (np.ones(2), {}, "one each"),
+        (np.ones(3), {"method": "dr", "predicted": np.ones(2), "predicted_chosen": np.ones(3)}, "one each"),
+    ],
+)
+def test_what_is_no_policy_is_refused(probability, options, said):
+    with pytest.raises(FusionError, match=said):
+        estimate_value(np.ones(3), np.ones(3), probability, **options)

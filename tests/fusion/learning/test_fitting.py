@@ -1,13 +1,19 @@
 """Weights, thresholds and routes out of stored operations: figures are of what nothing was fitted to."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sqlalchemy import event, select
 
 from arc_halo.errors import FusionError, ReactorNotFound
-from arc_halo.fusion.learning.fitting import evaluate_routes, fit_cascade_thresholds, fit_votes
+from arc_halo.fusion.learning.fitting import (
+    _greedy_probability,
+    evaluate_routes,
+    fit_cascade_thresholds,
+    fit_votes,
+)
 from arc_halo.fusion.learning.outcomes import is_held_out, logged_outcomes
 from arc_halo.fusion.members import Answer, CallableMember, TokenChoice
 from arc_halo.fusion.operations.calls import Input
@@ -61,14 +67,50 @@ def test_outcomes_are_arrays_by_one_statement(database):
     assert set(found.operation_ids) == {each.operation_id for each in first}
     assert (found.members, found.quality.shape) == (("a", "b"), (12, 2))
     by_id = {each.operation_id: each for each in first}
+    prompts = {each.operation_id: f"question {number}" for number, each in enumerate(first)}
     for at, each in enumerate(found.operation_ids):
         assert [call.quality for call in by_id[each].calls] == found.quality[at].tolist()
         sure = [np.exp(call.answer.mean_log_probability) for call in by_id[each].calls]
         assert found.confidence[at] == pytest.approx(sure)
-        assert found.is_held_out[at] == is_held_out(each)
+        assert found.is_held_out[at] == is_held_out(prompts[each])
     assert found.cost.tolist() == [[1.0, 10.0]] * 12
     assert np.isnan(found.tokens).all()  # of questions nobody counts them
     assert np.isnan(found.propensity).all()
+
+
+def test_a_question_that_is_asked_again_stays_in_its_half(database):
+    reactor = make(database, {"a": 0.9, "b": 0.5})
+    ask(reactor, 30)
+    ask(reactor, 30)
+    with database.session() as session:
+        found = logged_outcomes(session, "reactor")
+    assert len(found) == 60
+    assert len(set(found.questions)) == 30
+    halves = {question: set() for question in found.questions}
+    for question, held in zip(found.questions, found.is_held_out, strict=True):
+        halves[question].add(bool(held))
+    assert all(len(each) == 1 for each in halves.values())
+    assert len(set.union(*halves.values())) == 2
+
+
+def test_asking_the_same_again_makes_nobody_surer(database):
+    reactor = make(database, {"often": 0.8, "seldom": 0.3}, strategy="ensemble")
+    ask(reactor, 80)
+    with database.session() as session:
+        once = fit_votes(session, "reactor").quality_after
+    for _ in range(3):
+        ask(reactor, 80)
+    with database.session() as session:
+        again = fit_votes(session, "reactor")
+    assert again.held_out_count > 100
+    assert again.quality_after.high - again.quality_after.low == pytest.approx(once.high - once.low, rel=0.2)
+
+
+def test_one_question_asked_often_has_no_other_half(database):
+    reactor = make(database, {"a": 0.9, "b": 0.5})
+    list(reactor.run_many([Input("the same", reference="the same")] * 50, concurrency=4, seed=0))
+    with database.session() as session, pytest.raises(FusionError, match="half of the questions"):
+        fit_votes(session, "reactor")
 
 
 def test_votes_go_to_who_is_right(database):
@@ -134,7 +176,37 @@ def test_what_routes_would_have_been_worth(database):
     assert good.estimate.value.low < 0.9 < good.estimate.value.high
     assert bad.estimate.value.high < good.logged.mean < good.estimate.value.mean
     assert greedy.estimate.value.mean > greedy.logged.mean
-    assert good.operation_count == 240
+    assert (good.operation_count, good.unmeasured_count, good.unanswered_count) == (240, 0, 0)
+
+
+def test_routes_that_came_to_nothing_are_counted(database):
+    def breaks(prompt):
+        if random.Random(prompt).random() < 0.4:
+            raise RuntimeError("out of order")
+        return Answer(prompt)
+
+    inner = {"breaks": CallableMember(breaks), "sound": knows(0.7, 1)}
+    options = {"options": {"method": "bandit", "epsilon": 1.0, "fallbacks": 0}}
+    reactor = make_reactor(database, inner, strategy="routing", config=options)
+    given = [Input(f"question {number}", reference=f"question {number}") for number in range(80)]
+    measured = list(reactor.run_many(given, seed=0))
+    others = list(reactor.run_many([f"without a reference {number}" for number in range(5)], seed=100))
+    answered = sum(each.status == "completed" for each in measured)
+    failed = sum(each.status == "failed" for each in (*measured, *others))
+    with database.session() as session, session.begin():
+        session.scalars(select(ReactorModel).where(ReactorModel.name == "sound")).one().name = "renamed"
+        session.flush()
+        found = evaluate_routes(session, "reactor")
+        alone = evaluate_routes(session, "reactor", "always breaks")
+    for each in (found, alone):
+        assert (each.operation_count, each.unmeasured_count, each.unanswered_count) == (answered, 85 - answered, failed)
+    assert alone.estimate.value.mean == 1.0  # which is why the others are told
+
+
+@pytest.mark.parametrize(("values", "share"), [({"a": 0.5, "b": 0.5}, 0.5), ({"a": 0.6, "b": 0.5}, 1.0)])
+def test_of_equals_the_greedy_policy_takes_each_as_often(values, share):
+    row = SimpleNamespace(epsilon=1.0, propensity=0.5, values=values, member_then="a")
+    assert _greedy_probability(row) == share
 
 
 def test_with_too_few_it_is_said_what_to_do(database):

@@ -59,3 +59,23 @@ def test_of_each_stratum_as_many_are_drawn_as_there_are():
     assert stratified.high - stratified.low < (alone.high - alone.low) / 5
     with pytest.raises(FusionError, match="one stratum"):
         bootstrap(values, groups=np.arange(100) % 50, strata=strata)
+
+
+@pytest.mark.parametrize("labels", [[("a", 1), ("a", 1), ("b", 1)], np.array([0, 0, 1])], ids=["tuples", "numbers"])
+def test_labels_are_whatever_can_be_told_apart(labels):
+    values = np.array([1.0, 2.0, 9.0])
+    found = bootstrap(values, groups=labels)
+    assert (found.mean, found.low, found.high) == (4.0, 1.5, 9.0)
+
+
+@pytest.mark.parametrize("name", ["groups", "strata"])
+def test_each_value_has_a_label(name):
+    with pytest.raises(FusionError, match=f"2 {name} for 4 values"):
+        bootstrap(np.arange(4.0), **{name: [0, 1]})
+
+
+def test_what_a_resample_cannot_tell_is_left_open():
+    found = bootstrap_ratio(np.array([1.0, 0.0, 0.0]), np.array([2.0, 0.0, 0.0]), bounds=(0.0, 3.0))
+    assert (found.mean, found.low, found.high) == (0.5, 0.0, 3.0)
+    with pytest.raises(FusionError, match="needs bounds"):
+        bootstrap_ratio(np.zeros(2), np.array([1.0, 0.0]))

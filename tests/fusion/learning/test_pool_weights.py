@@ -58,6 +58,16 @@ def test_no_other_mixture_is_better(seed, members):
         assert loss(random.dirichlet(np.ones(members))) >= loss(fitted) - 1e-5
 
 
+def test_of_members_that_are_nearly_alike_the_better_one_stays():
+    random = np.random.default_rng(0)
+    scores = random.normal(-3, 0.3, size=(5000, 3))
+    scores[:, 1] = scores[:, 0] + random.normal(0.001, 0.05, size=5000)
+    ratios = np.exp(scores)
+    ratios /= (ratios @ fit_linear_pool(scores))[:, None]
+    # What Karush, Kuhn and Tucker ask for: nobody could be given more.
+    assert ratios.mean(axis=0).max() == pytest.approx(1, abs=1e-7)
+
+
 def test_a_member_that_knows_nothing_gets_nothing():
     scores, tokens = pooled_text(np.array([1.0]))
     useless = np.full_like(scores, -np.log(scores.shape[2]))
@@ -70,3 +80,5 @@ def test_impossible_tokens_are_refused():
         fit_linear_pool(np.array([[0.0, -np.inf]]))
     with pytest.raises(FusionError, match="shape"):
         fit_log_pool(np.zeros((3, 2)), np.zeros(3, int))
+    with pytest.raises(FusionError, match="2 tokens that came for 3"):
+        fit_log_pool(np.zeros((3, 2, 4)), np.zeros(2, int))
