@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from arc_halo.errors import FusionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 GoalStatus = Literal["open", "done", "dropped"]
 
@@ -43,6 +44,8 @@ class Goal:
         if isinstance(given, str):
             given = cls(given)
         if not isinstance(given, Goal):
+            if not isinstance(given, Mapping):
+                raise FusionError(f"a goal is a name, a Goal or a mapping like one, not a {type(given).__name__}")
             unknown = given.keys() - {"name", "status", "progress"}
             if unknown or "name" not in given:
                 raise FusionError(f"a goal has a name, and may have status and progress; this one has {sorted(given)}")

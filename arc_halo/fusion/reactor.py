@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from arc_halo.errors import DatabaseError, FusionError, OperationFailed, ReactorNotFound
 from arc_halo.fusion.html import plan_html
-from arc_halo.fusion.members.callables import CallableMember
-from arc_halo.fusion.members.protocol import level_of
 from arc_halo.fusion.metrics.measuring import measure_operation
 from arc_halo.fusion.metrics.quality import Standing
+from arc_halo.fusion.opening import MemberOpener
 from arc_halo.fusion.operations.alone import ask_alone
-from arc_halo.fusion.operations.calls import Input, Member
+from arc_halo.fusion.operations.calls import Input
 from arc_halo.fusion.operations.operation import Operation
 from arc_halo.fusion.operations.receiving import plain_fused, plain_text, said_by
 from arc_halo.fusion.operations.recording import Outcome, store_outcome
@@ -34,11 +33,13 @@ if TYPE_CHECKING:
     from arc_halo.database import Database
     from arc_halo.fusion.operations.operation import Listener
     from arc_halo.fusion.operations.recording import OperationStatus
-    from arc_halo.fusion.plan import Budget, MemberPlan, Plan
+    from arc_halo.fusion.plan import Budget, Plan
     from arc_halo.fusion.strategies.protocol import Fused
 
     Scorer = Callable[[Input, str], float]
     Embed = Callable[[Sequence[str]], np.ndarray]
+    from arc_halo.fusion.opening import Given as Members
+
     Given = Input | str | Mapping[str, Any]
 
 _SEEDS = 1 << 31
@@ -89,23 +90,24 @@ class Reactor:
     ------
     ReactorNotFound
         There is none of that name.
+    FusionError
+        Members are given as neither.
     """
 
     def __init__(
         self,
         database: Database,
         name: str | uuid.UUID,
-        members: Mapping[str, Any] | Callable[[MemberPlan], Any],
+        members: Members,
         *,
         scorer: Scorer | None = None,
         embed: Embed | None = None,
     ) -> None:
         self._database = database
-        self._members = members
+        self._opener = MemberOpener(members)
         self._scorer = scorer
         self._embed = embed
-        self._known: dict[tuple[Any, ...], Any] = {}
-        self._preparing = threading.Lock()  # guards the two around it: what answers may be a model that takes minutes
+        self._standing_lock = threading.Lock()
         self._standing: Standing | None = None
         self.id = self.plan(name).id
 
@@ -113,6 +115,11 @@ class Reactor:
     def database(self) -> Database:
         """Where it is."""
         return self._database
+
+    @property
+    def opener(self) -> MemberOpener:
+        """What answers for its members."""
+        return self._opener
 
     def plan(self, name: str | uuid.UUID | None = None) -> Plan:
         """The reactor as it is in the database now."""
@@ -235,26 +242,33 @@ class Reactor:
             raise FusionError(f"the reactor {plan.name} is {plan.status}: give it the status active to run it")
         if seed is not None and not 0 <= seed <= _MAX_SEED:
             raise FusionError(f"a seed is from 0 to {_MAX_SEED}, not {seed}")
+        members, left_out = self.opener.open_all(plan)
         operation = Operation(
             plan,
-            [self.member(each) for each in plan.members if each.model_status != "archived"],
+            members,
             Input.of(given),
             seed=secrets.randbelow(_SEEDS) if seed is None else seed,
             budget=budget,
             listener=listener,
             read=self._database.read,
         )
-        self.prepare(operation)
+        self.prepare(operation, left_out)
         return operation
 
-    def prepare(self, operation: Operation) -> None:
-        """Give an operation what it needs beside its plan, and check that somebody answers in it."""
+    def prepare(self, operation: Operation, left_out: Mapping[str, str]) -> None:
+        """Give an operation what it needs beside its plan, and check that somebody answers in it.
+
+        Parameters
+        ----------
+        left_out
+            Members that are not asked, and why.
+        """
         plan = operation.plan
         is_measured = self._scorer is not None or operation.input.reference is not None
         if operation.is_measured is None:
             operation.is_measured = is_measured
         if is_measured:
-            with self._preparing:
+            with self._standing_lock:
                 if self._standing is None:
                     self._standing = self._database.read(lambda session: Standing.read(session, self.id))
         if self._embed is not None and operation.input_vector is None:
@@ -262,9 +276,11 @@ class Reactor:
                 operation.input_vector = checked_vector(self._embed([operation.input.prompt])[0])
             except Exception as error:  # noqa: BLE001  # of somebody else's code: the question is answered without
                 operation.note("not_measured", what="input_vector", error=f"{type(error).__name__}: {error}"[:500])
-        for each in plan.members:
-            if each.model_status == "archived":
-                operation.note("left_out", member=each.name, reason=f"{each.model} is archived")
+        for name, reason in left_out.items():
+            operation.note("left_out", member=name, reason=reason)
+        if not operation.members and left_out:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+            raise FusionError(f"no member of the reactor {plan.name} can be asked: {reasons}")
         if not operation.members:
             raise FusionError(f"the reactor {plan.name} has no member that is enabled: `arc-halo reactor add` adds one")
 
@@ -339,36 +355,6 @@ class Reactor:
             operation.seed,
             figures,
         )
-
-    def member(self, plan: MemberPlan) -> Member:
-        """What answers for a member; asked for once for each version of its row.
-
-        Raises
-        ------
-        FusionError
-            Nothing was given that does.
-        """
-        key = (plan.id, plan.name, plan.endpoint, plan.model, plan.weights_digest)
-        with self._preparing:
-            if key not in self._known:
-                self._known[key] = self._resolve(plan)
-            return Member(plan, self._known[key])
-
-    def _resolve(self, plan: MemberPlan) -> Any:
-        if callable(self._members):
-            found = self._members(plan)
-        else:
-            names = (plan.name, plan.endpoint, plan.model)
-            found = next((self._members[name] for name in names if name is not None and name in self._members), None)
-        if found is None:
-            raise FusionError(
-                f"nothing answers for the member {plan.name!r}: give `members` something under that name"
-                + (f", or under {plan.endpoint or plan.model!r}" if plan.endpoint or plan.model else "")
-            )
-        if callable(found) and not hasattr(found, "level"):
-            found = CallableMember(found)
-        level_of(found)
-        return found
 
 
 def _status_without_answer(operation: Operation) -> OperationStatus:

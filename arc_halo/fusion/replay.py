@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from sqlalchemy import select
-from sqlalchemy.orm import joinedload, selectinload, undefer
+from sqlalchemy.orm import joinedload
 
 from arc_halo.errors import FusionError, MemberError, MemberTimeout, OperationNotFound
+from arc_halo.fusion.comparing import TOLERANCE, difference
 from arc_halo.fusion.members.protocol import JOINT, Answer, TokenChoice
 from arc_halo.fusion.operations.calls import Input, Member
+from arc_halo.fusion.operations.history import find_operation
 from arc_halo.fusion.operations.operation import Operation
 from arc_halo.fusion.plan import Budget, MemberPlan, ReactorConfig, parsed
 from arc_halo.schema import FusionOperation, FusionOperationMember, Model, ReactorModel
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 Members = Literal["live", "recorded"]
 _NO_DECISION: Final = frozenset({"not_measured", "altered"})
 """Kinds of notes that say nothing of how the answer came about."""
-_SHOWN: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,11 @@ class Replay:
 
 def replay(
     reactor: Reactor,
-    operation_id: uuid.UUID,
+    operation: uuid.UUID | str,
     *,
     members: Members = "live",
     budget: Budget | None = None,
+    tolerance: float = TOLERANCE,
     refuse_changed: bool = False,
 ) -> Replay:
     """Run an operation again, with the input, seed, strategy, config, budget, and state it had, and compare.
@@ -88,11 +91,15 @@ def replay(
     ----------
     reactor
         Opened as for `Reactor.run`; for ``recorded`` its members are not needed.
+    operation
+        Its id, or four and more of the first characters.
     members
         ``recorded`` answers each call by what is stored for that member and question, ``live`` asks members again. Of
         answers that members wrote together their logits would be needed, which are not stored: those are run live.
     budget
         In the place of the one the first had.
+    tolerance
+        How far log-probabilities and scores may be apart and count as the same; texts and choices must be equal.
     refuse_changed
         Raise where anything has changed, before anybody is asked.
 
@@ -106,39 +113,37 @@ def replay(
     if members not in get_args(Members):
         raise FusionError(f"members are live or recorded, not {members!r:.80}")
     plan = reactor.plan()
-    first = reactor.database.read(lambda session: load_operation(session, plan.id, operation_id))
+    first = reactor.database.read(lambda session: load_operation(session, plan.id, operation))
     if members == "live" and plan.status in ("paused", "retired"):
         raise FusionError(f"the reactor {plan.name} is {plan.status}: replay it with what is recorded, or activate it")
     if members == "recorded" and any(_is_joint(call) for call in first.members):
         raise FusionError(
-            f"members wrote the answer of operation {operation_id} together, and their logits are not stored: "
+            f"members wrote the answer of operation {first.id} together, and their logits are not stored: "
             "replay it with members='live'"
         )
     were = reactor.database.read(lambda session: _members_then(session, first))
     changes = tuple(_changes(plan, first, were))
     if changes and refuse_changed:
-        raise FusionError(f"operation {operation_id} cannot be run as it was: {'; '.join(changes)}")
-    operation = _operation(reactor, _plan_then(plan, first, were, members), first, members, budget)
-    reactor.prepare(operation)
-    outcome = reactor.finish(operation, check=False, replay_of=first.id)
+        raise FusionError(f"operation {first.id} cannot be run as it was: {'; '.join(changes)}")
+    again, left_out = _operation(reactor, _plan_then(plan, first, were, members), first, members, budget)
+    reactor.prepare(again, left_out)
+    outcome = reactor.finish(again, check=False, replay_of=first.id)
     second = reactor.database.read(lambda session: load_operation(session, plan.id, outcome.operation_id))
-    return _compared(first, second, outcome, changes)
+    return _compared(first, second, outcome, changes, tolerance)
 
 
-def load_operation(session: Session, reactor_id: uuid.UUID, operation_id: uuid.UUID) -> FusionOperation:
-    """An operation of a reactor with its calls and members, by two statements.
+def load_operation(session: Session, reactor_id: uuid.UUID, reference: uuid.UUID | str) -> FusionOperation:
+    """An operation of a reactor with its calls, members and vector.
 
     Raises
     ------
     OperationNotFound
-        The reactor has no such operation.
+        The reactor has no such operation, or several ids begin so.
     """
-    calls = selectinload(FusionOperation.members).joinedload(FusionOperationMember.member)
-    whole = select(FusionOperation).options(calls, undefer(FusionOperation.input_vector))
-    of_reactor = whole.where(FusionOperation.id == operation_id, FusionOperation.reactor_id == reactor_id)
-    row = session.scalars(of_reactor).one_or_none()
-    if row is None:
-        raise OperationNotFound(f"the reactor has no operation {operation_id}; operations_of lists them")
+    row = find_operation(session, reference)
+    if row.reactor_id != reactor_id:
+        raise OperationNotFound(f"operation {row.id} is of the reactor {row.reactor.name}")
+    session.refresh(row, ["input_vector"])
     return row
 
 
@@ -168,27 +173,27 @@ def _plan_then(plan: Plan, first: FusionOperation, were: Sequence[ReactorModel],
 
 def _operation(
     reactor: Reactor, plan: Plan, first: FusionOperation, members: Members, budget: Budget | None
-) -> Operation:
+) -> tuple[Operation, dict[str, str]]:
     given, seed = Input.of(first.input), 0 if first.seed is None else first.seed
     if budget is None and first.budget is not None:
         budget = parsed(Budget, first.budget, "the budget of then")
     operation: Operation
     if members == "live":
-        able = [reactor.member(each) for each in plan.members if each.model_status != "archived"]
+        able, left_out = reactor.opener.open_all(plan)
         operation = Operation(plan, able, given, seed=seed, budget=budget, read=reactor.database.read)
     else:
         calls: dict[uuid.UUID, list[FusionOperationMember]] = {}
         for call in first.members:
             calls.setdefault(call.member_id, []).append(call)
         plan = replace(plan, members=tuple(_able(each, is_asked=each.id in calls) for each in plan.members))
-        able = [
-            Member(each, _Recorded(calls.get(each.id, []))) for each in plan.members if each.model_status != "archived"
-        ]
+        archived = [each for each in plan.members if each.model_status == "archived"]
+        left_out = {each.name: f"{each.model} is archived" for each in archived}
+        able = [Member(each, _Recorded(calls.get(each.id, []))) for each in plan.members if each not in archived]
         operation = _RecordedOperation(first, plan, able, given, seed=seed, budget=budget, read=reactor.database.read)
     operation.input_vector, operation.as_of = first.input_vector, first.started_at
     joint = {call.member_id for call in first.members if _is_joint(call)}
     operation.is_measured = any(call.member_id in joint and not _is_joint(call) for call in first.members)
-    return operation
+    return operation, left_out
 
 
 def _is_joint(call: FusionOperationMember) -> bool:
@@ -243,7 +248,8 @@ def _changes(plan: Plan, first: FusionOperation, were: Sequence[ReactorModel]) -
         if not row.is_enabled:
             yield f"{row.name} is disabled now; in the replay it is not"
         if (call.role, call.weight) != (row.role, row.weight):
-            yield f"{row.name} was {call.role} with weight {call.weight:g}, as it is in the replay"
+            now = f"{row.role} with weight {row.weight:g}"
+            yield f"{row.name} was {call.role} with weight {call.weight:g}, and is {now} now; the replay has the first"
 
 
 class _Recorded:
@@ -307,21 +313,31 @@ def _answer_of(stored: FusionOperationMember) -> Answer:
     )
 
 
-def _compared(first: FusionOperation, second: FusionOperation, outcome: Outcome, changes: tuple[str, ...]) -> Replay:
-    differences = []
-    output = {"status", "output", "score"}
-    for name in sorted(output):
-        before, after = getattr(first, name), getattr(second, name)
-        if before != after:
-            differences.append(f"the {name} was {_short(before)}, and is {_short(after)}")
-    output_is_equal = not differences
-    traces = [[each for each in row.trace if each.get("kind") not in _NO_DECISION] for row in (first, second)]
-    differences += _listed("decision", *traces)
-    before, after = ([_said(call) for call in row.members] for row in (first, second))
-    differences += _listed("call", before, after)
-    count = max(len(before), len(after))
-    equal = tuple(at < len(before) and at < len(after) and before[at] == after[at] for at in range(count))
-    return Replay(outcome, first.id, output_is_equal, traces[0] == traces[1], equal, changes, tuple(differences))
+def _compared(
+    first: FusionOperation, second: FusionOperation, outcome: Outcome, changes: tuple[str, ...], tolerance: float
+) -> Replay:
+    output = [
+        f"the {name} {found}"
+        for name in ("output", "score", "status")
+        if (found := difference(getattr(first, name), getattr(second, name), tolerance)) is not None
+    ]
+    decisions = _each_difference(_decisions(first), _decisions(second), tolerance)
+    calls = _each_difference(
+        [_said(call) for call in first.members], [_said(call) for call in second.members], tolerance
+    )
+    return Replay(
+        outcome,
+        first.id,
+        output_is_equal=not output,
+        trace_is_equal=not any(decisions),
+        answers_are_equal=tuple(each is None for each in calls),
+        changes=changes,
+        differences=(*output, *_told("decision", decisions), *_told("call", calls)),
+    )
+
+
+def _decisions(row: FusionOperation) -> list[dict[str, Any]]:
+    return [each for each in row.trace if each.get("kind") not in _NO_DECISION]
 
 
 def _said(call: FusionOperationMember) -> dict[str, Any]:
@@ -333,19 +349,13 @@ def _ending(call: FusionOperationMember) -> str:
     return call.status if call.status in ("answered", "skipped") else "no answer"
 
 
-def _listed(what: str, before: list[Any], after: list[Any]) -> Iterable[str]:
-    for at in range(max(len(before), len(after))):
-        if at >= len(after):
-            yield f"{what} {at} is missing: {_short(before[at])}"
-        elif at >= len(before):
-            yield f"{what} {at} is new: {_short(after[at])}"
-        elif before[at] != after[at]:
-            yield f"{what} {at} was {_short(before[at])}, and is {_short(after[at])}"
+def _each_difference(before: Sequence[Any], after: Sequence[Any], tolerance: float) -> list[str | None]:
+    """One for each place, as many as the longer has."""
+    return [difference(one, other, tolerance) for one, other in zip_longest(before, after)]
 
 
-def _short(value: Any) -> str:
-    said = json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-    return said if len(said) <= _SHOWN else f"{said[:_SHOWN]}..."
+def _told(what: str, differences: Sequence[str | None]) -> list[str]:
+    return [f"{what} {at}: {each}" for at, each in enumerate(differences) if each is not None]
 
 
 def _plain(value: Any) -> Any:

@@ -126,7 +126,11 @@ def test_a_budget_takes_the_place_of_the_reactors_own(answers: CommandLine):
 
 def test_what_cannot_be_asked_is_a_sentence(answers: CommandLine, monkeypatch):
     monkeypatch.delenv("ARC_HALO_ENDPOINT_B_URL")
-    assert "ARC_HALO_ENDPOINT_B_URL" in answers.error("reactor", "run", "answers", "Is it?", "--json")
+    (left_out,) = [
+        each for each in answers.json("reactor", "run", "answers", "Is it?")["trace"] if each["kind"] == "left_out"
+    ]
+    assert (left_out["member"], "ARC_HALO_ENDPOINT_B_URL is not set" in left_out["reason"]) == ("b", True)
+    assert "left out: member b, reason Conf" in answers.run("reactor", "run", "answers", "Is it?").stderr
     monkeypatch.setattr("arc_halo.cli.extras.find_spec", lambda _: None)
     said = answers.error("reactor", "run", "answers", "Is it?", "--json")
     assert said == "error: endpoints are asked by httpx: pip install 'arc-halo[endpoints]'"
@@ -174,7 +178,7 @@ def test_a_replay_says_what_is_different(answers: CommandLine, monkeypatch):
     monkeypatch.setenv("ARC_HALO_ENDPOINT_B_MODEL", "says-no")
     result = answers.run("reactor", "replay", "answers", operation, code=1)
     assert result.stdout.startswith("not the same: output different")
-    assert "call 1 was" in result.stdout
+    assert "call 1: answer.text was" in result.stdout
     assert answers.json("reactor", "replay", "answers", operation, "--recorded")["replay_of"] == operation
     assert "a replay" in answers.says("reactor", "log", "answers")
 

@@ -62,7 +62,7 @@ def test_thresholds_and_routes_are_shown(database, run):
     [
         (["reactor", "--what", "routes", "--apply"], 2, "nothing to apply"),
         (["reactor", "--what", "votes", "--most-cost", "1"], 2, "thresholds"),
-        (["reactor", "--what", "votes"], 1, "set_quality"),
+        (["reactor", "--what", "votes"], 1, "tell qualities"),
         (["nobody", "--what", "votes"], 1, "nobody"),
     ],
 )

@@ -6,11 +6,13 @@ import time
 import pytest
 from sqlalchemy import func, select
 
-from arc_halo.errors import FusionError, OperationFailed, ReactorNotFound
+from arc_halo.errors import ConfigurationError, FusionError, OperationFailed, ReactorNotFound
+from arc_halo.fusion.creating import disable_member
 from arc_halo.fusion.members import Answer, CallableMember
 from arc_halo.fusion.operations.calls import Input
 from arc_halo.fusion.plan import Budget, ReactorConfig
 from arc_halo.fusion.reactor import Reactor
+from arc_halo.fusion.replay import replay
 from arc_halo.schema import FusionOperation, FusionOperationMember
 from tests.fusion.reactors import make_reactor, store_reactor
 
@@ -195,3 +197,36 @@ def test_members_that_answer_at_once_share_the_tokens_that_are_left(database):
     assert outcome.token_count == 100
     few = reactor.run("?", budget=Budget(tokens=2))
     assert [call.status for call in few.calls] == ["answered", "answered", "skipped"]
+
+
+def test_a_member_that_cannot_be_opened_is_left_out(database):
+    def members(plan):
+        if plan.name == "a":
+            raise ConfigurationError("a has no tokenizer")
+        return lambda _: "yes"
+
+    make_reactor(database, {"a": "no", "b": "yes"}, members={"a": {"weight": 9}})
+    outcome = Reactor(database, "reactor", members).run("?", seed=1)
+    assert outcome.text == "yes"
+    assert outcome.trace[0] == {"kind": "left_out", "member": "a", "reason": "ConfigurationError: a has no tokenizer"}
+    again = replay(Reactor(database, "reactor", members), outcome.operation_id)
+    assert again.is_equal, again.differences
+    with database.session() as session, session.begin():
+        disable_member(session, "reactor", "b")
+    with pytest.raises(FusionError, match="no member of the reactor reactor can be asked: a: Conf"):
+        Reactor(database, "reactor", members).run("?")
+
+
+@pytest.mark.parametrize("given", [5, None, [1], b"x"])
+def test_what_is_no_question_is_refused(database, given):
+    reactor = make_reactor(database, {"a": "yes"})
+    with pytest.raises(FusionError, match="is asked is a text"):
+        reactor.run(given)
+    with pytest.raises(FusionError, match="members are a mapping"):
+        Reactor(database, "reactor", given)
+
+
+def test_an_outcome_is_shown_in_a_line(database):
+    outcome = make_reactor(database, {"a": "yes"}).run({"prompt": "?", "reference": "yes"}, seed=1)
+    assert repr(outcome).startswith(f"<Outcome {outcome.operation_id}: completed, 'yes', ")
+    assert "quality 1, gain 0, 1 calls" in repr(outcome)

@@ -46,6 +46,28 @@ def test_members_are_asked_again(database):
     assert any('"no"' in each and "call 0" in each for each in again.differences)
 
 
+def test_what_differs_by_rounding_is_the_same(database):
+    said = {"a": sure("yes", 0.9, 0.8)}
+    told = CallableMember(lambda question: said["a"].answer(question), whole_question=True, level="L")  # noqa: PLW0108
+    reactor = make_reactor(database, {"a": told})
+    first = reactor.run("?", seed=1)
+    said["a"] = sure("yes", 0.9 * (1 + 1e-7), 0.8)
+    assert replay(reactor, first.operation_id).is_equal
+    again = replay(reactor, first.operation_id, tolerance=0)
+    assert (again.is_equal, again.answers_are_equal) == (False, (False,))
+    assert again.differences[-1].startswith("call 0: answer.choices[0][1] was -0.105360")
+    said["a"] = sure("yes", 0.91, 0.8)
+    assert not replay(reactor, first.operation_id).is_equal
+
+
+def test_an_operation_is_found_by_how_its_id_begins(database):
+    reactor = make_reactor(database, {"a": "yes"})
+    first = reactor.run("?", seed=1)
+    assert replay(reactor, str(first.operation_id)[:23]).replay_of == first.operation_id
+    with pytest.raises(OperationNotFound, match="no operation 'ffff'"):
+        replay(reactor, "ffff")
+
+
 def test_an_operation_without_an_answer_is_run_again(database):
     first = make_reactor(database, {"a": broken}).run("?", check=False)
     again = replay(Reactor(database, "reactor", {}), first.operation_id, members="recorded")
@@ -73,7 +95,7 @@ def test_it_is_run_as_it_was_and_changes_are_told(database):
         "version 0, and is at 1",
         "weights of a",
         "b is disabled",
-        "b was primary with weight 1",
+        "b was primary with weight 1, and is primary with weight 9 now; the replay has the first",
     ):
         assert part in told
     assert len(again.changes) == 5

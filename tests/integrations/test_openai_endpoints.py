@@ -322,7 +322,7 @@ def test_endpoints_are_read_from_the_file_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"url": ""}, "ARC_HALO_ENDPOINT_IT_URL: Field required"),
+        ({"url": ""}, "ARC_HALO_ENDPOINT_IT_URL is not set"),
         ({"url": "file:///etc/passwd"}, "URL: .*http://"),
         ({"url": "ftp://host"}, "URL: .*http://"),
         ({"url": "https://me:hunter2@host"}, "URL: .*no user"),
@@ -330,7 +330,7 @@ def test_endpoints_are_read_from_the_file_too(tmp_path, monkeypatch):
         ({"url": "https://ho st:x"}, "URL"),
         ({"key": "hunter2\n"}, "KEY: .*line break"),
         ({"key": "hunter2é"}, "KEY: .*characters"),
-        ({"model": ""}, "MODEL: Field required"),
+        ({"model": ""}, "MODEL is not set"),
         ({"kind": "hunter2"}, "KIND"),
         ({"prompt_price": "hunter2"}, "PROMPT_PRICE"),
         ({"answer_price": "-1"}, "ANSWER_PRICE"),

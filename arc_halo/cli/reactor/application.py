@@ -74,7 +74,10 @@ def answering(database: Database, *, tell: Callable[[str], None]) -> Iterator[Ca
         def member_of(plan: MemberPlan) -> Any:
             kind = "model" if plan.endpoint is None else "endpoint"
             if kind not in known:
-                known[kind] = _endpoints() if kind == "endpoint" else closing.enter_context(_models(database))
+                try:
+                    known[kind] = _endpoints() if kind == "endpoint" else closing.enter_context(_models(database))
+                except ConfigurationError as error:  # what is not installed is no failure of one member
+                    raise FusionError(str(error)) from error
             if kind == "model":
                 tell(f"loading {plan.model} for {plan.name}")
             return known[kind](plan)

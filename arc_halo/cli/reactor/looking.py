@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from arc_halo.schema import Reactor, ReactorStatus
 
-_FIGURES = ("operations", "errors", "latency p50", "p95", "p99", "coherence", "diversity", "quality", "gain")
+_LAST = ("last coherence", "last diversity", "last quality", "last gain")
+_FIGURES = ("operations", "errors", "latency p50", "p95", "p99", *_LAST)
 
 
 @app.command("status")

@@ -22,7 +22,7 @@ from arc_halo.fusion.learning.values import Estimate, estimate_value
 from arc_halo.fusion.learning.vote_weights import fit_vote_weights
 from arc_halo.fusion.plan import load_plan
 from arc_halo.fusion.strategies.agreement import agreements, weights_that_count
-from arc_halo.fusion.strategies.cascade import Cascade
+from arc_halo.fusion.strategies.cascade import NEVER, Cascade
 from arc_halo.fusion.strategies.routing import Routing
 from arc_halo.schema import Reactor, ReactorModel
 
@@ -38,9 +38,8 @@ if TYPE_CHECKING:
 
 LEAST_COUNT: Final = 20
 """Operations of each half: with less, intervals by resampling are too narrow to go by."""
-NEVER: Final = 2.0
-"""A threshold that no confidence reaches: JSON has no infinity."""
 ALWAYS: Final = "always "
+_ADVICE: Final = "ask questions whose answers are known (a reference), give a scorer, or tell qualities afterwards"
 _ROUTED: Final = text("""
 SELECT o.quality, c.propensity, m.name AS member, t.note -> 'values' AS values, o.started_at,
        coalesce(t.note ->> 'member', m.name) AS member_then,
@@ -213,7 +212,10 @@ def fit_cascade_thresholds(
     plan = load_plan(session, row.id)
     is_cascade = plan.strategy == Cascade.name
     if apply and not is_cascade:
-        raise FusionError(f"the reactor {plan.name} is of the strategy {plan.strategy}, which has no thresholds")
+        raise FusionError(
+            f"the reactor {plan.name} is of the strategy {plan.strategy}, which has no thresholds; they "
+            "can be looked at, without being applied"
+        )
     cascade = Cascade.of(plan.config.options) if is_cascade else Cascade()
     outcomes = logged_outcomes(
         session, plan, since=since, limit=limit, measure=cascade.measure, extract=cascade.extract
@@ -277,7 +279,10 @@ def evaluate_routes(
         )
     rows = session.execute(_ROUTED, {"reactor_id": row.id, "since": since, "limit": limit}).all()
     if len(rows) < LEAST_COUNT:
-        raise FusionError(_too_few(len(rows), LEAST_COUNT, row.name, "a member was chosen by the strategy routing"))
+        raise FusionError(
+            f"{row.name} has {len(rows)} operations with outcomes in which a member was chosen by the strategy "
+            f"routing, and {LEAST_COUNT} are the least to learn from: {_ADVICE}"
+        )
     quality = np.array([each.quality for each in rows], np.float64)
     propensity = np.array([each.propensity for each in rows], np.float64)
     chooses = [_greedy_probability(each) if policy == "greedy" else each.member == name for each in rows]
@@ -300,17 +305,11 @@ def _halves(plan: Plan, outcomes: Outcomes, is_whole: np.ndarray, what: str) -> 
     fitted, held = is_whole & ~outcomes.is_held_out, is_whole & outcomes.is_held_out
     if min(fitted.sum(), held.sum()) < LEAST_COUNT:
         raise FusionError(
-            _too_few(int(is_whole.sum()), 2 * LEAST_COUNT, plan.name, what)
-            + f"; {fitted.sum()} are of the half of the questions that is fitted to, and {held.sum()} of the other"
+            f"{plan.name} has {is_whole.sum()} operations with outcomes in which {what}: {fitted.sum()} in the half "
+            f"of the questions that is fitted to, and {held.sum()} in the other; {LEAST_COUNT} in each are the least "
+            f"to learn from: {_ADVICE}"
         )
     return fitted, held
-
-
-def _too_few(count: int, least: int, name: str, what: str) -> str:
-    return (
-        f"{name} has {count} operations with outcomes in which {what}, and about {least} are the least to learn from: "
-        "ask questions whose answers are known (Input.reference), give a scorer, or tell qualities by set_quality"
-    )
 
 
 def _vote_qualities(told: Sequence[Sequence[Call]], weights: Mapping[str, float], extract: str | None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,6 @@ from arc_halo.fusion.members.protocol import level_of
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Mapping
 
     from arc_halo.fusion.members.protocol import Answer, Answering, Level, Predicting, Question
     from arc_halo.fusion.plan import MemberPlan
@@ -55,6 +55,8 @@ class Input:
             return given
         if isinstance(given, str):
             return cls(given)
+        if not isinstance(given, Mapping):
+            raise FusionError(f"what is asked is a text, an Input or a mapping like one, not a {type(given).__name__}")
         unknown = given.keys() - {"prompt", "system", "reference"}
         if unknown or not isinstance(given.get("prompt"), str):
             raise FusionError(f"an input has a prompt, and may have system and reference; this one has {sorted(given)}")

@@ -29,7 +29,7 @@ _ENSURE: Final = text("SELECT arc_halo.ensure_time_partitions('arc_halo.reactor_
 _CHECK_VIOLATION: Final = "23514"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Outcome:
     """What came of an operation, as it is stored.
 
@@ -88,6 +88,12 @@ class Outcome:
     def cost(self) -> float:
         """Of all calls, as far as members have prices."""
         return sum(call.answer.cost or 0.0 for call in self.calls if call.answer is not None)
+
+    def __repr__(self) -> str:
+        said = [self.status, repr(self.error if self.fused is None else self.fused.text)]
+        known = (("score", self.score), ("quality", self.figures.quality), ("gain", self.figures.gain))
+        said += [f"{name} {value:.4g}" for name, value in known if value is not None]
+        return f"<Outcome {self.operation_id}: {', '.join(said)}, {len(self.calls)} calls, {self.seconds:.3g} s>"
 
     def _repr_html_(self) -> str:
         return outcome_html(self)

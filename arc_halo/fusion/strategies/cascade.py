@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from arc_halo.errors import FusionError, OperationFailed
 from arc_halo.fusion.strategies.agreement import agreements, check_expression
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from arc_halo.fusion.operations.calls import Call, Member
     from arc_halo.fusion.operations.operation import Operation
 
+NEVER: Final = 2.0
+"""As a threshold: no confidence reaches it. JSON has no infinity."""
+_SILENT: Final = "not_measured"
+_ADVICE: Final = "it gave no log-probabilities; the measure self_agreement needs none"
 Confidence = Literal["mean_log_probability", "margin", "self_agreement"]
 
 
@@ -62,7 +66,8 @@ class Cascade(Strategy):
     """Ask in the order of priority; the first answer that its member is sure enough of is the answer.
 
     The last member's answer is accepted as it is. Where that gives none, the answer of the last one that gave one is:
-    in a cascade each next is meant to be better. Members whose confidence cannot be measured are passed by alike.
+    in a cascade each next is meant to be better. An answer that came without log-probabilities, where the measure needs
+    them, is passed by, and it is noted that another measure would tell.
 
     Attributes
     ----------
@@ -91,6 +96,9 @@ class Cascade(Strategy):
         check_expression(self.extract)
         if self.samples < 2 or not self.temperature > 0:  # noqa: PLR2004
             raise FusionError(f"{self.samples} samples at temperature {self.temperature} cannot agree or differ")
+        for each in (self.threshold, *self.thresholds.values()):
+            if not 0 <= each <= NEVER:
+                raise FusionError(f"a confidence is from 0 to 1: no threshold is {each}; {NEVER:g} accepts none")
 
     def fuse(self, operation: Operation) -> Fused:
         """As `Strategy.fuse`."""
@@ -112,6 +120,7 @@ class Cascade(Strategy):
                 value=score,
                 threshold=None if is_last else threshold,
                 accepted=is_accepted,
+                **({_SILENT: _ADVICE} if answered is not None and score is None and not is_last else {}),
             )
             if is_accepted:
                 break

@@ -113,7 +113,7 @@ def ask_order(operation: Operation, members: Sequence[Member], texts: Sequence[s
     for call, shown in zip(calls, orders, strict=True):
         said = parse_order(call.text, len(texts)) if call.is_answered else ()
         order = tuple(shown[each] for each in said)
-        _note(operation, call, order=list(order), shown=shown)
+        _note(operation, call, is_read=bool(order), order=list(order), shown=shown)
         if order:
             ballots.append(Ballot(call.member, order))
     return ballots
@@ -136,7 +136,7 @@ def ask_marks(
         calls = operation.ask_all([(judge, question) for judge in asked])
         found = [parse_mark(call.text) if call.is_answered else None for call in calls]
         for call, mark in zip(calls, found, strict=True):
-            _note(operation, call, mark=mark, answer=len(marks))
+            _note(operation, call, is_read=mark is not None, mark=mark, answer=len(marks))
         marks.append(_mean(found, [call.member.weight for call in calls]))
         asked = [call.member for call in calls if call.status != "timed_out"]  # it would cost its time again
     return marks
@@ -152,6 +152,6 @@ def _mean(marks: Sequence[float | None], weights: Sequence[float]) -> float | No
     )
 
 
-def _note(operation: Operation, call: Call, **details: object) -> None:
-    status = {} if call.is_answered else {"status": call.status}
-    operation.note("judged", member=call.member.name, position=call.position, **details, **status)
+def _note(operation: Operation, call: Call, *, is_read: bool, **details: object) -> None:
+    said = {"status": call.status} if not call.is_answered else {"reply": "names no answer"} if not is_read else {}
+    operation.note("judged", member=call.member.name, position=call.position, **details, **said)

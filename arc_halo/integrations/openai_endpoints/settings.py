@@ -101,6 +101,11 @@ def variable_prefix(name: str) -> str:
     return f"ARC_HALO_ENDPOINT_{re.sub('[.-]', '_', name).upper()}_"
 
 
+def _wrong(prefix: str, field: object, kind: str, message: str) -> str:
+    variable = f"{prefix}{str(field).upper()}"
+    return f"{variable} is not set" if kind == "missing" else f"{variable}: {message}"
+
+
 def load_endpoint(name: str) -> EndpointSettings:
     """Read what is configured for an endpoint as it stands now.
 
@@ -114,7 +119,7 @@ def load_endpoint(name: str) -> EndpointSettings:
     try:
         return read(_env_prefix=prefix)
     except ValidationError as error:
-        wrong = ", ".join(f"{prefix}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
+        wrong = ", ".join(_wrong(prefix, each["loc"][0], each["type"], each["msg"]) for each in error.errors())
         raise ConfigurationError(
             f"the endpoint {name!r} cannot be used: {wrong}; correct the environment or .env"
         ) from None

@@ -146,7 +146,7 @@ def _parsed(body: bytes) -> _Reply:
         return _Reply.model_validate_json(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
-        said = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in faults[:3])
+        said = "; ".join(": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in faults[:3])
     raise MemberError(f"its answer cannot be read: {said[:500]}")
 
 

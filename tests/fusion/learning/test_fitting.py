@@ -213,7 +213,7 @@ def test_with_too_few_it_is_said_what_to_do(database):
     ask(make(database, {"a": 0.9, "b": 0.5}), 5)
     with database.session() as session:
         for fit in (fit_votes, fit_cascade_thresholds):
-            with pytest.raises(FusionError, match=r"5 operations with outcomes in which.*set_quality"):
+            with pytest.raises(FusionError, match=r"5 operations with outcomes in which.*20 in each.*tell qualities"):
                 fit(session, "reactor")
         with pytest.raises(FusionError, match=r"0 operations.*routing"):
             evaluate_routes(session, "reactor")

@@ -183,6 +183,6 @@ def test_edges_of_members_that_are_not_asked_are_none(database):
         database, {"a": "yes", "b": "no"}, [("b", "a", "feeds_into"), ("a", "b", "validates"), ("b", "a", "augments")]
     )
     plan = reactor.plan()
-    graph = Graph.of([reactor.member(plan.members[0])], plan.edges)
+    graph = Graph.of(reactor.opener.open_all(plan)[0][:1], plan.edges)
     assert [member.name for member in graph.sinks] == ["a"]
     assert (graph.feeds, graph.validates, graph.augments) == ({}, {}, {})
