@@ -99,7 +99,13 @@ def _checked_members(members: Mapping[str, MemberDefinition]) -> dict[str, dict[
     for number, (name, given) in enumerate(members.items()):
         check_name("a member", name)
         check_keys(f"the member {name!r}", given, MemberDefinition.__annotations__)
-        defaults = {"model": None, "endpoint": None, "role": "primary", "weight": 1.0, "priority": number}
+        defaults: dict[str, Any] = {
+            "model": None,
+            "endpoint": None,
+            "role": "primary",
+            "weight": 1.0,
+            "priority": number,
+        }
         said = defaults | dict(given)
         check_member(name, said)
         config = checked_config(f"the config of {name!r}", given.get("config"))
