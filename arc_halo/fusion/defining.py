@@ -51,7 +51,8 @@ def define_reactor(
     """Make a reactor, or make the one of that name what is said here.
 
     Said again it changes nothing, so that the cell of a notebook can run again. The number of statements does not
-    depend on how many members and edges there are. Operations keep what they ran with.
+    depend on how many members and edges there are. Operations keep what they ran with. What was changed otherwise, such
+    as weights that were fitted, becomes again what is said, or the default.
 
     Parameters
     ----------

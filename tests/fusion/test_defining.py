@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from arc_halo.errors import FusionError, ModelNotFound
+from arc_halo.fusion.creating import find_member
 from arc_halo.fusion.defining import define_reactor
 from arc_halo.fusion.plan import load_plan
 from arc_halo.fusion.reactor import Reactor as RunningReactor
@@ -154,7 +155,10 @@ def test_a_name_or_alias_is_the_version_that_it_is_when_it_is_said(session):
     define_reactor(session, "r", "parallel", members=members)
     add_model(session, "m", version="2")
     assert {each[1][0] for each in rows(session)[3]} == {"m@1"}
+    newest = find_member(session, "r", "newest")
+    assert newest.model is first
     define_reactor(session, "r", "parallel", members=members)
+    assert newest.model.version == "2"
     assert [each[1][0] for each in rows(session)[3]] == ["m@2", "m@1", "m@1", "m@1"]
 
 
