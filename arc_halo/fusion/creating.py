@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Unpack
 
 from sqlalchemy import select
+from sqlalchemy.orm.attributes import flag_modified
 
 from arc_halo.errors import ConstraintViolation, FusionError, ReactorNotFound
-from arc_halo.fusion.plan import Interaction, ReactorConfig
-from arc_halo.fusion.strategies.known import strategy_named
-from arc_halo.registry.naming import find_model
+from arc_halo.fusion.checks import (
+    STATUSES,
+    MemberChanges,
+    check_edge,
+    check_keys,
+    check_member,
+    check_name,
+    check_one_of,
+    check_reactor,
+    checked_config,
+    is_same,
+)
+from arc_halo.registry.naming import find_model, listed
 from arc_halo.schema import Model, ModelInteraction, Reactor, ReactorModel
 from arc_halo.schema.columns import TENANT_ID
-from arc_halo.schema.fusion import MEMBER_ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from sqlalchemy.orm import Session
-
-STATUSES: Final = ("draft", "active", "paused", "retired")
-_SHOWN: Final = 10
-_MAX_NAME_LENGTH: Final = 200  # four bytes each fit into an index
-_MAX_PRIORITY: Final = 2**31 - 1
 
 
 def create_reactor(
@@ -45,12 +49,10 @@ def create_reactor(
     FusionError
         The name is taken or none, or there is no such strategy, option or status.
     """
-    _check_name("a reactor", name)
-    _check_one_of("status", status, STATUSES)
-    said = dict(config or {})
-    strategy_named(strategy).of(ReactorConfig.of(said).options)
+    check_name("a reactor", name)
+    said = check_reactor(strategy, config, status)
     row = Reactor(name=name, strategy=strategy, config=said, status=status)
-    taken = f"a reactor is called {name!r} already: take another name, or find_reactor to use it"
+    taken = f"a reactor is called {name!r} already: take another name, or change that one"
     with _translated(session, {"uq_cognitive_fusion_reactors_tenant_id_name": taken}):
         session.add(row)
     return row
@@ -74,9 +76,9 @@ def find_reactor(session: Session, reactor: Reactor | uuid.UUID | str) -> Reacto
     else:
         found = None
     if found is None:
-        names = session.scalars(select(Reactor.name).where(_is_own()).order_by(Reactor.name).limit(_SHOWN + 1)).all()
-        known = f"there are {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}" if names else ""
-        raise ReactorNotFound(f"no reactor {str(reactor)!r:.220}; {known or 'create_reactor makes one'}")
+        names = session.scalars(select(Reactor.name).where(_is_own()).order_by(Reactor.name)).all()
+        known = f"there are {listed(names)}" if names else "there is none yet; make one first"
+        raise ReactorNotFound(f"no reactor {str(reactor)!r:.220}; {known}")
     return found
 
 
@@ -111,7 +113,7 @@ def add_member(
     model
         The version that answers; of ``name`` or ``name@alias`` the one that this is now, also later.
     endpoint
-        Name of what answers, in the place of a model or beside it.
+        Name of what answers, in the place of a model. Beside one it is what is asked, for that version.
     role
         One of `MEMBER_ROLES`.
     weight
@@ -126,14 +128,10 @@ def add_member(
     ReactorNotFound, ModelNotFound
         There is no such reactor or model.
     """
-    _check_name("a member", name)
-    _check_one_of("role", role, MEMBER_ROLES)
-    if model is None and endpoint is None:
-        raise FusionError(f"the member {name!r} needs a model (name@version) or an endpoint (a name) that answers")
-    if not (math.isfinite(weight) and weight >= 0):
-        raise FusionError(f"a weight is finite, and 0 or more, not {weight}")
-    if not 0 <= priority <= _MAX_PRIORITY:
-        raise FusionError(f"a priority is 0 or more, and smaller goes first; not {priority}")
+    check_name("a member", name)
+    said = {"model": model, "endpoint": endpoint, "role": role, "weight": weight, "priority": priority}
+    check_member(name, said)
+    stored = checked_config(f"the config of {name!r}", config)
     row = find_reactor(session, reactor)
     member = ReactorModel(
         reactor_id=row.id,
@@ -143,12 +141,56 @@ def add_member(
         role=role,
         weight=float(weight),
         priority=priority,
-        config=dict(config or {}),
+        config=stored,
     )
-    taken = f"{row.name} has a member {name!r} already: take another name, or disable_member that one"
+    taken = f"{row.name} has a member {name!r} already: take another name, or change that one"
     with _translated(session, {"uq_reactor_models_reactor_id_name": taken}):
         session.add(member)
     session.expire(row, ["members"])
+    return member
+
+
+def change_member(
+    session: Session, reactor: Reactor | uuid.UUID | str, name: str, **changes: Unpack[MemberChanges]
+) -> ReactorModel:
+    """Make a member something else; what is not said stays as it is, and so does what operations kept of it.
+
+    Parameters
+    ----------
+    changes
+        ``model``, ``endpoint``, ``role``, ``weight``, ``priority`` and ``config`` as `add_member` takes them, None for
+        no model, endpoint or config. With ``enabled=False`` it is asked no more, and stays with all it answered.
+
+    Raises
+    ------
+    ReactorNotFound, ModelNotFound
+        There is no such reactor or model.
+    FusionError
+        It has no such member, nothing would be left that answers, or a value does not fit.
+    """
+    check_keys(f"the member {name!r}", changes, MemberChanges.__annotations__)
+    row = find_reactor(session, reactor)
+    (member,) = _members(session, row, [name])
+    columns = ("endpoint", "role", "weight", "priority")
+    is_said: dict[str, Any] = {"model": member.model_id} | {each: getattr(member, each) for each in columns}
+    said = is_said | changes
+    check_member(name, said)
+    enabled = changes.get("enabled", member.is_enabled)
+    if not isinstance(enabled, bool):
+        raise FusionError(f"the member {name!r} is enabled or not: True or False, not {enabled!r:.80}")
+    config = checked_config(f"the config of {name!r}", changes.get("config", member.config))
+    if "model" in changes:
+        model = changes["model"]
+        member.model_id = None if model is None else find_model(session, model).id
+    for each in columns:
+        setattr(member, each, said[each])
+    member.is_enabled = enabled
+    if not is_same(config, member.config):
+        member.config = config
+        flag_modified(member, "config")  # the ORM takes true for 1
+    session.flush()
+    session.expire(member, ["model"])
+    session.expire(row, ["members"])  # their order
     return member
 
 
@@ -177,9 +219,8 @@ def link_members(
     ReactorNotFound
         There is no such reactor.
     """
-    _check_one_of("kind", kind, get_args(Interaction))
-    if source == target:
-        raise FusionError(f"an edge leads from one member to another, not from {source!r} to itself")
+    check_edge(source, target, kind)
+    stored = checked_config("the config of an edge", config)
     row = find_reactor(session, reactor)
     ends = _members(session, row, [source, target])
     edge = ModelInteraction(
@@ -187,7 +228,7 @@ def link_members(
         source_id=ends[0].id,
         target_id=ends[1].id,
         interaction_type=kind,
-        config=dict(config or {}),
+        config=stored,
     )
     sentences = {
         "uq_model_interaction_graph_edge": f"{row.name} has the edge {source} {kind} {target} already",
@@ -202,6 +243,35 @@ def link_members(
     return edge
 
 
+def unlink_members(session: Session, reactor: Reactor | uuid.UUID | str, source: str, target: str, kind: str) -> None:
+    """Take an edge away; operations that walked it say so as before.
+
+    Raises
+    ------
+    FusionError
+        There is no such member, kind or edge.
+    ReactorNotFound
+        There is no such reactor.
+    """
+    check_edge(source, target, kind)
+    row = find_reactor(session, reactor)
+    ends = _members(session, row, [source, target])
+    edges = session.scalars(
+        select(ModelInteraction).where(
+            ModelInteraction.reactor_id == row.id,
+            ModelInteraction.source_id == ends[0].id,
+            ModelInteraction.target_id == ends[1].id,
+        )
+    ).all()
+    edge = next((each for each in edges if each.interaction_type == kind), None)
+    if edge is None:
+        others = " or ".join(f"{source} {each.interaction_type} {target}" for each in edges)
+        raise FusionError(f"{row.name} has no edge {source} {kind} {target}" + (f"; it has {others}" if others else ""))
+    session.delete(edge)
+    session.flush()
+    session.expire(row, ["graph_version", "interactions"])  # a trigger counts it
+
+
 def set_status(session: Session, reactor: Reactor | uuid.UUID | str, status: str) -> Reactor:
     """Activate, pause or retire a reactor; operations that run meanwhile end as they began.
 
@@ -210,25 +280,11 @@ def set_status(session: Session, reactor: Reactor | uuid.UUID | str, status: str
     FusionError, ReactorNotFound
         There is no such status, or no such reactor.
     """
-    _check_one_of("status", status, STATUSES)
+    check_one_of("status", status, STATUSES)
     row = find_reactor(session, reactor)
     row.status = status
     session.flush()
     return row
-
-
-def disable_member(session: Session, reactor: Reactor | uuid.UUID | str, name: str) -> ReactorModel:
-    """Ask a member no more. It stays with all it answered, as its edges do.
-
-    Raises
-    ------
-    ReactorNotFound, FusionError
-        There is no such reactor, or no such member of it.
-    """
-    member = find_member(session, reactor, name)
-    member.is_enabled = False
-    session.flush()
-    return member
 
 
 def _members(session: Session, reactor: Reactor, names: list[str]) -> list[ReactorModel]:
@@ -239,7 +295,7 @@ def _members(session: Session, reactor: Reactor, names: list[str]) -> list[React
         if name not in rows:
             raise FusionError(
                 f"{reactor.name} has no member {name!r}; "
-                + (f"it has {', '.join(rows)}" if rows else "it has none: add_member adds one")
+                + (f"it has {listed(list(rows))}" if rows else "it has none yet")
             )
     return [rows[name] for name in names]
 
@@ -259,13 +315,3 @@ def _translated(session: Session, sentences: Mapping[str, str]) -> Iterator[None
 
 def _is_own() -> Any:
     return Reactor.tenant_id == TENANT_ID
-
-
-def _check_name(what: str, name: str) -> None:
-    if not name.strip() or not name.isprintable() or len(name) > _MAX_NAME_LENGTH:
-        raise FusionError(f"the name of {what} is of 1 to {_MAX_NAME_LENGTH} printable characters, not {name!r:.80}")
-
-
-def _check_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise FusionError(f"no {what} is called {value!r:.80}; there are {', '.join(allowed)}")

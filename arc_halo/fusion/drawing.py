@@ -129,7 +129,8 @@ def _title(plan: Plan) -> str:
 
 
 def _about(member: MemberPlan) -> str:
-    who = f"endpoint {member.endpoint}" if member.endpoint else member.model
+    model = f" for {member.model}" if member.model else ""
+    who = f"endpoint {member.endpoint}{model}" if member.endpoint else member.model
     return f"{member.role}, weight {member.weight:g}, {who}"
 
 

@@ -11,7 +11,7 @@ import yaml
 from arc_halo.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 _MAX_NBYTES: Final = 1 << 20
 _MAX_ENTRIES: Final = 100_000
@@ -19,7 +19,27 @@ _MAX_ENTRIES: Final = 100_000
 _NUMBER: Final = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
-def compose(text: str, where: str) -> Entry:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What documents are read, and what is raised for those that are none.
+
+    Attributes
+    ----------
+    name
+        In a sentence, such as ``recipe``.
+    keys
+        What to write into an empty one.
+    """
+
+    name: str
+    keys: str
+    error: Callable[[str], Exception]
+
+
+RECIPE: Final = Kind("recipe", "merge_method, models", RecipeError)
+
+
+def compose(text: str, where: str, kind: Kind = RECIPE) -> Entry:
     """The root of a document.
 
     Nothing is built from it but texts, numbers, lists and mappings.
@@ -27,22 +47,22 @@ def compose(text: str, where: str) -> Entry:
     Raises
     ------
     RecipeError
-        It is no YAML, not one document, or too large.
+        It is no YAML, not one document, or too large. Of another kind the error is that kind's, here and below.
     """
     if len(text) > _MAX_NBYTES:
-        raise RecipeError(f"{where} has more than {_MAX_NBYTES:,} characters: that is no recipe")
+        raise kind.error(f"{where} has more than {_MAX_NBYTES:,} characters: that is no {kind.name}")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise RecipeError(f"{where}, {line}{error.problem or error.context}") from error
+        raise kind.error(f"{where}, {line}{error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        raise kind.error(f"{where} is no YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
-        raise RecipeError(f"{where} is nested too deeply: that is no recipe") from None
+        raise kind.error(f"{where} is nested too deeply: that is no {kind.name}") from None
     if node is None:
-        raise RecipeError(f"{where} is empty; write merge_method, models and what else there is to say")
-    return Entry(node, "", _Place(where))
+        raise kind.error(f"{where} is empty; write {kind.keys} and what else there is to say")
+    return Entry(node, "", _Place(where, kind))
 
 
 @dataclass(slots=True)
@@ -50,6 +70,7 @@ class _Place:
     """Where a document is, and how much of it was looked at: an alias is looked at as often as it is written."""
 
     where: str
+    kind: Kind
     seen: int = 0
 
 
@@ -62,12 +83,12 @@ class Entry:
         self.path = path
         place.seen += 1
         if place.seen > _MAX_ENTRIES:
-            raise RecipeError(f"{place.where} has more than {_MAX_ENTRIES:,} values: that is no recipe")
+            raise place.kind.error(f"{place.where} has more than {_MAX_ENTRIES:,} values: that is no {place.kind.name}")
 
     def refuse(self, why: str) -> NoReturn:
-        """Raise `RecipeError` with line and path."""
+        """Raise `RecipeError`, or the error of another kind, with line and path."""
         at = f", {self.path}" if self.path else ""
-        raise RecipeError(f"{self._place.where}, line {self._node.start_mark.line + 1}{at}: {why}")
+        raise self._place.kind.error(f"{self._place.where}, line {self._node.start_mark.line + 1}{at}: {why}")
 
     @property
     def is_list(self) -> bool:
@@ -105,11 +126,11 @@ class Entry:
             found[key] = value
         return found
 
-    def items(self) -> list[Entry]:
-        """What a list holds, at least one."""
+    def items(self, least: int = 1) -> list[Entry]:
+        """What a list holds, at least one unless none will do."""
         if not isinstance(self._node, yaml.SequenceNode):
             self.refuse("must be a list")
-        if not self._node.value:
+        if len(self._node.value) < least:
             self.refuse("must not be empty")
         return [Entry(each, f"{self.path}[{index}]", self._place) for index, each in enumerate(self._node.value)]
 

@@ -6,7 +6,7 @@ import re
 import uuid
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from arc_halo.errors import InvalidName, ModelExists, ModelNotFound
@@ -14,12 +14,29 @@ from arc_halo.schema import Model, ModelAlias
 from arc_halo.schema.columns import TENANT_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _SHOWN = 10
 _MAX_NAME_LENGTH = 200  # four bytes each fit into an index
+_IDS = text("""
+SELECT asked.reference,
+       CASE WHEN asked.selector IS NULL
+            THEN (SELECT m.id FROM arc_halo.models AS m
+                   WHERE m.tenant_id = :tenant_id AND m.name = asked.name
+                   ORDER BY m.created_at DESC, m.id DESC LIMIT 1)
+            ELSE coalesce(
+                (SELECT m.id FROM arc_halo.models AS m
+                  WHERE m.tenant_id = :tenant_id AND m.name = asked.name AND m.version = asked.selector),
+                (SELECT a.model_id FROM arc_halo.model_aliases AS a
+                  WHERE a.tenant_id = :tenant_id AND a.name = asked.name AND a.alias = asked.selector))
+       END AS id
+  FROM unnest(CAST(:texts AS text[]), CAST(:names AS text[]), CAST(:selectors AS text[]))
+       AS asked (reference, name, selector)
+""")
 
 
 def check_name(what: str, text: str) -> None:
@@ -62,6 +79,30 @@ def find_model(session: Session, reference: Model | uuid.UUID | str) -> Model:
     return model
 
 
+def find_model_ids(session: Session, references: Iterable[uuid.UUID | str]) -> dict[uuid.UUID | str, uuid.UUID]:
+    """Ids of the models of many references, as `find_model` reads them, by two statements at most.
+
+    Raises
+    ------
+    ModelNotFound
+        Nothing has that name, version, alias or id; the message lists what there is.
+    """
+    asked = list(dict.fromkeys(references))
+    texts = [each for each in asked if isinstance(each, str) and each.isprintable()]
+    parts = [each.rpartition("@") if "@" in each else (each, "", None) for each in texts]
+    columns = {"texts": texts, "names": [each[0] for each in parts], "selectors": [each[2] for each in parts]}
+    found: dict[uuid.UUID | str, uuid.UUID] = {}
+    if texts:
+        rows = session.execute(_IDS, {"tenant_id": TENANT_ID} | columns)
+        found |= {row.reference: row.id for row in rows if row.id is not None}
+    if ids := [each for each in asked if isinstance(each, uuid.UUID)]:
+        found |= {each: each for each in session.scalars(select(Model.id).where(Model.id.in_(ids)))}
+    for each in asked:
+        if each not in found:
+            found[each] = find_model(session, each).id  # which says what there is
+    return found
+
+
 def newest_version(session: Session, name: str) -> Model | None:
     """The version of a name that was made last; None if there is none."""
     newest = select(Model).where(named(Model, name)).order_by(Model.created_at.desc(), Model.id.desc()).limit(1)
@@ -82,9 +123,15 @@ def _known(session: Session, reference: object) -> str:
         more = "..., " * (len(versions) > _SHOWN)
         return f"versions of {name!r} are {more}{', '.join(reversed(versions[:_SHOWN]))}"
     names = session.scalars(
-        select(Model.name).where(Model.tenant_id == TENANT_ID).distinct().order_by(Model.name).limit(_SHOWN)
+        select(Model.name).where(Model.tenant_id == TENANT_ID).distinct().order_by(Model.name)
     ).all()
-    return f"there are {', '.join(names)}" if names else "the database holds no model; import one first"
+    return f"there are {listed(names)}" if names else "the database holds no model; import one first"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, of many the first: ``a, b, c and 2 more``."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def next_version(session: Session, name: str) -> str:

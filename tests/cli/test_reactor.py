@@ -78,8 +78,25 @@ def test_what_is_made_is_said(arc_halo: CommandLine, tmp_path):
 def test_a_model_is_a_member_at_its_version(stored: CommandLine):
     stored.run("reactor", "create", "models", "--strategy", "ensemble")
     assert stored.json("reactor", "add", "models", "m", "--model", "m")["model"] == "m@1"
+    said = stored.says("reactor", "add", "models", "both", "--model", "m", "--endpoint", "x")
+    assert said == "both of models: the endpoint x for m@1, primary, weight 1\n"
+    assert "endpoint x for m@1" in stored.says("reactor", "graph", "models")
+    assert "endpoint x for m@1" in stored.says("reactor", "status", "models")
     assert "no model 'far'" in stored.error("reactor", "add", "models", "n", "--model", "far")
     assert "needs a model" in stored.error("reactor", "add", "models", "n")
+
+
+def test_what_cannot_work_yet_is_said(arc_halo: CommandLine):
+    said = arc_halo.says("reactor", "create", "routes", "--strategy", "routing")
+    assert """to run it here, --config '{"options": {"method": "bandit"}}'""" in said
+    bandit = """{"options": {"method": "bandit"}}"""
+    assert "knn" not in arc_halo.says("reactor", "create", "bandit", "--strategy", "routing", "--config", bandit)
+    for name in "ab":
+        arc_halo.run("reactor", "add", "routes", name, "--endpoint", "x")
+    said = arc_halo.says("reactor", "link", "routes", "a", "b", "--kind", "validates")
+    assert said.splitlines()[1:] == [
+        "edges are drawn, and walked by the strategy hierarchical alone; this reactor's is routing"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +222,13 @@ def test_the_graph_is_text_or_a_picture(answers: CommandLine, tmp_path):
         "   └── validated by c",
         "-  c  (primary, weight 1, endpoint c)",
     ]
+    told = answers.json("reactor", "graph", "answers")
+    assert [(each["name"], each["wave"], each["endpoint"]) for each in told["members"]] == [
+        ("a", 1, "a"),
+        ("b", 2, "b"),
+        ("c", None, "c"),
+    ]
+    assert told["edges"][0] == {"source": "a", "target": "b", "kind": "feeds_into", "label": "First"}
     for suffix, beginning in (("svg", b"<?xml"), ("png", b"\x89PNG")):
         path = tmp_path / f"graph.{suffix}"
         assert answers.says("reactor", "graph", "answers", "--output", path) == f"drawn in {path}\n"

@@ -95,6 +95,7 @@ class Reader:
         """Begin anew, as in another process: names are gone, what is stored is not."""
         self.close()
         self.names, self.printed, self.databases = {"__name__": "__main__"}, {}, []
+        self.environment = {}
 
     def close(self) -> None:
         """Close what the page left open; closing twice does nothing."""

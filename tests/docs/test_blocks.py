@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import select
 
 from arc_halo import connect
 from arc_halo.schema import CacheQuota
-from tests.docs.pages import PAGES, README, REPOSITORY, blocks
+from tests.docs.pages import COMMAND_LINE, PAGES, README, REPOSITORY, blocks
 
 FIRST = "pip install -e . && arc-halo demo"
 SECOND = "pip install -e '.[test]' && pytest"
@@ -21,6 +23,23 @@ def test_a_page_can_be_followed(page, reader):
 def test_the_cells_of_the_readme_can_be_run_again(reader):
     for block in 2 * [block for block in blocks(README) if block.language == "python"]:
         reader.follow(block)
+
+
+def test_pages_that_make_reactors_can_be_followed_on_one_database(reader):
+    (typed,) = (block for block in blocks(README) if block.text.startswith("arc-halo model import model --name demo\n"))
+    reader.follow(replace(typed, text=f"{typed.lines[0]}\n"))
+    typed = replace(typed, text="".join(f"{line}\n" for line in typed.lines if "reactor" in line))
+    docs = REPOSITORY / "docs"
+    # What can only be made once comes last.
+    for page in (blocks(docs / "members.md"), blocks(docs / "fusion.md"), _below(COMMAND_LINE, "## Reactors"), [typed]):
+        for block in page:
+            reader.follow(block)
+        reader.forget()
+
+
+def _below(page, title):
+    first = page.read_text(encoding="utf-8").split(f"{title}\n")[0].count("\n")
+    return [block for block in blocks(page) if block.line > first]
 
 
 @pytest.mark.parametrize("name", ["inference", "responses", "activations", "attention"])

@@ -9,12 +9,13 @@ from sqlalchemy import func, select
 from arc_halo.errors import FusionError, ModelNotFound, ReactorNotFound
 from arc_halo.fusion.creating import (
     add_member,
+    change_member,
     create_reactor,
-    disable_member,
     find_member,
     find_reactor,
     link_members,
     set_status,
+    unlink_members,
 )
 from arc_halo.fusion.plan import load_plan
 from arc_halo.schema import Reactor, ReactorModel
@@ -78,7 +79,7 @@ def test_a_member_that_makes_no_sense_is_refused(session, values, message):
 
 
 def test_what_is_not_there_is_told(session):
-    with pytest.raises(ReactorNotFound, match="create_reactor makes one"):
+    with pytest.raises(ReactorNotFound, match="there is none yet"):
         find_reactor(session, "r")
     reactor = create_reactor(session, "r", "parallel")
     with pytest.raises(ReactorNotFound, match="there are r"):
@@ -115,10 +116,12 @@ def test_edges_that_make_no_sense_are_refused(session):
 def test_members_are_disabled_and_reactors_paused(session):
     reactor = create_reactor(session, "r", "parallel")
     add_member(session, reactor, "a", endpoint="x")
-    disable_member(session, "r", "a")
+    change_member(session, "r", "a", enabled=False)
     set_status(session, "r", "paused")
     plan = load_plan(session, "r")
     assert (plan.members, plan.status) == ((), "paused")
+    change_member(session, "r", "a", enabled=True)
+    assert [each.name for each in load_plan(session, "r").members] == ["a"]
     with pytest.raises(FusionError, match="no status"):
         set_status(session, "r", "gone")
 
@@ -130,3 +133,82 @@ def test_a_reactor_of_another_tenant_is_not_there(session):
     for reference in ("theirs", row.id):
         with pytest.raises(ReactorNotFound):
             find_reactor(session, reference)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weight": 0},
+        {"role": "judge"},
+        {"priority": 3},
+        {"model": "m@2"},
+        {"model": "m", "endpoint": None},
+        {"model": None},
+        {"endpoint": "y"},
+        {"config": {"price": True}},
+        {"config": None},
+    ],
+    ids=str,
+)
+def test_a_member_becomes_what_is_said_and_stays_what_is_not(session, changes):
+    for version in "12":
+        add_model(session, "m", version=version)
+    start = {"model": "m@1", "endpoint": "x", "role": "secondary", "weight": 2, "priority": 1, "config": {"price": 1}}
+    for name in ("r", "new"):
+        create_reactor(session, name, "parallel")
+    add_member(session, "r", "a", **start)
+    add_member(session, "new", "a", **start | changes)
+    change_member(session, "r", "a", **changes)
+    session.expire_all()
+    columns = ("model_id", "endpoint", "role", "weight", "priority", "config", "is_enabled")
+    was, becomes = ([getattr(find_member(session, each, "a"), name) for name in columns] for each in ("r", "new"))
+    assert repr(was) == repr(becomes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"endpoint": None}, "needs a model"),
+        ({"role": "boss"}, "no role is called 'boss'"),
+        ({"weight": -1}, "0 or more"),
+        ({"enabled": 1}, "True or False"),
+        ({"wait": 2}, "the member 'a' has no 'wait'; there are model, .*, enabled"),
+        ({"model": "far", "weight": 3}, "no model 'far'"),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_refused(session, changes, message):
+    create_reactor(session, "r", "parallel")
+    member = add_member(session, "r", "a", endpoint="x")
+    with pytest.raises((FusionError, ModelNotFound), match=message):
+        change_member(session, "r", "a", **changes)
+    assert (member.endpoint, member.role, member.weight, member.is_enabled) == ("x", "primary", 1.0, True)
+
+
+def test_a_change_of_priority_changes_the_order(session):
+    reactor = create_reactor(session, "r", "parallel")
+    for name in "ab":
+        add_member(session, reactor, name, endpoint="x")
+    assert [member.name for member in reactor.members] == ["a", "b"]
+    change_member(session, reactor, "a", priority=2)
+    assert [member.name for member in reactor.members] == ["b", "a"]
+
+
+def test_an_edge_is_taken_away(session):
+    reactor = create_reactor(session, "r", "parallel")
+    for name in "ab":
+        add_member(session, reactor, name, endpoint="x")
+    link_members(session, reactor, "a", "b", "feeds_into")
+    with pytest.raises(FusionError, match="r has no edge a validates b; it has a feeds_into b"):
+        unlink_members(session, "r", "a", "b", "validates")
+    unlink_members(session, "r", "a", "b", "feeds_into")
+    assert (reactor.graph_version, reactor.interactions, load_plan(session, "r").edges) == (2, [], ())
+    with pytest.raises(FusionError, match=r"r has no edge a feeds_into b$"):
+        unlink_members(session, "r", "a", "b", "feeds_into")
+    link_members(session, reactor, "b", "a", "feeds_into")
+
+
+def test_of_many_names_the_rest_is_counted(session):
+    for number in range(12):
+        create_reactor(session, f"r{number:02}", "parallel")
+    with pytest.raises(ReactorNotFound, match=r"there are r00, .*, r09 and 2 more$"):
+        find_reactor(session, "far")

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 
 from arc_halo.errors import ConfigurationError, FusionError, OperationFailed, ReactorNotFound
-from arc_halo.fusion.creating import disable_member
+from arc_halo.fusion.creating import change_member
 from arc_halo.fusion.members import Answer, CallableMember
 from arc_halo.fusion.operations.calls import Input
 from arc_halo.fusion.plan import Budget, ReactorConfig
@@ -212,7 +212,7 @@ def test_a_member_that_cannot_be_opened_is_left_out(database):
     again = replay(Reactor(database, "reactor", members), outcome.operation_id)
     assert again.is_equal, again.differences
     with database.session() as session, session.begin():
-        disable_member(session, "reactor", "b")
+        change_member(session, "reactor", "b", enabled=False)
     with pytest.raises(FusionError, match="no member of the reactor reactor can be asked: a: Conf"):
         Reactor(database, "reactor", members).run("?")
 

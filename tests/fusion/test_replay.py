@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, update
 
 from arc_halo.errors import FusionError, OperationNotFound
-from arc_halo.fusion.creating import add_member, disable_member, link_members, set_status
+from arc_halo.fusion.creating import add_member, change_member, link_members, set_status
 from arc_halo.fusion.members import Answer, CallableMember
 from arc_halo.fusion.operations.calls import Input
 from arc_halo.fusion.plan import Budget
@@ -86,7 +86,7 @@ def test_it_is_run_as_it_was_and_changes_are_told(database):
         session.execute(update(ReactorRow).values(config={"min_answers": 3}))
         add_member(session, "reactor", "c", endpoint="x")
         link_members(session, "reactor", "a", "b", "augments")
-        disable_member(session, "reactor", "b")
+        change_member(session, "reactor", "b", enabled=False)
     again = replay(reactor, first.operation_id)
     assert again.is_equal, again.differences
     told = "; ".join(again.changes)

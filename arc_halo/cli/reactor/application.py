@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from arc_halo.errors import ConfigurationError, FusionError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from arc_halo.schema import FusionOperation
 
 app = typer.Typer(
-    no_args_is_help=True, help="Reactors, several models that answer as one: make, run, replay, draw, measure, look at."
+    no_args_is_help=True,
+    help="Reactors, several models that answer as one: make, change, run, replay, draw, measure, look at.",
 )
 
 Name = Annotated[str, typer.Argument(metavar="REACTOR", help="Name of a reactor, as `status` lists them.")]

@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003  Typer evaluates the annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arc_halo.cli.output import say, shown
+from arc_halo.cli.output import Json, print_json, say, shown
 from arc_halo.cli.reactor.application import Name, app
+
+if TYPE_CHECKING:
+    from arc_halo.fusion.plan import Plan
 
 
 def _check(path: Path | None) -> Path | None:
@@ -34,6 +37,7 @@ def graph(
             "--output", "-o", metavar="FILE", callback=_check, help="Draw it: .svg, .png or .pdf; needs matplotlib."
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     r"""Draw who is in a reactor, and who feeds, validates and augments whom.
 
@@ -50,11 +54,44 @@ def graph(
     from arc_halo.registry.writing import write_errors
 
     with context.obj.connect() as database:
-        picture = draw_graph(database.read(lambda session: load_plan(session, reactor)))
+        plan = database.read(lambda session: load_plan(session, reactor))
+    picture = draw_graph(plan)
     if output is not None:
         with write_errors(output):
             picture.save(output)
+    if json:
+        print_json(_fields(plan) | {"output": output})
+        return
+    if output is not None:
         say(f"drawn in {shown(str(output))}")
         return
     for number, line in enumerate(str(picture).split("\n")):
         say((shown(line), "" if number else "bold"))
+
+
+def _fields(plan: Plan) -> dict[str, Any]:
+    """Members by the waves in which they are asked, None beside the flow, and edges by names."""
+    from arc_halo.fusion.layout import lay_out
+
+    layout = lay_out(plan)
+    waves = {member.id: number + 1 for number, wave in enumerate(layout.waves) for member in wave}
+    names = {member.id: member.name for member in plan.members}
+    known = ("name", "role", "weight", "priority", "model", "endpoint")
+    return {
+        "reactor": plan.name,
+        "strategy": plan.strategy,
+        "graph_version": plan.graph_version,
+        "members": [
+            {each: getattr(member, each) for each in known} | {"wave": waves.get(member.id)} for member in plan.members
+        ],
+        "edges": [
+            {
+                "source": names[edge.source_id],
+                "target": names[edge.target_id],
+                "kind": edge.kind,
+                "label": edge.config.get("label"),
+            }
+            for edge in plan.edges
+            if {edge.source_id, edge.target_id} <= names.keys()
+        ],
+    }

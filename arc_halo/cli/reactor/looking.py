@@ -88,7 +88,7 @@ def _figures(row: ReactorStatus) -> tuple[object, ...]:
 
 
 def _one(row: Reactor, how: ReactorStatus, *, json: bool) -> None:
-    members, edges = _members(row), _edges(row)
+    members, edges = members_of(row), edges_of(row)
     if json:
         print_json(_fields(how) | {"config": row.config, "members": members, "edges": edges})
         return
@@ -107,7 +107,8 @@ def _one(row: Reactor, how: ReactorStatus, *, json: bool) -> None:
         say(f"{shown(edge['source'])} {edge['kind'].replace('_', ' ')} {shown(edge['target'])}{label}")
 
 
-def _members(row: Reactor) -> list[dict[str, Any]]:
+def members_of(row: Reactor) -> list[dict[str, Any]]:
+    """What is printed of a reactor's members."""
     names = ("name", "role", "weight", "priority", "endpoint", "is_enabled", "config")
     return [
         {name: getattr(member, name) for name in names}
@@ -122,14 +123,16 @@ def _members(row: Reactor) -> list[dict[str, Any]]:
 def _cell(member: dict[str, Any], name: str) -> str:
     if name == "answers":
         model = member["model"] and f"{member['model']}{' (archived)' if member['model_status'] == 'archived' else ''}"
-        return f"endpoint {member['endpoint']}" if member["endpoint"] else str(model)
+        endpoint = member["endpoint"] and f"endpoint {member['endpoint']}{f' for {model}' if model else ''}"
+        return endpoint or str(model)
     if name == "enabled":
         return "yes" if member["is_enabled"] else "no"
     value = member[name]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _edges(row: Reactor) -> list[dict[str, Any]]:
+def edges_of(row: Reactor) -> list[dict[str, Any]]:
+    """What is printed of a reactor's edges."""
     names = {member.id: member.name for member in row.members}
     return [
         {

@@ -14,6 +14,11 @@ from arc_halo.cli.output import Json, print_json, say, shown
 from arc_halo.cli.reactor.application import Name, app
 
 if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Mapping
+
+    from sqlalchemy.orm import Session
+
     from arc_halo.schema import ReactorModel
 
 Role = Literal["primary", "secondary", "validator", "router", "judge", "synthesizer", "drafter"]
@@ -77,8 +82,16 @@ def create(
         row = database.transaction(lambda session: create_reactor(session, name, strategy, config=config))
     if json:
         print_json({"id": row.id, "name": name, "strategy": strategy, "status": row.status, "config": row.config})
-    else:
-        say((shown(name), "bold"), f": {strategy}, without members; `arc-halo reactor add` gives it some")
+        return
+    say((shown(name), "bold"), f": {strategy}, without members; `arc-halo reactor add` gives it some")
+    say_of_strategy(strategy, row.config)
+
+
+def say_of_strategy(strategy: str, config: Mapping[str, Any]) -> None:
+    """Say what `arc-halo reactor run` could not do with a reactor."""
+    if strategy == "routing" and config.get("options", {}).get("method", "knn") == "knn":
+        bandit = json_text.dumps({"options": {"method": "bandit"}})
+        say(f"its method knn needs vectors of questions, which only Python gives; to run it here, --config '{bandit}'")
 
 
 @app.command("add")
@@ -94,7 +107,9 @@ def add(
     endpoint: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="A server that answers: ARC_HALO_ENDPOINT_<NAME>_URL and ..._MODEL say which."
+            metavar="NAME",
+            help="A server that answers: ARC_HALO_ENDPOINT_<NAME>_URL and ..._MODEL say which. With --model, too, the "
+            "server is asked, and its answers are kept as those of that version.",
         ),
     ] = None,
     role: Annotated[Role, typer.Option(help="What it is asked for.")] = "primary",
@@ -108,9 +123,9 @@ def add(
     """Give a reactor another member: a model of this database, or an endpoint.
 
     primary and secondary members answer; a judge and a validator say what
-    answers are worth; a synthesizer makes one of them; a router chooses; a
-    drafter drafts for the others. What a member is, arc-halo reactor graph
-    shows.
+    answers are worth; a synthesizer makes one of them; a drafter drafts for a
+    primary one. No strategy of this package asks a router: the role is for
+    those that others add. hierarchical asks all, as the edges say.
 
     Example: arc-halo reactor add answers small --model demo@1 --priority 1
     """
@@ -122,16 +137,23 @@ def add(
     values: dict[str, Any] = {"model": model, "endpoint": endpoint, "role": role, "weight": weight, "config": config}
     with context.obj.connect() as database:
         fields = database.transaction(
-            lambda session: _fields(add_member(session, reactor, member, priority=priority, **values))
+            lambda session: member_fields(add_member(session, reactor, member, priority=priority, **values))
         )
     if json:
         print_json({"reactor": reactor} | fields)
     else:
-        who = fields["model"] or f"the endpoint {fields['endpoint']}"
-        say((shown(member), "bold"), f" of {shown(reactor)}: {shown(who)}, {role}, weight {weight:g}")
+        say((shown(member), "bold"), f" of {shown(reactor)}: {about(fields)}")
 
 
-def _fields(member: ReactorModel) -> dict[str, Any]:
+def about(fields: Mapping[str, Any]) -> str:
+    """Who answers for a member, in which role, and how much that counts."""
+    endpoint, model = fields["endpoint"], fields["model"]
+    who = f"the endpoint {endpoint}{f' for {model}' if model else ''}" if endpoint else model
+    return f"{shown(who)}, {fields['role']}, weight {fields['weight']:g}"
+
+
+def member_fields(member: ReactorModel) -> dict[str, Any]:
+    """What is printed of a member."""
     names = ("id", "name", "endpoint", "role", "weight", "priority", "config")
     model = member.model
     return {name: getattr(member, name) for name in names} | {
@@ -160,16 +182,29 @@ def link(
 
     Example: arc-halo reactor link essays critic draft --kind validates
     """
-    from arc_halo.fusion.creating import link_members
+    from arc_halo.fusion.creating import find_reactor, link_members
 
     config = None if label is None else {"label": label}
+
+    def drawn(session: Session) -> tuple[uuid.UUID, str]:
+        edge = link_members(session, reactor, source, target, kind, config=config)
+        return edge.id, find_reactor(session, reactor).strategy
+
     with context.obj.connect() as database:
-        edge_id = database.transaction(
-            lambda session: link_members(session, reactor, source, target, kind, config=config).id
-        )
+        edge_id, strategy = database.transaction(drawn)
     if json:
         print_json(
             {"id": edge_id, "reactor": reactor, "source": source, "target": target, "kind": kind, "label": label}
         )
     else:
         say(f"{shown(source)} {kind.replace('_', ' ')} {shown(target)}")
+        say_of_edges(strategy)
+
+
+def say_of_edges(strategy: str) -> None:
+    """Say so where edges would not be walked."""
+    from arc_halo.fusion.strategies.known import strategies
+
+    own = {name for name, each in strategies().items() if each.__module__.startswith("arc_halo.")}
+    if strategy in own - {"hierarchical"}:
+        say(f"edges are drawn, and walked by the strategy hierarchical alone; this reactor's is {strategy}")

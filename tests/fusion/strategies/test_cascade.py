@@ -5,7 +5,7 @@ import math
 import pytest
 
 from arc_halo.errors import FusionError, OperationFailed
-from arc_halo.fusion.creating import disable_member
+from arc_halo.fusion.creating import change_member
 from arc_halo.fusion.members import Answer, CallableMember
 from arc_halo.fusion.plan import Budget
 from arc_halo.fusion.strategies.cascade import confidence
@@ -105,5 +105,5 @@ def test_a_threshold_of_a_member_that_is_disabled_by_now_is_none_of_a_stranger(d
     config = {"options": {"thresholds": {"small": 0.4, "large": 0.1}}}
     reactor = make_reactor(database, answers, strategy="cascade", config=config)
     with database.session() as session, session.begin():
-        disable_member(session, "reactor", "small")
+        change_member(session, "reactor", "small", enabled=False)
     assert reactor.run("?").text == "large"
