@@ -129,9 +129,7 @@ def _title(plan: Plan) -> str:
 
 
 def _about(member: MemberPlan) -> str:
-    model = f" for {member.model}" if member.model else ""
-    who = f"endpoint {member.endpoint}{model}" if member.endpoint else member.model
-    return f"{member.role}, weight {member.weight:g}, {who}"
+    return f"{member.role}, weight {member.weight:g}, {member.answers_by}"
 
 
 def _width_of(member: MemberPlan, plan: Plan) -> float:
@@ -160,8 +158,7 @@ def _draw_member(panel: Axes, member: MemberPlan, slot: Slot, width: float) -> N
     own: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 4, "parse_math": False}
     panel.text(x, y + 0.17, _fitting(member.name, 9, "bold"), fontsize=9, weight="bold", **own)
     panel.text(x, y - 0.02, f"{member.role}, weight {member.weight:g}", fontsize=7.5, **own)
-    who = member.endpoint or member.model or ""
-    panel.text(x, y - 0.2, _fitting(who, 7), fontsize=7, color=_GREY, **own)
+    panel.text(x, y - 0.2, _fitting(member.answers_by.removeprefix("endpoint "), 7), fontsize=7, color=_GREY, **own)
 
 
 def _draw_way(panel: Axes, way: Way, points: Sequence[Point], plan: Plan) -> None:

@@ -17,10 +17,7 @@ _CALL = ("call", "member", "role", "status", "seconds", "tokens", "from the cach
 
 def plan_html(plan: Plan) -> str:
     """A reactor's name, and its members."""
-    rows = [
-        (each.name, each.role, each.weight, each.priority, each.model or f"endpoint {each.endpoint}")
-        for each in plan.members
-    ]
+    rows = [(each.name, each.role, each.weight, each.priority, each.answers_by) for each in plan.members]
     head = html_title("Reactor", plan.name) + escape(f", {plan.strategy}, {plan.status}")
     return head + html_table(["member", "role", "weight", "priority", "answers"], rows)
 

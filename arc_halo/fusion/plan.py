@@ -73,6 +73,12 @@ class MemberPlan:
     weights_digest: bytes | None
     model_status: str | None
 
+    @property
+    def answers_by(self) -> str:
+        """An endpoint, the version that answers, or an endpoint for a version."""
+        endpoint = None if self.endpoint is None else f"endpoint {self.endpoint}"
+        return " for ".join(filter(None, (endpoint, self.model)))
+
 
 @dataclass(frozen=True, slots=True)
 class Edge:
