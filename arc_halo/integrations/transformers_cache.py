@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 from weakref import WeakKeyDictionary
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from arc_halo.database import Database
     from arc_halo.inference.kv import BreakEven, StoredPrefix
-    from arc_halo.inference.kv.lookup import Prefix
     from arc_halo.inference.kv.types import CodecName, Layers
     from arc_halo.inference.namespaces import Namespace
     from arc_halo.integrations.torch_identity.identity import Changes
@@ -184,8 +182,9 @@ class ModelCache:
             Tokens it holds.
         """
         tokens = _row(input_ids)
-        kv, _, layers = self._read(tokens[:-1])
-        return self._begin(kv, layers, tokens), layers[0][0].shape[1]
+        kv = self.current()
+        layers, hit = kv.restore(tokens[:-1])
+        return self._begin(kv, layers, tokens), hit
 
     def store(self, cache: DynamicCache, input_ids: torch.Tensor, *, pinned: bool = False) -> StoredPrefix:
         """Store the keys and values of the first tokens of a cache that `restore` began.
@@ -234,7 +233,9 @@ class ModelCache:
             raise CacheError(f"there is no keep={keep!r}; {', '.join(get_args(Keep))} are")
         tokens = _row(input_ids)
         check_options(options, self.model, len(tokens))
-        kv, prefix, layers = self._read(tokens[:-1])
+        kv = self.current()
+        prefix = kv.lookup(tokens[:-1])
+        layers = kv.load_if_faster(prefix)
         hit = layers[0][0].shape[1]
         cache = self._begin(kv, layers, tokens)
         first = FirstToken(options.pop("streamer", None))
@@ -271,21 +272,6 @@ class ModelCache:
     ) -> None:
         self.close()
 
-    def _read(self, tokens: np.ndarray) -> tuple[KVCache, Prefix, Layers]:
-        """What is stored of tokens for what the model is now.
-
-        That is mostly what it was at the last call: its keys and values are read while the model is identified, and
-        thrown away if it turns out to be another one.
-        """
-        last = next(reversed(self._caches.values()))
-        with ThreadPoolExecutor(1, "arc-halo-prefix") as pool:
-            # Identified here and read there: whether autocast is on is a matter of the thread.
-            reading = pool.submit(_find_and_load, last, tokens)
-            kv = self.current()
-        prefix, layers = reading.result() if kv is last else _find_and_load(kv, tokens)
-        kv.note_lookup(prefix)
-        return kv, prefix, layers
-
     def _keep(
         self, kv: KVCache, cache: DynamicCache, tokens: np.ndarray, sequences: torch.Tensor, hit: int, *, whole: bool
     ) -> None:
@@ -307,11 +293,6 @@ class ModelCache:
             fill(cache, layers, self.model.device)
         self._begun[cache] = kv.namespace, tokens
         return cache
-
-
-def _find_and_load(kv: KVCache, tokens: np.ndarray) -> tuple[Prefix, Layers]:
-    prefix = kv.peek(tokens)
-    return prefix, kv.load_if_faster(prefix)
 
 
 def _row(input_ids: torch.Tensor) -> np.ndarray:

@@ -214,17 +214,6 @@ def test_what_is_found_of_a_model_that_was_changed_since_is_no_hit(database, cac
         assert session.scalars(select(CacheStatistics.hit_count)).all() == [0]
 
 
-def test_what_goes_wrong_with_a_model_that_was_changed_since_stops_nobody(cached, monkeypatch):
-    model = make_llama()
-    kept, _, _ = fill(cached, model)
-    before = kept.current()
-    monkeypatch.setattr(before, "peek", lambda _: pytest.fail("of the model before"))
-    with pytest.raises(pytest.fail.Exception):
-        kept.restore(PROMPT)
-    change_in_place(model)
-    assert kept.restore(PROMPT)[1] == 0
-
-
 def test_a_cache_of_the_model_before_it_was_changed_is_not_stored(cached, model):
     kept = cached(model)
     cache, _ = kept.restore(PROMPT)

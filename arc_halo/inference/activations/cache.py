@@ -101,7 +101,7 @@ class ActivationCache:
 
     def get_or_compute(
         self,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Mapping[str, np.ndarray] | Callable[[], Mapping[str, np.ndarray]],
         hook_points: Iterable[str],
         compute: Callable[[], Mapping[str, np.ndarray]],
         *,
@@ -116,7 +116,8 @@ class ActivationCache:
         Parameters
         ----------
         inputs
-            All that the outputs depend on besides the namespace: one that is left out gives wrong answers.
+            All that the outputs depend on besides the namespace: one that is left out gives wrong answers. Or a
+            function that gives them: it is called only where something is looked for.
         compute
             Gives at least the hook points asked, for these inputs; called once at most, outside any transaction of
             the cache.
@@ -143,7 +144,7 @@ class ActivationCache:
         began = time.perf_counter()  # the check, too, is only for what is read
         if check is not None:
             check()
-        digest = input_digest(inputs)
+        digest = input_digest(inputs() if callable(inputs) else inputs)
         lookup = self._look_up(names, digest, habit, always=habit.computes)
         if len(lookup.readout.arrays) == len(names):
             seconds = time.perf_counter() - began

@@ -125,21 +125,9 @@ class KVCache:
 
     def lookup(self, token_ids: Tokens) -> Prefix:
         """The longest stored prefix, in one round trip; counted as a hit if there is one."""
-        prefix = self.peek(token_ids)
-        self.note_lookup(prefix)
-        return prefix
-
-    def peek(self, token_ids: Tokens) -> Prefix:
-        """As `lookup`, not counted: for who cannot tell yet whether it will be used, and calls `note_lookup` then."""
-        prefix = self.db.read(lambda session: find_prefix(session, self.namespace, token_ids))
-        if prefix.suspects:
-            found = [("other_tokens", {"block": each.hex()}) for each in prefix.suspects]
-            self._audit(prefix.namespace_id, found, dict.fromkeys(prefix.damaged))
-        return prefix
-
-    def note_lookup(self, prefix: Prefix) -> None:
-        """Count a lookup, and the blocks it found as used."""
+        prefix = self._find(token_ids)
         self._counter.note_lookup(prefix)
+        return prefix
 
     def load(self, prefix: Prefix) -> Arrays:
         """The keys and values of a prefix, [kv_heads, tokens, dim] for each layer; of fewer tokens where some are gone.
@@ -217,14 +205,14 @@ class KVCache:
             return layers, _token_count(layers)
 
         def look() -> tuple[Arrays, int] | None:
-            found = unread.pop() if unread else self.peek(token_ids)
+            found = unread.pop() if unread else self._find(token_ids)
             if found.token_count < count:
                 return None
             layers, hit = read(found)
             return (layers, hit) if hit == count else None
 
         def work() -> tuple[Arrays, int]:
-            layers, hit = read(self.peek(token_ids))
+            layers, hit = read(self._find(token_ids))
             return self._compute(token_ids, layers, hit, compute, pinned=pinned), hit
 
         if not self._costs.reads():
@@ -255,6 +243,13 @@ class KVCache:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _find(self, token_ids: Tokens) -> Prefix:
+        prefix = self.db.read(lambda session: find_prefix(session, self.namespace, token_ids))
+        if prefix.suspects:
+            found = [("other_tokens", {"block": each.hex()}) for each in prefix.suspects]
+            self._audit(prefix.namespace_id, found, dict.fromkeys(prefix.damaged))
+        return prefix
 
     def _compute(
         self,

@@ -51,10 +51,11 @@ def cached_activations(
     Raises
     ------
     CacheError
-        There is no submodule of that name. When called: the module is not, or no longer, what the cache's namespace was
-        made of, so nothing is served and nothing kept; it cannot be identified, is in training mode and would draw at
-        random, or has hooks of others, which may change what it gives; an argument cannot be compared, or a submodule
-        gives no tensor, or was not called exactly once.
+        There is no submodule of that name. When called: the module is not, or no longer, what the cache's
+        namespace was made of, so nothing is served and nothing kept; it cannot be identified, is in training
+        mode and would draw at random, or has hooks of others, which may change what it gives; an argument
+        cannot be compared with one that is stored, or a submodule gives no tensor, or was not called exactly
+        once.
     TensorError
         When called: an output has a type that cannot be stored.
 
@@ -107,9 +108,8 @@ class CachedActivations:
         self, signature: inspect.Signature, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> dict[str, torch.Tensor]:
         device = torch.device("cpu") if self._any_parameter is None else self._any_parameter.device
-        inputs = as_inputs(signature, args, kwargs) | surroundings(device)
         arrays = self._cache.get_or_compute(
-            inputs,
+            lambda: as_inputs(signature, args, kwargs) | surroundings(device),
             self._hook_points,
             lambda: self._compute(lambda: function(*args, **kwargs)),
             check=lambda: self._check(device),
