@@ -34,7 +34,12 @@ _CALLS: Final = text("""
 SELECT o.id AS operation_id, o.input ->> 'prompt' AS question, c.member_id, c.position,
        c.answer ->> 'text' AS said, c.quality, c.score, c.cost,
        c.prompt_token_count + c.generated_token_count AS tokens, c.latency_seconds, c.propensity,
-       CASE WHEN :with_choices THEN c.answer -> 'choices' END AS choices
+       CASE WHEN :with_choices THEN c.answer -> 'choices' END AS choices,
+       CASE WHEN :with_failed
+            THEN (SELECT count(*) FROM arc_halo.fusion_operation_members AS f
+                   WHERE f.operation_id = o.id AND f.member_id = c.member_id AND f.status <> 'answered'
+                     AND f.prompt ->> 'prompt' = o.input ->> 'prompt')
+            ELSE 0 END AS failed_count
   FROM (SELECT p.id, p.started_at, p.input
           FROM arc_halo.fusion_operations AS p
          WHERE p.reactor_id = :reactor_id AND p.replay_of IS NULL
@@ -124,6 +129,7 @@ def logged_outcomes(
         "since": since,
         "limit": limit,
         "roles": list(ALONE_ROLES),
+        "with_failed": measure == "self_agreement",  # samples that failed agree with none
         "with_choices": measure in ("mean_log_probability", "margin"),
     }
     known = {each.id: Member(each, cast("Answering", None)) for each in plan.members if each.role in ALONE_ROLES}
@@ -175,8 +181,11 @@ def _outcomes(
             tables["tokens"][at, place] = _sum([row.tokens for row in found])
             tables["latency_seconds"][at, place] = max(row.latency_seconds or 0.0 for row in found)
             tables["propensity"][at, place] = _mean([row.propensity for row in found])
+            failed = [Call(-1, member, Question(""), status="failed")] * found[0].failed_count
             sure = (
-                _mean([row.score for row in found]) if measure is None else confidence(made, measure, extract=extract)
+                _mean([row.score for row in found])
+                if measure is None
+                else confidence([*made, *failed], measure, extract=extract)
             )
             tables["confidence"][at, place] = np.nan if sure is None else sure
         calls.append(tuple(own))

@@ -50,6 +50,23 @@ def make(database, shares, **options):
     return make_reactor(database, inner, members=members, **options)
 
 
+def test_samples_that_failed_agree_with_none(database):
+    answers = iter(["yes", None, "yes", "no"])
+
+    def answer(_):
+        said = next(answers)
+        if said is None:
+            raise ConnectionError
+        return said
+
+    options = {"options": {"samples": 4}, "question": {"temperature": 1.0}}
+    reactor = make_reactor(database, {"a": CallableMember(answer)}, strategy="ensemble", config=options)
+    outcome = reactor.run(Input("?", reference="yes"))
+    assert sorted(call.status for call in outcome.calls) == ["answered"] * 3 + ["failed"]
+    with database.session() as session:
+        assert logged_outcomes(session, "reactor", measure="self_agreement").confidence.tolist() == [[0.5]]
+
+
 def test_outcomes_are_arrays_by_one_statement(database):
     reactor = make(database, {"a": 0.9, "b": 0.5})
     first = ask(reactor, 12)
