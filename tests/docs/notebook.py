@@ -6,12 +6,15 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import nbformat
 from nbclient import NotebookClient
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nbformat import NotebookNode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -20,13 +23,17 @@ INFERENCE, FUSION = EXAMPLES / "inference.ipynb", EXAMPLES / "fusion.ipynb"
 SECONDS = 240
 
 
-def run(folder: Path, path: Path = QUICKSTART) -> NotebookNode:
+def run(folder: Path, path: Path = QUICKSTART, edits: Mapping[str, str] = MappingProxyType({})) -> NotebookNode:
     """A notebook with new outputs, from a kernel of this interpreter that works in ``folder``.
 
     Only what a page shows is kept, and nothing of the run: no times, no warnings of what is installed here, and of an
     output in HTML no other form.
     """
     notebook = nbformat.read(path, as_version=4)
+    for before, after in edits.items():
+        assert any(before in cell.source for cell in notebook.cells), before
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(before, after)
     NotebookClient(
         notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
