@@ -65,7 +65,7 @@ __all__ = [
     "set_trainable",
 ]
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 _MODULES = {
     "ArcHaloError": "arc_halo.errors",

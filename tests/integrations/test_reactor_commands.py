@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import transformers
 
 from arc_halo import connect
 from arc_halo.registry import import_model
@@ -32,6 +33,7 @@ def reactor(arc_halo, migrated_url):
 
 
 def test_models_answer_and_answer_the_same_again(arc_halo, reactor):
+    assert transformers.__version__  # its members need it
     first = json.loads(arc_halo.run("reactor", "run", reactor, PROMPT, "--seed", 1, "--json").stdout)
     assert first["status"] == "completed"
     assert first["text"]

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
-import psycopg
 import pytest
 from sqlalchemy import func, select
 
-from arc_halo import connect, export_model, find_model, find_similar_tokens
+from arc_halo import export_model, find_model, find_similar_tokens
 from arc_halo.database.migrate import check, current, heads, upgrade
-from arc_halo.database.url import libpq_string
 from arc_halo.inference.activations import get_activations, input_digest
 from arc_halo.inference.attention import load_attention
 from arc_halo.inference.kv import find_prefix, load_prefix
@@ -48,56 +43,7 @@ from arc_halo.training.sealing import unseal_points
 from tests.golden.databases import inference as serving
 from tests.golden.databases.digests import of_curve, of_state, of_value
 from tests.inference.kv import LAYOUT, make_layers
-
-FOLDER = Path(__file__).parents[1] / "golden" / "databases"
-EXPECTED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
-RELEASES = list(EXPECTED)
-# Earlier ones have the run of rows.py alone, of which nothing could be loaded or compared yet.
-SERVES = "0004"  # the first revision whose caches are served from
-that_serve = pytest.mark.parametrize(
-    "release", [each for each in EXPECTED if EXPECTED[each]["revision"] >= SERVES], indirect=True
-)
-that_train = pytest.mark.parametrize(
-    "release", [each for each in EXPECTED if "training" in EXPECTED[each]], indirect=True
-)
-
-
-@pytest.fixture(params=RELEASES)
-def release(request):
-    return request.param
-
-
-@pytest.fixture
-def expected(release):
-    return EXPECTED[release]
-
-
-@pytest.fixture
-def trained(expected):
-    return expected["training"]
-
-
-@pytest.fixture
-def released_url(database_url, release):
-    """A database as that release left it."""
-    dump = gzip.decompress((FOLDER / f"{release}.sql.gz").read_bytes())
-    with psycopg.connect(libpq_string(database_url), autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA public")
-        connection.execute(dump)
-    return database_url
-
-
-@pytest.fixture
-def opened(released_url):
-    upgrade(released_url)
-    with connect(released_url) as database:
-        yield database
-
-
-@pytest.fixture
-def upgraded(opened):
-    with opened.session() as session:
-        yield session
+from tests.migrations.released import SERVES, that_serve, that_train
 
 
 def test_it_stands_where_it_was_left(released_url, expected):

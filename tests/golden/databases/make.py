@@ -26,7 +26,7 @@ from arc_halo.registry import quantize_model
 from arc_halo.schema import Base, Chunk, Model
 from tests.fixtures.models import llama, write_folder
 from tests.fixtures.tensors import trained, weights
-from tests.golden.databases import inference, training
+from tests.golden.databases import fusion, inference, training
 from tests.golden.databases.rows import fill
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def main() -> None:
             with connect(url, migrate=True) as database:
                 database.transaction(lambda session: _fill(session, folder))
                 training.fill(database, Path(folder))
+                fusion.fill(database)
                 database.transaction(lambda session: session.execute(REFRESH))
                 with database.session() as session:
                     expected = {"revision": current(url)[0], **_expected(session, folder)}
