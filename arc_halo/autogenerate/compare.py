@@ -13,7 +13,7 @@ from arc_halo.autogenerate.catalog import columns, read
 from arc_halo.autogenerate.fingerprint import remainder
 from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.order import arrange
-from arc_halo.autogenerate.savepoints import rolled_back, run, succeeds
+from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
 from arc_halo.autogenerate.tables import claimed_parts, dropped_tables, late_references, tables_made_views
 from arc_halo.autogenerate.uncovered import report, uncovered_lines
 from arc_halo.errors import ConfigurationError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from arc_halo.autogenerate.build import Built
     from arc_halo.autogenerate.catalog import Address, Found
-    from arc_halo.autogenerate.fingerprint import Line
+    from arc_halo.autogenerate.fingerprint import Thing
     from arc_halo.autogenerate.objects import Key, Statements
 
 _NO_CASCADE = {"rls", "storage", "default"}
@@ -55,7 +55,7 @@ class Comparison:
     wanted: dict[Key, Found]
     claimed: set[Key]
     gone_tables: set[str]
-    remainder: tuple[list[Line], list[Line]]  # as it stands, as it is declared
+    remainder: tuple[list[Thing], list[Thing]]  # as it stands, as it is declared
     changes: Changes = field(default_factory=Changes)
 
 
@@ -106,7 +106,7 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: list[Migr
     table_ops += tables_made_views(standing_tables, metadata)
     standing_remainder = remainder(connection, schema)
     with rolled_back(connection):
-        _put_aside(connection, schema)
+        put_aside(connection, schema)
         built = create_all(connection, metadata)
         wanted = read(connection, schema)
         comparison = Comparison(
@@ -122,12 +122,6 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: list[Migr
         comparison.changes = _changes(connection, schema, comparison, standing)
         comparison.changes.new_parts |= late_references(table_ops, standing_tables, wanted)
     return comparison
-
-
-def _put_aside(connection: Connection, schema: str) -> None:
-    """Rename the schema: only its row in the catalog changes, no table is locked, nobody waits."""
-    name = connection.dialect.identifier_preparer.quote_schema(schema)
-    run(connection, [f"ALTER SCHEMA {name} RENAME TO autogenerate_set_aside"])
 
 
 def _changes(connection: Connection, schema: str, comparison: Comparison, standing: set[tuple[str, str]]) -> Changes:

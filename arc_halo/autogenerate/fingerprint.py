@@ -15,34 +15,47 @@ if TYPE_CHECKING:
 _REST = resources.files(__package__).joinpath("fingerprint.sql").read_text("utf-8")
 
 
-class Line(NamedTuple):
-    """One thing of a schema, and the bare name of the table it belongs to, or of itself."""
+class Thing(NamedTuple):
+    """One thing of a schema as the catalogs describe it.
 
+    Attributes
+    ----------
+    relation
+        Bare name of the table that it belongs to, or of itself.
+    text
+        Its definition and its comments; may have several lines.
+    """
+
+    kind: str
+    name: str
     relation: str
     text: str
 
+    @property
+    def line(self) -> str:
+        """All of it, as fingerprints have it."""
+        return f"{self.kind} {self.name}: {self.text}"
 
-def remainder(connection: Connection, schema: str) -> list[Line]:
+
+def remainder(connection: Connection, schema: str) -> list[Thing]:
     """What is neither object nor part: tables, columns, sequences, types, disabled triggers."""
-    rows = qualified(connection, _REST, schema)
-    return [Line(str(row.relation), f"{row.kind} {row.name}: {row.text}") for row in rows]
+    return [Thing(*map(str, row)) for row in qualified(connection, _REST, schema)]
+
+
+def things(connection: Connection, schema: str, *, version_table: str = "alembic_version") -> list[Thing]:
+    """Every table, column, constraint, index, sequence, type, object and comment of a schema.
+
+    Partitions and the version table are left out: the one are data, the other tells which way was taken.
+    """
+    found = remainder(connection, schema)
+    for key, each in read(connection, schema).items():
+        found.append(Thing(key.kind, key.name, str(each.relation), "; ".join(each.statements)))
+    return [each for each in found if each.relation != version_table]
 
 
 def fingerprint(connection: Connection, schema: str, *, version_table: str = "alembic_version") -> list[str]:
-    """Describe every table, column, constraint, index, sequence, type, object and comment of a schema.
-
-    Partitions and the version table are left out: the one are data, the other tells which way was taken.
-
-    Returns
-    -------
-    list[str]
-        One text per thing, sorted; a text may have several lines.
-    """
-    lines = [line.text for line in remainder(connection, schema) if line.relation != version_table]
-    for key, found in read(connection, schema).items():
-        if found.relation != version_table:
-            lines.append(f"{key.kind} {key.name}: " + "; ".join(found.statements))
-    return sorted(lines)
+    """One text for each of the `things` of a schema, sorted; a text may have several lines."""
+    return sorted(each.line for each in things(connection, schema, version_table=version_table))
 
 
 def difference(first: Sequence[str], second: Sequence[str]) -> list[str]:

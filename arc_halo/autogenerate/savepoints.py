@@ -39,3 +39,9 @@ def succeeds(connection: Connection, statements: Iterable[str]) -> bool:
         return False
     savepoint.commit()
     return True
+
+
+def put_aside(connection: Connection, schema: str) -> None:
+    """Rename a schema: only its row in the catalog changes, no table is locked, nobody waits."""
+    name = connection.dialect.identifier_preparer.quote_schema(schema)
+    run(connection, [f"ALTER SCHEMA {name} RENAME TO autogenerate_set_aside"])

@@ -32,7 +32,7 @@ def uncovered_lines(comparison: Comparison, table_ops: Iterable[MigrateOperation
         getattr(op, "source_table", None) or getattr(op, "table_name", None) for op in flat(table_ops)
     }
     standing, declared = (
-        [line.text for line in lines if line.relation not in touched] for lines in comparison.remainder
+        [each.line for each in things if each.relation not in touched] for things in comparison.remainder
     )
     return [*difference(standing, declared), *_uncovered_parts(comparison, touched)]
 

@@ -1,4 +1,4 @@
-"""``arc-halo db``: the database itself, its schema and its health."""
+"""``arc-halo db``: its revisions, its health, where it is."""
 
 # ruff: noqa: PLC0415  (commands import what is heavy when they run, so that --help is fast)
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from arc_halo.cli.db.application import app
 from arc_halo.cli.output import Json, count, print_json, print_table, say, size
 from arc_halo.errors import DatabaseError, DataLossRefused
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from arc_halo.cli.invocation import Invocation, Target
-
-app = typer.Typer(no_args_is_help=True, help="The database: schema revisions, health, where it is.")
 
 
 class Change:

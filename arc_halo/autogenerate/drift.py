@@ -1,0 +1,103 @@
+"""Drift: what stands in a database beside what is declared, or beside another database."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from difflib import ndiff
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import text
+
+from arc_halo.autogenerate.build import create_all
+from arc_halo.autogenerate.fingerprint import Thing, things
+from arc_halo.autogenerate.objects import Key
+from arc_halo.autogenerate.savepoints import put_aside, rolled_back
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection, MetaData
+
+_EXISTS = text("SELECT pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema)) IS NOT NULL")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that two schemas do not have alike.
+
+    Attributes
+    ----------
+    kind, name
+        What and which, the name with its schema: ``column``, ``arc_halo.models.name``.
+    change
+        ``missing`` where only the first has it, ``extra`` where only the second does, else ``changed``.
+    first, second
+        Catalog text, None where it is not there.
+    """
+
+    kind: str
+    name: str
+    change: Literal["missing", "extra", "changed"]
+    first: str | None
+    second: str | None
+
+    @property
+    def lines(self) -> list[str]:
+        """The texts beside each other, by lines: ``- `` of the first, ``+ `` of the second, else of both."""
+        first, second = ([] if each is None else each.splitlines() for each in (self.first, self.second))
+        return [line for line in ndiff(first, second) if not line.startswith("? ")]
+
+
+def declared_things(connection: Connection, metadata: MetaData) -> list[Thing]:
+    """The things that a metadata declares, as this server describes them.
+
+    They are built in a savepoint, beside the schema of that name, and taken back: no table is locked, nothing stays.
+
+    Raises
+    ------
+    ConfigurationError
+        A declaration creates nothing, or the metadata has no schema.
+    sqlalchemy.exc.DBAPIError
+        PostgreSQL refuses a declaration.
+    """
+    schema = str(metadata.schema)
+    with rolled_back(connection):
+        if connection.execute(_EXISTS, {"schema": schema}).scalar_one():
+            put_aside(connection, schema)
+        create_all(connection, metadata)
+        return things(connection, schema)
+
+
+def compare_things(first: Iterable[Thing], second: Iterable[Thing]) -> list[Difference]:
+    """What differs, sorted by kind and name; empty where both describe the same."""
+    sides = [_by_key(each) for each in (first, second)]
+    found: list[Difference] = []
+    for key in sorted(sides[0].keys() | sides[1].keys()):
+        before, after = (side.get(key) for side in sides)
+        if before != after:
+            change: Literal["missing", "extra", "changed"] = "changed"
+            if before is None or after is None:
+                change = "extra" if before is None else "missing"
+            found.append(Difference(*key, change, before, after))
+    return found
+
+
+def digest(described: Iterable[Thing]) -> str:
+    """64 hexadecimal digits, equal for two schemas that hold the same things (SHA-256 of the sorted lines)."""
+    hasher = sha256()
+    for line in sorted(each.line for each in described):
+        hasher.update(line.encode() + b"\0")
+    return hasher.hexdigest()
+
+
+def _by_key(described: Iterable[Thing]) -> dict[Key, str]:
+    texts: dict[Key, list[str]] = defaultdict(list)
+    for each in described:
+        texts[Key(each.kind, each.name)].append(each.text)
+    return {key: _joined(found) for key, found in texts.items()}
+
+
+def _joined(found: Sequence[str]) -> str:
+    return "\n".join(sorted(found))
