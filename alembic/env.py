@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from alembic import context
 from sqlalchemy import Connection, text
 
-from arc_halo.autogenerate.downgrade import goes_down, refuse_data_loss
+from arc_halo.autogenerate.downgrade import goes_down, refuse_data_loss, steps_of
+from arc_halo.autogenerate.loss import refuse_marked
 from arc_halo.autogenerate.scope import scope
 from arc_halo.database.migrate import SCHEMA, SEARCH_PATH, environment_url, migration_engine, migration_lock
 from arc_halo.schema import Base
@@ -87,7 +88,10 @@ def run_online() -> None:
         if not callers_transaction:
             connection.commit()  # or Alembic finds a transaction open, leaves it to us and commits nothing
         configure(connection, transaction_per_migration=True)
-        down = goes_down(context.get_context())
+        steps = steps_of(context.get_context())
+        down = goes_down(steps)
+        if not may_lose_data():
+            refuse_marked(steps)
         if not callers_transaction:
             connection.commit()
         if down:

@@ -11,6 +11,7 @@ from sqlalchemy import Computed, DefaultClause, MetaData
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import columns, read
 from arc_halo.autogenerate.fingerprint import remainder
+from arc_halo.autogenerate.loss import column_types, narrowed
 from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.order import arrange
 from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
@@ -56,6 +57,7 @@ class Comparison:
     claimed: set[Key]
     gone_tables: set[str]
     remainder: tuple[list[Thing], list[Thing]]  # as it stands, as it is declared
+    narrowed: dict[tuple[str, str], str]  # what changed types of columns lose
     changes: Changes = field(default_factory=Changes)
 
 
@@ -104,7 +106,7 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: list[Migr
     before, current = columns(connection, schema), read(connection, schema)
     standing_tables = {table for table, _ in before}
     table_ops += tables_made_views(standing_tables, metadata)
-    standing_remainder = remainder(connection, schema)
+    standing_remainder, standing_types = remainder(connection, schema), column_types(connection, schema)
     with rolled_back(connection):
         put_aside(connection, schema)
         built = create_all(connection, metadata)
@@ -117,6 +119,7 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: list[Migr
             claimed_parts(current, table_ops),
             dropped_tables(table_ops),
             (standing_remainder, remainder(connection, schema)),
+            narrowed(connection, standing_types, column_types(connection, schema)),
         )
         standing = before.keys() & columns(connection, schema).keys()
         comparison.changes = _changes(connection, schema, comparison, standing)

@@ -10,9 +10,9 @@ from sqlalchemy import event, text
 from arc_halo.errors import DataLossRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from alembic.runtime.migration import MigrationContext
+    from alembic.runtime.migration import MigrationContext, MigrationStep
     from sqlalchemy import Connection
 
 _TABLES = """
@@ -33,11 +33,15 @@ class Column(NamedTuple):
     number: int
 
 
-def goes_down(migration_context: MigrationContext) -> bool:
-    """Whether the Alembic command that runs here takes the database back; sends a query."""
+def steps_of(migration_context: MigrationContext) -> list[MigrationStep]:
+    """What the Alembic command that runs here will do, revision by revision; sends a query."""
     if "destination_rev" not in migration_context.opts:  # e.g. ``check`` or ``revision``
-        return False
-    steps = migration_context.opts["fn"](migration_context.get_current_heads(), migration_context)
+        return []
+    return list(migration_context.opts["fn"](migration_context.get_current_heads(), migration_context))
+
+
+def goes_down(steps: Iterable[MigrationStep]) -> bool:
+    """Whether they take the database back."""
     return any(step.is_downgrade for step in steps)
 
 

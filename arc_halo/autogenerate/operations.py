@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from alembic.operations import MigrateOperation, ops
 
 from arc_halo.autogenerate.catalog import comment_on
+from arc_halo.autogenerate.loss import values_gone
 from arc_halo.autogenerate.objects import Key, or_replace
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ _REVERSED = {"create": "drop", "drop": "create", "replace": "replace", "comment"
 class SqlOperation(MigrateOperation):
     """SQL in both directions; a revision holds it as text and does not need this package."""
 
-    def __init__(self, action: str, key: Key, up: Statements, down: Statements) -> None:
-        self.action, self.key, self.up, self.down = action, key, up, down
+    def __init__(self, action: str, key: Key, up: Statements, down: Statements, loss: str | None = None) -> None:
+        self.action, self.key, self.up, self.down, self.loss = action, key, up, down, loss
 
     def reverse(self) -> SqlOperation:
         """The operation of the downgrade."""
@@ -43,9 +44,31 @@ class DropDeclaredColumnOp(ops.DropColumnOp):
         return cls(op.table_name, op.column_name, schema=op.schema, if_exists=op.if_exists, _reverse=add, **op.kw)
 
 
-def create(key: Key, source: Statements, wanted: Found) -> SqlOperation:
-    """Create what is new."""
-    return SqlOperation("create", key, source, (wanted.removal,))
+class NarrowColumnOp(ops.AlterColumnOp):
+    """A column whose new type cannot hold all that the old one can: the revision warns of the loss."""
+
+    loss: str
+
+    @classmethod
+    def of(cls, op: ops.AlterColumnOp, loss: str) -> NarrowColumnOp:
+        """The same operation; the one of the downgrade is no such."""
+        narrow = cls(op.table_name, op.column_name, schema=op.schema)
+        narrow.__dict__.update(op.__dict__)
+        narrow.loss = loss
+        return narrow
+
+    def reverse(self) -> ops.AlterColumnOp:
+        """The operation of the downgrade, which widens."""
+        plain = ops.AlterColumnOp(self.table_name, self.column_name, schema=self.schema)
+        plain.__dict__.update({name: value for name, value in self.__dict__.items() if name != "loss"})
+        return plain.reverse()
+
+
+def create(key: Key, source: Statements, wanted: Found, current: Found | None = None) -> SqlOperation:
+    """Create what is new, or what is made again."""
+    gone = [] if current is None else values_gone(" ".join(current.definition), " ".join(wanted.definition))
+    loss = f"{key.kind} {key.name} no longer allows {', '.join(gone)}" if gone else None
+    return SqlOperation("create", key, source, (wanted.removal,), loss)
 
 
 def drop(key: Key, current: Found) -> SqlOperation:
@@ -61,7 +84,8 @@ def drop_table(table: TableText, parts: list[Found]) -> SqlOperation:
         *(comment_on(target, said) for target, said in table.comments.items()),
         *table.partitions,
     )
-    return SqlOperation("drop", Key("table", table.name), (f"DROP TABLE {table.name}",), down)
+    loss = f"table {table.name}, with its rows"
+    return SqlOperation("drop", Key("table", table.name), (f"DROP TABLE {table.name}",), down, loss)
 
 
 def replace(key: Key, source: Statements, wanted: Found, current: Found) -> SqlOperation:

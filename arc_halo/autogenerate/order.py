@@ -39,7 +39,7 @@ def arrange(
             late.add(key)
         (last if key in late else first).append(operations.drop(key, comparison.current[key]))
     before, after = _creations(comparison, drop)
-    tables = amended(table_ops, comparison.current, drop, read_tables(connection, schema))
+    tables = amended(table_ops, comparison.current, drop, read_tables(connection, schema), comparison.narrowed)
     return [*first, *before, *tables, *_parts(comparison, order), *after, *last]
 
 
@@ -137,7 +137,7 @@ def _parts(comparison: Comparison, order: list[Key]) -> Iterator[MigrateOperatio
     current, wanted, changes = comparison.current, comparison.wanted, comparison.changes
     again = [key for key in reversed(order) if current[key].is_part and key in wanted and key not in comparison.claimed]
     for key in sorted([*sorted(changes.new_parts), *again], key=lambda key: key.kind == "foreign key"):
-        yield operations.create(key, wanted[key].statements, wanted[key])
+        yield operations.create(key, wanted[key].statements, wanted[key], current.get(key))
     for key in sorted(changes.comments - set(order) - comparison.built.keys()):
         yield operations.comment(key, wanted[key], current[key])
     for key, found in sorted(wanted.items()):

@@ -6,10 +6,11 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from alembic.autogenerate.render import _repr_type, renderers
-from alembic.operations.ops import DropColumnOp
+from alembic.operations.ops import AlterColumnOp, DropColumnOp
 from sqlalchemy import TypeDecorator
 
-from arc_halo.autogenerate.operations import DropDeclaredColumnOp, SqlOperation
+from arc_halo.autogenerate.loss import MARK
+from arc_halo.autogenerate.operations import DropDeclaredColumnOp, NarrowColumnOp, SqlOperation
 
 if TYPE_CHECKING:
     from typing import Any
@@ -23,16 +24,29 @@ _PIECE = re.compile(r".{1,96}(?:\s|\Z)|.{1,96}", re.DOTALL)  # short enough for 
 def render_sql(_context: AutogenContext, operation: SqlOperation) -> list[str]:
     """One ``op.execute`` per statement."""
     lines = [_execute(statement) for statement in operation.up]
-    if (operation.action, operation.key.kind) == ("drop", "table"):
-        lines.insert(0, "# Its rows are lost. If it has a new name only, write op.rename_table(old, new, schema=...).")
-    return lines
+    if (operation.action, operation.key.kind) == ("drop", "table") and operation.loss:
+        lines.insert(0, "# If it has a new name only, write op.rename_table(old, new, schema=...) instead.")
+    return [*_marked(operation.loss), *lines]
 
 
 @renderers.dispatch_for(DropDeclaredColumnOp)
 def render_drop_column(context: AutogenContext, operation: DropDeclaredColumnOp) -> list[str]:
     """As Alembic does, with a warning."""
     line: str = renderers.dispatch(DropColumnOp)(context, operation)
-    return ["# Its values are lost. If it has a new name only, write op.alter_column(..., new_column_name=...).", line]
+    name = ".".join(filter(None, (operation.schema, operation.table_name, operation.column_name)))
+    hint = "# If it has a new name only, write op.alter_column(..., new_column_name=...) instead."
+    return [*_marked(f"column {name}, with its values"), hint, line]
+
+
+@renderers.dispatch_for(NarrowColumnOp)
+def render_narrow_column(context: AutogenContext, operation: NarrowColumnOp) -> list[str]:
+    """As Alembic does, with a warning."""
+    line: str = renderers.dispatch(AlterColumnOp)(context, operation)
+    return [*_marked(operation.loss), line]
+
+
+def _marked(loss: str | None) -> list[str]:
+    return [] if loss is None else [f"# {MARK}{loss}"]
 
 
 def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[False]:

@@ -77,8 +77,15 @@ def amended(
     current: Mapping[Key, Found],
     dropped: set[Key],
     texts: Mapping[str, TableText],
+    narrowed: Mapping[tuple[str, str], str],
 ) -> Iterator[MigrateOperation]:
-    """Alembic's operations; partitions follow their table, and what is ``dropped`` already is left out."""
+    """Alembic's operations; partitions follow their table, and what is ``dropped`` already is left out.
+
+    Parameters
+    ----------
+    narrowed
+        What is lost where the type of a column, (table, column), changes.
+    """
     gone = dropped_tables(table_ops)
     for op in table_ops:
         if isinstance(op, ops.DropTableOp):
@@ -86,7 +93,9 @@ def amended(
         elif not isinstance(op, ops.ModifyTableOps):
             yield op
         elif op.table_name not in gone:
-            op.ops[:] = [changed for inner in op.ops if (changed := _exact(inner, current, dropped)) is not None]
+            op.ops[:] = [
+                changed for inner in op.ops if (changed := _exact(inner, current, dropped, narrowed)) is not None
+            ]
             if not op.is_empty():
                 yield op
         if isinstance(op, ops.CreateTableOp) and (partitions := pop_partitions(op.info)):
@@ -94,12 +103,17 @@ def amended(
             yield operations.SqlOperation("partition", key, partitions, ())
 
 
-def _exact(op: MigrateOperation, current: Mapping[Key, Found], dropped: set[Key]) -> MigrateOperation | None:
+def _exact(
+    op: MigrateOperation, current: Mapping[Key, Found], dropped: set[Key], narrowed: Mapping[tuple[str, str], str]
+) -> MigrateOperation | None:
     if isinstance(op, ops.AlterColumnOp | ops.DropColumnOp):
         anew = {(current[key].relation, current[key].member) for key in dropped if key.kind == "generated"}
         if (op.table_name, op.column_name) in anew:
             return None
-        return operations.DropDeclaredColumnOp.of(op) if isinstance(op, ops.DropColumnOp) else op
+        if isinstance(op, ops.DropColumnOp):
+            return operations.DropDeclaredColumnOp.of(op)
+        loss = narrowed.get((op.table_name, op.column_name))
+        return op if loss is None or op.modify_type is None else operations.NarrowColumnOp.of(op, loss)
     if isinstance(op, ops.DropIndexOp | ops.DropConstraintOp):
         key = _part(current, op)
         if key is not None:

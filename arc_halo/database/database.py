@@ -115,7 +115,13 @@ class Database:
         return f"<b>Arc-Halo database</b> on {kind}: <code>{escape(self.url)}</code>"
 
 
-def connect(url: str | URL | None = None, *, migrate: bool | None = None, blob_url: str | None = None) -> Database:
+def connect(
+    url: str | URL | None = None,
+    *,
+    migrate: bool | None = None,
+    allow_data_loss: bool = False,
+    blob_url: str | None = None,
+) -> Database:
     """Connect to the database at ``url``, to the configured one, or to the embedded server.
 
     Parameters
@@ -125,6 +131,8 @@ def connect(url: str | URL | None = None, *, migrate: bool | None = None, blob_u
     migrate
         Bring the schema to the code's revision. By default only the embedded database is, after a dump into
         ``ARC_HALO_HOME/backups`` if it holds an older one; the newest three dumps are kept.
+    allow_data_loss
+        Migrate also by revisions that say of themselves that they lose data.
     blob_url
         An object store for payloads, ``file://``, ``s3://``, ``gs://`` or ``az://``; else ``ARC_HALO_BLOB_URL``, else
         payloads are in the database.
@@ -137,6 +145,8 @@ def connect(url: str | URL | None = None, *, migrate: bool | None = None, blob_u
         There is no server, or it does not answer.
     SchemaNotAtHead
         The schema is not at the code's revision, and ``migrate`` does not say that it may be brought there.
+    DataLossRefused
+        A revision on the way there says that it loses data, and that was not allowed.
     """
     settings = load_settings()
     target = parse_url(url) if url is not None else configured_url(settings)
@@ -149,7 +159,7 @@ def connect(url: str | URL | None = None, *, migrate: bool | None = None, blob_u
     database = Database(application_engine(target, settings), server, blob_url)
     try:
         if server is not None if migrate is None else migrate:
-            _bring_to_head(database.engine, target, server)
+            _bring_to_head(database.engine, target, server, allow_data_loss=allow_data_loss)
         else:
             migrations.ensure_at_head(database.engine)
     except BaseException:
@@ -158,7 +168,7 @@ def connect(url: str | URL | None = None, *, migrate: bool | None = None, blob_u
     return database
 
 
-def _bring_to_head(engine: Engine, url: URL, server: EmbeddedServer | None) -> None:
+def _bring_to_head(engine: Engine, url: URL, server: EmbeddedServer | None, *, allow_data_loss: bool) -> None:
     """Migrate if need be; of several processes one does it, and the others find it done."""
     if migrations.is_at_head(engine):
         return
@@ -170,7 +180,7 @@ def _bring_to_head(engine: Engine, url: URL, server: EmbeddedServer | None) -> N
             _log.warning(
                 "the embedded database is at %s: it is dumped to %s and upgraded", found[0], _dump(server, found)
             )
-        migrations.upgrade(url)
+        migrations.upgrade(url, allow_data_loss=allow_data_loss)
     migrations.ensure_at_head(engine)
 
 

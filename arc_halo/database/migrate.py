@@ -65,7 +65,7 @@ def script_folder() -> Path:
     raise SchemaNotAtHead(f"no migrations are installed beside {package}; install arc-halo again")
 
 
-def upgrade(target: Engine | URL | str, revision: str = "head") -> None:
+def upgrade(target: Engine | URL | str, revision: str = "head", *, allow_data_loss: bool = False) -> None:
     """Bring the database at ``target`` to ``revision``; a database already there is left alone.
 
     Raises
@@ -74,7 +74,10 @@ def upgrade(target: Engine | URL | str, revision: str = "head") -> None:
         Somebody held a table or the migration lock for too long; what was not done yet can be run again.
     SchemaNotAtHead
         The database or the code is at a revision from which ``revision`` cannot be reached.
+    DataLossRefused
+        A revision says of itself that it loses data, and ``allow_data_loss`` was not said; nothing was done.
     """
+    options = _loss_options(allow_data_loss=allow_data_loss)
     url = _url(target)
     waits = delays(_LOCK_TIMEOUT_ATTEMPTS)
     # Around the attempts: the wait for another migration is long already, and is not to be multiplied by them.
@@ -82,7 +85,7 @@ def upgrade(target: Engine | URL | str, revision: str = "head") -> None:
         while True:
             try:
                 # One transaction per revision: those done stay done, and the next round goes on from there.
-                return _alembic(url, lambda config: command.upgrade(config, revision))
+                return _alembic(url, lambda config: command.upgrade(config, revision), **options)
             except LockTimeout:
                 wait = next(waits, None)
                 if wait is None:
@@ -98,7 +101,7 @@ def downgrade(target: Engine | URL | str, revision: str, *, allow_data_loss: boo
     DataLossRefused
         Rows would be dropped, and ``allow_data_loss`` was not said.
     """
-    options = {"allow_data_loss": "1"} if allow_data_loss else {}
+    options = _loss_options(allow_data_loss=allow_data_loss)
     _alembic(target, lambda config: command.downgrade(config, revision), **options)
 
 
@@ -246,6 +249,10 @@ def _holder(connection: Connection) -> str:
     )
     pid = connection.scalar(text(statement), {"key": LOCK_KEY})
     return "who held the lock until now" if pid is None else f"pid {pid}"
+
+
+def _loss_options(*, allow_data_loss: bool) -> dict[str, str]:
+    return {"allow_data_loss": "1"} if allow_data_loss else {}
 
 
 def _alembic(target: Engine | URL | str, run: Callable[[Config], object], **x_arguments: str) -> None:

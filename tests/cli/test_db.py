@@ -52,6 +52,14 @@ def test_upgrade_to_no_revision(empty: CommandLine):
     assert "Can't locate revision" in empty.error("db", "upgrade", "ffff")
 
 
+def test_an_upgrade_that_loses_data_wants_to_be_told(empty: CommandLine, monkeypatch):
+    monkeypatch.setattr("arc_halo.autogenerate.loss.marks", lambda path: ["a table"] if "0002" in path.name else [])
+    assert "--allow-data-loss" in empty.error("db", "upgrade")
+    assert empty.json("db", "upgrade", "0001")["after"] == ["0001"]
+    assert "0002: a table" in empty.error("db", "upgrade", "0002")
+    assert empty.json("db", "upgrade", "--allow-data-loss")["after"] == [HEAD]
+
+
 def test_downgrade_and_up_again(arc_halo: CommandLine):
     assert "downgraded postgresql" in arc_halo.says("db", "downgrade", "base")
     assert arc_halo.json("db", "current")["current"] == []

@@ -154,6 +154,23 @@ def test_what_holds_no_rows_may_go(migrated):
     assert migrated.scalars("SELECT name FROM arc_halo.models") == ["m"]
 
 
+def test_an_upgrade_that_says_that_it_loses_data_is_refused_as_a_whole(migrated):
+    head = migrated.scalars("SELECT version_num FROM arc_halo.alembic_version")
+    migrated.add("before", head[0], "CREATE TABLE arc_halo.later (id bigint)", "DROP TABLE arc_halo.later")
+    migrated.add("later", "before", "DROP TABLE arc_halo.later", "SELECT 1")
+    file = migrated.folder / "later.py"
+    file.write_text(
+        file.read_text().replace("    op.execute", "    # DATA LOSS: table later, with its rows\n    op.execute", 1)
+    )
+    with pytest.raises(DataLossRefused, match=r"later: table later, with its rows. Nothing was changed"):
+        migrated.upgrade()
+    assert migrated.scalars("SELECT version_num FROM arc_halo.alembic_version") == head
+    migrated.upgrade("before")
+    migrated.config.attributes["allow_data_loss"] = True
+    migrated.upgrade()
+    assert migrated.scalars("SELECT version_num FROM arc_halo.alembic_version") == ["later"]
+
+
 def test_rows_go_when_the_caller_says_so(migrated):
     migrated.execute(MODEL)
     migrated.config.attributes["allow_data_loss"] = True

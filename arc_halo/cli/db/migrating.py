@@ -50,28 +50,41 @@ def _changing(invocation: Invocation) -> Iterator[Change]:
         change.after = current(target.url)
 
 
+@contextmanager
+def _advised() -> Iterator[None]:
+    """Say how rows are allowed to go here; the message has how plain Alembic does it."""
+    try:
+        yield
+    except DataLossRefused as error:
+        raise DataLossRefused(f"{error} On this command line that is --allow-data-loss.") from error
+
+
 @app.command("upgrade")
 def upgrade(
     context: typer.Context,
     revision: Annotated[str, typer.Argument(metavar="[REVISION]", help="Where to.")] = "head",
     *,
+    allow_data_loss: Annotated[
+        bool, typer.Option("--allow-data-loss", help="Go on where a revision says that it loses data.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Bring the schema to the code's revision, or to the one given.
 
     Several at once are fine: one does it, the others wait and find it done.
     Before the embedded database is upgraded to head it is dumped, if it holds an older schema.
+    Refused where a revision says that it loses data, unless that is allowed.
 
     Example: arc-halo db upgrade
     """
     from arc_halo.database import connect
     from arc_halo.database.migrate import upgrade as migrate
 
-    with _changing(context.obj) as change:
+    with _changing(context.obj) as change, _advised():
         if revision == "head":
-            connect(context.obj.url, migrate=True).close()
+            connect(context.obj.url, migrate=True, allow_data_loss=allow_data_loss).close()
         else:
-            migrate(change.target.url, revision)
+            migrate(change.target.url, revision, allow_data_loss=allow_data_loss)
     change.report("upgraded", json=json)
 
 
@@ -93,11 +106,8 @@ def downgrade(
     """
     from arc_halo.database.migrate import downgrade as migrate
 
-    with _changing(context.obj) as change:
-        try:
-            migrate(change.target.url, revision, allow_data_loss=allow_data_loss)
-        except DataLossRefused as error:
-            raise DataLossRefused(f"{error} On this command line that is --allow-data-loss.") from error
+    with _changing(context.obj) as change, _advised():
+        migrate(change.target.url, revision, allow_data_loss=allow_data_loss)
     change.report("downgraded", json=json)
 
 
