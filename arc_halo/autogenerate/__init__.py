@@ -1,11 +1,11 @@
 """Alembic autogenerate for every SQL object of one PostgreSQL schema.
 
-Object        anything PostgreSQL keeps beside tables: function, procedure, view, materialised view and its indexes,
-              trigger, policy, row-level security flag, column storage.
+Object        anything PostgreSQL keeps beside tables: function, procedure, aggregate, view, materialised view and its
+              indexes, trigger, policy, statistics, row-level security flag, storage and compression of a column.
 Part          what belongs to a table and Alembic creates and drops itself, but does not compare by its whole
-              definition: index, constraint, default, generated column.
-Remainder     what is neither: tables, columns, sequences, types, disabled triggers. Alembic compares some of it; the
-              rest is told and not written.
+              definition: index, constraint, default, generated column, storage parameters.
+Remainder     what is neither: tables, columns, sequences, types. Alembic compares some of it; the rest is told and not
+              written.
 Declaration   the SQL that creates one object, kept in ``metadata.info`` by ``declare``; views are SQLAlchemy's own
               ``CreateView(..., metadata=...)``.
 Catalog text  PostgreSQL's own description of an object or part, with every name qualified.

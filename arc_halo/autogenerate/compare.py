@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from arc_halo.autogenerate.fingerprint import Thing
     from arc_halo.autogenerate.objects import Key, Statements
 
-_NO_CASCADE = {"rls", "storage", "default"}
+_NO_CASCADE = {"rls", "storage", "compression", "default", "options"}
 
 
 @dataclass
@@ -148,7 +148,7 @@ def _overlooked(key: Key, found: Found, standing: set[tuple[str, str]]) -> bool:
     """Whether Alembic neither creates nor drops this part of a table that stays."""
     if key.kind == "default":
         return (str(found.relation), str(found.member)) in standing
-    return key.kind in {"exclusion", "primary key"} and found.relation in {table for table, _ in standing}
+    return key.kind in {"exclusion", "primary key", "options"} and found.relation in {table for table, _ in standing}
 
 
 def _compare_one(connection: Connection, schema: str, comparison: Comparison, key: Key, changes: Changes) -> None:
@@ -181,5 +181,7 @@ def _replaceable(connection: Connection, key: Key, old: Statements, new: Stateme
     """Whether OR REPLACE does, both ways. The new object stands there: try the old over it, then the new."""
     if key.kind not in ("function", "procedure", "view", "trigger"):
         return False
+    if key.kind == "trigger" and any(statement.startswith("ALTER TABLE") for statement in (*old, *new)):
+        return False  # whether OR REPLACE enables what was disabled differs between releases
     with rolled_back(connection):
         return succeeds(connection, or_replace(old)) and succeeds(connection, or_replace(new))

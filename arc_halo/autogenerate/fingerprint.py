@@ -38,7 +38,7 @@ class Thing(NamedTuple):
 
 
 def remainder(connection: Connection, schema: str) -> list[Thing]:
-    """What is neither object nor part: tables, columns, sequences, types, disabled triggers."""
+    """What is neither object nor part: tables, columns, sequences, types."""
     return [Thing(*map(str, row)) for row in qualified(connection, _REST, schema)]
 
 

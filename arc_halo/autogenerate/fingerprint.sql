@@ -1,8 +1,7 @@
 -- What parts.sql and objects.sql leave to be said of the schema :schema, run with an empty search_path.
 SELECT 'table' AS kind, t.oid::regclass::text AS name, t.relname::text AS relation,
        concat_ws(' ', CASE t.relpersistence WHEN 'u' THEN 'UNLOGGED' END, 'PARTITION BY ' || pg_get_partkeydef(t.oid),
-                 'WITH (' || array_to_string(t.reloptions, ', ') || ')', quote_literal(obj_description(t.oid, 'pg_class')))
-         AS text
+                 quote_literal(obj_description(t.oid, 'pg_class'))) AS text
   FROM pg_class AS t
  WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND t.relkind IN ('r', 'p') AND NOT t.relispartition
 UNION ALL
@@ -11,16 +10,10 @@ SELECT 'column', format('%s.%I', t.oid::regclass, a.attname), t.relname,
                  CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || a.attcollation::regcollation END,
                  CASE WHEN a.attnotnull THEN 'NOT NULL' END,
                  CASE a.attidentity WHEN 'a' THEN 'IDENTITY ALWAYS' WHEN 'd' THEN 'IDENTITY BY DEFAULT' END,
-                 CASE WHEN a.attcompression <> '' THEN 'COMPRESSION ' || a.attcompression::text END,
                  quote_literal(col_description(t.oid, a.attnum)))
   FROM pg_attribute AS a JOIN pg_class AS t ON t.oid = a.attrelid JOIN pg_type AS y ON y.oid = a.atttypid
  WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND t.relkind IN ('r', 'p') AND NOT t.relispartition
    AND a.attnum > 0 AND NOT a.attisdropped
-UNION ALL
-SELECT 'disabled trigger', format('%I ON %s', g.tgname, t.oid::regclass), t.relname, g.tgenabled::text
-  FROM pg_trigger AS g JOIN pg_class AS t ON t.oid = g.tgrelid
- WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND NOT t.relispartition
-   AND NOT g.tgisinternal AND g.tgenabled <> 'O'
 UNION ALL
 SELECT 'sequence', c.oid::regclass::text, COALESCE(t.relname, c.relname),
        format('%s START %s INCREMENT %s MIN %s MAX %s CACHE %s%s', format_type(s.seqtypid, NULL), s.seqstart,

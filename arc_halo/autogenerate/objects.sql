@@ -11,6 +11,54 @@ SELECT k.kind, p.oid::regprocedure::text AS name, false AS is_part,
  WHERE p.pronamespace = to_regnamespace(quote_ident(:schema)) AND p.prokind IN ('f', 'p', 'w')
    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = p.tableoid AND objid = p.oid AND deptype = 'e')
 UNION ALL
+SELECT 'aggregate', p.oid::regprocedure::text, false, p.tableoid, p.oid, 0, NULL, NULL,
+       ARRAY[format('CREATE AGGREGATE %s(%s) (%s)', p.oid::regproc, pg_get_function_arguments(p.oid),
+                    concat_ws(', ', 'SFUNC = ' || a.aggtransfn::regproc,
+                              'STYPE = ' || format_type(a.aggtranstype, NULL),
+                              'SSPACE = ' || NULLIF(a.aggtransspace, 0),
+                              'FINALFUNC = ' || NULLIF(a.aggfinalfn, 0)::regproc,
+                              CASE WHEN a.aggfinalextra THEN 'FINALFUNC_EXTRA' END,
+                              'FINALFUNC_MODIFY = ' || k.final,
+                              'COMBINEFUNC = ' || NULLIF(a.aggcombinefn, 0)::regproc,
+                              'SERIALFUNC = ' || NULLIF(a.aggserialfn, 0)::regproc,
+                              'DESERIALFUNC = ' || NULLIF(a.aggdeserialfn, 0)::regproc,
+                              'INITCOND = ' || quote_literal(a.agginitval),
+                              'MSFUNC = ' || NULLIF(a.aggmtransfn, 0)::regproc,
+                              'MINVFUNC = ' || NULLIF(a.aggminvtransfn, 0)::regproc,
+                              'MSTYPE = ' || format_type(NULLIF(a.aggmtranstype, 0), NULL),
+                              'MSSPACE = ' || NULLIF(a.aggmtransspace, 0),
+                              'MFINALFUNC = ' || NULLIF(a.aggmfinalfn, 0)::regproc,
+                              CASE WHEN a.aggmfinalextra THEN 'MFINALFUNC_EXTRA' END,
+                              'MINITCOND = ' || quote_literal(a.aggminitval),
+                              'SORTOP = ' || (SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+                                                FROM pg_operator AS o JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+                                               WHERE o.oid = a.aggsortop),
+                              'PARALLEL = ' || CASE p.proparallel WHEN 's' THEN 'SAFE' WHEN 'r' THEN 'RESTRICTED' END,
+                              CASE a.aggkind WHEN 'h' THEN 'HYPOTHETICAL' END))],
+       format('DROP AGGREGATE %s(%s)', p.oid::regproc, pg_get_function_identity_arguments(p.oid)),
+       jsonb_strip_nulls(jsonb_build_object(format('AGGREGATE %s(%s)', p.oid::regproc,
+                                                   pg_get_function_identity_arguments(p.oid)),
+                                            obj_description(p.oid, 'pg_proc')))
+  FROM pg_proc AS p JOIN pg_aggregate AS a ON a.aggfnoid = p.oid
+ -- What it is by default, by the kind of aggregate, is not said.
+ CROSS JOIN LATERAL (SELECT CASE WHEN a.aggfinalmodify <> CASE a.aggkind WHEN 'n' THEN 'r' ELSE 'w' END
+                                 THEN CASE a.aggfinalmodify WHEN 'r' THEN 'READ_ONLY' WHEN 's' THEN 'SHAREABLE'
+                                                            ELSE 'READ_WRITE' END END) AS k (final)
+ WHERE p.pronamespace = to_regnamespace(quote_ident(:schema))
+   AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = p.tableoid AND objid = p.oid AND deptype = 'e')
+UNION ALL
+SELECT 'statistics', format('%I.%I', n.nspname, s.stxname), false, s.tableoid, s.oid, 0, c.relname, s.stxname,
+       ARRAY[pg_get_statisticsobjdef(s.oid),
+             CASE WHEN s.stxstattarget >= 0
+                  THEN format('ALTER STATISTICS %I.%I SET STATISTICS %s', n.nspname, s.stxname, s.stxstattarget) END],
+       format('DROP STATISTICS %I.%I', n.nspname, s.stxname),
+       jsonb_strip_nulls(jsonb_build_object(format('STATISTICS %I.%I', n.nspname, s.stxname),
+                                            obj_description(s.oid, 'pg_statistic_ext')))
+  FROM pg_statistic_ext AS s
+  JOIN pg_namespace AS n ON n.oid = s.stxnamespace
+  JOIN pg_class AS c ON c.oid = s.stxrelid
+ WHERE s.stxnamespace = to_regnamespace(quote_ident(:schema))
+UNION ALL
 SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'matview' END, c.oid::regclass::text, false,
        c.tableoid, c.oid, 0, c.relname, NULL,
        ARRAY[format('CREATE %s %s', k.sql, c.oid::regclass)
@@ -36,7 +84,11 @@ SELECT 'index', i.indexrelid::regclass::text, false, x.tableoid, x.oid, 0, c.rel
 UNION ALL
 SELECT 'trigger', format('%I ON %s', t.tgname, t.tgrelid::regclass), false,
        t.tableoid, t.oid, 0, c.relname, t.tgname,
-       ARRAY[pg_get_triggerdef(t.oid)],
+       ARRAY[pg_get_triggerdef(t.oid),
+             CASE WHEN t.tgenabled <> 'O'
+                  THEN format('ALTER TABLE %s %s TRIGGER %I', t.tgrelid::regclass,
+                              CASE t.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA'
+                                               ELSE 'ENABLE ALWAYS' END, t.tgname) END],
        format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass),
        jsonb_strip_nulls(jsonb_build_object(format('TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass),
                                             obj_description(t.oid, 'pg_trigger')))
@@ -77,3 +129,12 @@ SELECT 'storage', format('%s.%I', c.oid::regclass, a.attname), false, 0::oid, c.
   FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid JOIN pg_type AS y ON y.oid = a.atttypid
  WHERE c.relnamespace = to_regnamespace(quote_ident(:schema)) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
    AND a.attnum > 0 AND NOT a.attisdropped AND a.attstorage <> y.typstorage
+UNION ALL
+SELECT 'compression', format('%s.%I', c.oid::regclass, a.attname), false, 0::oid, c.oid, a.attnum, c.relname, a.attname,
+       ARRAY[format('ALTER TABLE %s ALTER COLUMN %I SET COMPRESSION %s', c.oid::regclass, a.attname,
+                    CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE a.attcompression::text END)],
+       format('ALTER TABLE %s ALTER COLUMN %I SET COMPRESSION DEFAULT', c.oid::regclass, a.attname),
+       '{}'
+  FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+ WHERE c.relnamespace = to_regnamespace(quote_ident(:schema)) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+   AND a.attnum > 0 AND NOT a.attisdropped AND a.attcompression <> ''

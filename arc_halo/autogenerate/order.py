@@ -107,11 +107,12 @@ def _touched(comparison: Comparison, schema: str, table_ops: Iterable[MigrateOpe
 
 
 def _reset_storages(comparison: Comparison, touched: set[Address]) -> set[Key]:
-    """Column storages that ALTER TYPE resets."""
+    """Storage and compression of columns that ALTER TYPE resets."""
     return {
         key
         for key, found in comparison.current.items()
-        if key.kind == "storage" and comparison.columns.get((str(found.relation), str(found.member))) in touched
+        if key.kind in ("storage", "compression")
+        and comparison.columns.get((str(found.relation), str(found.member))) in touched
     }
 
 

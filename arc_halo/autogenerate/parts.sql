@@ -52,3 +52,12 @@ SELECT 'generated', format('%s.%I', t.oid::regclass, a.attname), true,
   JOIN pg_type AS y ON y.oid = a.atttypid
  WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND t.relkind IN ('r', 'p') AND NOT t.relispartition
    AND a.attgenerated <> ''
+UNION ALL
+SELECT 'options', t.oid::regclass::text, true, 0::oid, t.oid, 0, t.relname, NULL,
+       ARRAY[format('ALTER TABLE %s SET (%s)', t.oid::regclass, array_to_string(t.reloptions, ', '))],
+       format('ALTER TABLE %s RESET (%s)', t.oid::regclass,
+              (SELECT string_agg(split_part(o, '=', 1), ', ') FROM unnest(t.reloptions) AS o)),
+       '{}'
+  FROM pg_class AS t
+ WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND t.relkind = 'r' AND NOT t.relispartition
+   AND t.reloptions IS NOT NULL

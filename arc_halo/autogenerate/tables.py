@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from arc_halo.autogenerate.catalog import Found, TableText
 
 CONSTRAINTS = {"constraint", "exclusion", "foreign key", "primary key"}
-_INLINE = {"default", "generated", "foreign key"}  # in CREATE TABLE, or an operation of their own
+_INLINE = {"default", "generated", "foreign key", "options"}  # in CREATE TABLE, or an operation of their own
 
 
 def flat(table_ops: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:

@@ -1,7 +1,7 @@
 """Differences that no operation covers: they are told, never passed over in silence.
 
-PostgreSQL has more kinds of change than autogenerate writes: a column's collation, a table's options and partition key,
-the type of a sequence, the labels of an enum, a disabled trigger.
+PostgreSQL has more kinds of change than autogenerate writes: a column's collation, a table's partition key and whether
+it is logged, the type of a sequence, the labels of an enum.
 """
 
 from __future__ import annotations

@@ -158,3 +158,50 @@ def table_that_becomes_a_view(items: Table, *, changed: bool) -> None:
         for name in ("ids", "ones"):
             table = Table(name, items.metadata, Column("id", BigInteger, primary_key=True))
             Index(f"ix_{name}_id", table.c.id)
+
+
+ADDING = (
+    "CREATE FUNCTION app.add_{0}(bigint, bigint) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE"
+    " RETURN $1 + {0} * $2"
+)
+
+
+def aggregate(items: Table, *, changed: bool) -> None:
+    """With a view that uses it, which goes with it and comes back."""
+    factor = 2 if changed else 1
+    sfunc = ADDING.format(factor)
+    parts = f"SFUNC = app.add_{factor}, STYPE = bigint, INITCOND = '0', PARALLEL = safe"
+    made = f"CREATE AGGREGATE app.total(bigint) ({parts})"
+    said = "COMMENT ON AGGREGATE app.total(bigint) IS 'it''s a sum'"
+    declare(items.metadata, sfunc, (made, said))
+    query = select(literal_column("app.total(id)").label("total")).select_from(items)
+    CreateView(query, "v_total", metadata=items.metadata, schema="app")
+
+
+def statistics_object(items: Table, *, changed: bool) -> None:
+    items.append_column(Column("length", BigInteger))
+    kinds = "ndistinct, dependencies" if changed else "ndistinct"
+    made = [f"CREATE STATISTICS app.st_items ({kinds}) ON name, length FROM app.items"]
+    if changed:
+        made.append("ALTER STATISTICS app.st_items SET STATISTICS 500")
+    declare(items.metadata, tuple(made))
+
+
+def disabled_trigger(items: Table, *, changed: bool) -> None:
+    state = ["ALTER TABLE app.items DISABLE TRIGGER touch"] if changed else []
+    declare(items.metadata, TOUCH, (TOUCH_TRIGGER.format("UPDATE", "items"), *state))
+
+
+def constraint_trigger(items: Table, *, changed: bool) -> None:
+    when = "INITIALLY DEFERRED" if changed else "INITIALLY IMMEDIATE"
+    trigger = (
+        f"CREATE CONSTRAINT TRIGGER later AFTER INSERT ON app.items DEFERRABLE {when} "
+        "FOR EACH ROW EXECUTE FUNCTION app.touch()"
+    )
+    declare(items.metadata, TOUCH, trigger)
+
+
+def unpopulated_view(items: Table, *, changed: bool) -> None:
+    """Data is not compared: whoever refreshes it later has changed nothing of the schema."""
+    columns = "id, name" if changed else "id"
+    declare(items.metadata, f"CREATE MATERIALIZED VIEW app.mv_later AS SELECT {columns} FROM app.items WITH NO DATA")

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     PrimaryKeyConstraint,
+    String,
     Table,
     Text,
     UniqueConstraint,
@@ -283,3 +284,18 @@ def reference_to_a_new_column(items: Table, *, changed: bool) -> None:
             Column("twice", ForeignKey("app.items.twice")),
             Column("parent_id", ForeignKey("app.uses.id")),
         )
+
+
+def table_options(items: Table, *, changed: bool) -> None:
+    options = {"fillfactor": 70, "autovacuum_enabled": "false"} if changed else {"fillfactor": 80}
+    Table("packed", items.metadata, Column("id", BigInteger, primary_key=True), postgresql_with=options)
+    plain = {"postgresql_with": {"fillfactor": 60}} if changed else {}
+    Table("plain", items.metadata, Column("id", BigInteger, primary_key=True), **plain)
+
+
+def compression(items: Table, *, changed: bool) -> None:
+    """Of a column whose type changes as well, which resets it."""
+    items.append_column(Column("payload", Text if changed else String(9)))
+    compressed = ("payload", "name") if changed else ("payload",)
+    for column in compressed:
+        declare(items.metadata, f"ALTER TABLE app.items ALTER COLUMN {column} SET COMPRESSION pglz")

@@ -23,7 +23,7 @@ PLANTED = [
         "tensor_chunks.raw_nbytes",
         "changed",
     ),
-    ("ALTER TABLE {0}.model_files SET (fillfactor = 50)", "table", "model_files", "changed"),
+    ("ALTER TABLE {0}.model_files SET (fillfactor = 50)", "options", "model_files", "extra"),
     ("COMMENT ON TABLE {0}.model_lineage IS 'planted'", "table", "model_lineage", "changed"),
     ("ALTER TABLE {0}.model_aliases SET UNLOGGED", "table", "model_aliases", "changed"),
     ("CREATE TABLE {0}.planted (id bigint)", "table", "planted", "extra"),
