@@ -47,21 +47,50 @@ def trained(expected):
     return expected["training"]
 
 
-@pytest.fixture
-def released_url(database_url, release):
-    """A database as that release left it."""
+@pytest.fixture(scope="session")
+def release_templates(database_server):
+    """Databases to copy, each made when it is first asked for: a restore and an upgrade take seconds."""
+    made = {}
+
+    def template(release, *, is_upgraded):
+        key = (release, is_upgraded)
+        if key not in made:
+            url = database_server.create(template(release, is_upgraded=False) if is_upgraded else "template1")
+            if is_upgraded:
+                upgrade(url)
+            else:
+                restore(url, release)
+            made[key] = url
+        return made[key].database
+
+    yield template
+    for url in made.values():
+        database_server.drop(url)
+
+
+def restore(url, release):
+    """Make an empty database what a release left."""
     dump = gzip.decompress((FOLDER / f"{release}.sql.gz").read_bytes())
-    with psycopg.connect(libpq_string(database_url), autocommit=True) as connection:
+    with psycopg.connect(libpq_string(url), autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA public")
         connection.execute(dump)
-    return database_url
 
 
 @pytest.fixture
-def opened(released_url):
-    upgrade(released_url)
-    with connect(released_url) as database:
+def released_url(database_server, release_templates, release):
+    """A database as that release left it."""
+    url = database_server.create(release_templates(release, is_upgraded=False))
+    yield url
+    database_server.drop(url)
+
+
+@pytest.fixture
+def opened(database_server, release_templates, release):
+    """That database at head."""
+    url = database_server.create(release_templates(release, is_upgraded=True))
+    with connect(url) as database:
         yield database
+    database_server.drop(url)
 
 
 @pytest.fixture
