@@ -110,16 +110,8 @@ def add_member(
 
     Parameters
     ----------
-    model
-        The version that answers; of ``name`` or ``name@alias`` the one that this is now, also later.
-    endpoint
-        Name of what answers, in the place of a model. Beside one it is what is asked, for that version.
-    role
-        One of `MEMBER_ROLES`.
-    weight
-        How much its answer counts, 0 or more.
-    priority
-        Smaller goes first.
+    model, endpoint, role, weight, priority, config
+        As of `MemberDefinition`.
 
     Raises
     ------

@@ -212,10 +212,7 @@ def fit_cascade_thresholds(
     plan = load_plan(session, row.id)
     is_cascade = plan.strategy == Cascade.name
     if apply and not is_cascade:
-        raise FusionError(
-            f"the reactor {plan.name} is of the strategy {plan.strategy}, which has no thresholds; they "
-            "can be looked at, without being applied"
-        )
+        raise FusionError(f"{plan.name} is of the strategy {plan.strategy}, and thresholds are a cascade's: look only")
     cascade = Cascade.of(plan.config.options) if is_cascade else Cascade()
     outcomes = logged_outcomes(
         session, plan, since=since, limit=limit, measure=cascade.measure, extract=cascade.extract
