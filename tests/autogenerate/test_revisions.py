@@ -84,9 +84,10 @@ def test_text(project, name, present, absent):
 def test_a_loss_is_said(project, name, said):
     project.migrate(declared(name, changed=False))
     upgrade, _, downgrade = project.revise(declared(name, changed=True)).partition("def downgrade")
-    assert " lost. If it has a new name only, write op." in upgrade
+    assert "    # DATA LOSS: " in upgrade
+    assert "# If it has a new name only, write op." in upgrade
     assert said in upgrade
-    assert "lost" not in downgrade
+    assert "DATA LOSS" not in downgrade
 
 
 def test_partitions_made_later_are_data(project):
