@@ -112,6 +112,18 @@ KINDS = {
         {"rewrite"},
     ),
     "constant default": ("ALTER TABLE app.items ADD COLUMN flag boolean DEFAULT true", "ACCESS EXCLUSIVE", None, set()),
+    "constant default, not null": (
+        "ALTER TABLE app.items ADD COLUMN flag boolean NOT NULL DEFAULT true",
+        "ACCESS EXCLUSIVE",
+        None,
+        set(),
+    ),
+    "required column": (
+        "ALTER TABLE app.items ADD COLUMN flag boolean NOT NULL",
+        "ACCESS EXCLUSIVE",
+        "scan",
+        {"required-column"},
+    ),
     "volatile default": (
         "ALTER TABLE app.items ADD COLUMN token uuid DEFAULT gen_random_uuid()",
         "ACCESS EXCLUSIVE",
@@ -212,6 +224,11 @@ def test_sizes_decide(linted):
     assert [each.severity for each in linted.said(INDEX.replace("ix_", "ix2_"), **large)[1]] == ["note"]
     allowed = {"allowed": frozenset({"index-build"})}
     assert [each.severity for each in linted.said(INDEX.replace("ix_", "ix3_"), **allowed)[1]] == ["note"]
+
+
+def test_one_row_is_enough_for_a_required_column_to_fail(linted):
+    statement = "ALTER TABLE app.owners ADD COLUMN age integer NOT NULL"
+    assert [(each.severity, each.rule) for each in linted.said(statement)[1]] == [("danger", "required-column")]
 
 
 def test_what_is_new_may_be_locked(linted):

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from arc_halo.database.embedded import embedded_server
+from arc_halo.database.url import libpq_string
 from tests.cli.command_line import CommandLine
 
 
@@ -34,6 +43,36 @@ def test_a_large_table_is_told(arc_halo: CommandLine):
     said = arc_halo.run("db", "lint", "0003:0005", "--strict", code=1).stdout
     assert f"{found['dangers']} dangers in 2 revisions for " in said
     assert "ACCESS EXCLUSIVE" in said
+
+
+@pytest.fixture
+def home(monkeypatch):
+    """Not pytest's own folder, which is closed to the user a server of root's runs as."""
+    home = Path(tempfile.mkdtemp(prefix="arc-halo-home-"))
+    monkeypatch.setenv("ARC_HALO_HOME", str(home))
+    yield home
+    embedded_server(home).close()
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def reader(migrated_url):
+    """The URL for a role that may look at the schema, and nothing else."""
+    role = f"{migrated_url.database}_reader"
+    with psycopg.connect(libpq_string(migrated_url), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role}")
+        connection.execute(f"GRANT USAGE ON SCHEMA arc_halo TO {role}")
+        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA arc_halo TO {role}")
+        url = migrated_url.update_query_dict({"options": f"-c role={role}"})
+        yield url.render_as_string(hide_password=False)
+        connection.execute(f"DROP OWNED BY {role}")
+        connection.execute(f"DROP ROLE {role}")
+
+
+def test_the_embedded_server_lends_the_scratch_where_none_may_be_made(reader, home):
+    assert CommandLine(reader).json("db", "lint", "0005")["is_safe"]
+    assert (home / "postgres").is_dir()
+    assert "permission denied to create database" in CommandLine(reader).error("db", "lint", "--scratch", reader)
 
 
 def test_the_scratch_may_be_made_elsewhere(arc_halo: CommandLine, database_server):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from arc_halo.autogenerate.linting.observing import Observation
-    from arc_halo.autogenerate.linting.snapshots import Snapshot
+    from arc_halo.autogenerate.linting.snapshots import Column, Snapshot
 
 _VERIFYING: Final = re.compile(r'verifying table "(.+)"')
 _VALIDATING: Final = re.compile(r'validating foreign key constraint "(.+)"')
@@ -25,7 +25,8 @@ class Touched:
     """One table under one statement.
 
     ``scans`` says what the table is read whole for: ``index``, ``key`` (the index of a constraint), ``foreign key``,
-    ``check``, ``not null`` or ``partition``; ``renamed`` and ``dropped`` are names of columns, or the table's own.
+    ``check``, ``not null``, ``required`` (a new column without values) or ``partition``; ``renamed`` and ``dropped``
+    are names of columns, or the table's own.
     """
 
     oid: int
@@ -121,12 +122,19 @@ def _verified(seen: Observation, oid: int) -> set[str]:
         if each.table == oid and each.kind == "c" and each.is_valid and not _was_valid(seen, each.oid):
             found.add("check")
     if _gained_not_null(seen, oid):
-        found.add("not null")
+        added = any(each.table == oid and each.is_not_null for each in _new_columns(seen))
+        found.add("required" if added else "not null")
     return found or {"partition"}
+
+
+def _new_columns(seen: Observation) -> Iterator[Column]:
+    return (each for place, each in seen.after.columns.items() if place not in seen.before.columns)
 
 
 def _gained_not_null(seen: Observation, oid: int) -> bool:
     """Whether a column may be null no longer; PostgreSQL 18 has constraints for that, NOT VALID ones, too."""
+    if any(each.table == oid and each.is_not_null for each in _new_columns(seen)):
+        return True
     return any(
         each.table == oid and each.kind == "n" and each.is_valid and not _was_valid(seen, each.oid)
         for each in seen.after.constraints.values()

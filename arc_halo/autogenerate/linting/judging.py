@@ -26,6 +26,7 @@ _BLOCKS: Final = {
     "ShareRowExclusiveLock": "writers",
     "ShareLock": "writers",
 }
+_REQUIRED: Final = "required-column"
 _ALONE: Final = "in an `autocommit_block()`, alone in a revision"
 _LATER: Final = "and VALIDATE CONSTRAINT in a later revision, which blocks nobody"
 
@@ -52,6 +53,11 @@ _SCANS: Final = {
         "a column is searched for nulls",
         "add CHECK (... IS NOT NULL) NOT VALID first, VALIDATE CONSTRAINT in a later revision, then SET NOT NULL, "
         "which reads nothing any more, and drop the CHECK",
+    ),
+    "required": Scan(
+        _REQUIRED,
+        "a new column has no value in old rows and may not be null, which fails if there is a row,",
+        "give it a constant default, or add it nullable, fill it in batches, and go on as for SET NOT NULL",
     ),
     "partition": Scan(
         "partition-scan",
@@ -86,7 +92,8 @@ class Limits:
 
     def severity(self, rule: str, size: Size) -> Severity:
         """How much what the rule is about matters for a table of this size."""
-        is_large = self.strict or size.rows > self.rows or size.nbytes > self.nbytes
+        most = 0 if rule == _REQUIRED else self.rows
+        is_large = self.strict or size.rows > most or size.nbytes > self.nbytes
         return "danger" if is_large and rule not in self.allowed else "note"
 
 
@@ -137,6 +144,7 @@ class Judge:
     def __init__(self, existing: Collection[int], sizes: Mapping[int, Size], limits: Limits) -> None:
         self._existing, self._sizes, self._limits = existing, sizes, limits
         self._held: dict[int, tuple[str, str]] = {}  # name and mode, since the transaction began
+        self._told: set[tuple[int, str]] = set()
 
     def judge(self, seen: Observation) -> Judgement:
         """Judge the next statement."""
@@ -196,8 +204,9 @@ class Judge:
             for oid, (name, mode) in sorted(self._held.items())
             if oid != touched.oid or rank(mode) > rank(touched.lock)
         ]
-        if held:
-            message = f"locks of statements before stay meanwhile, and lock out {', '.join(held)}"
+        message = f"locks of statements before stay meanwhile, and lock out {', '.join(held)}"
+        if held and (touched.oid, message) not in self._told:
+            self._told.add((touched.oid, message))
             yield self._finding("held-lock", touched, message, "do this in another revision than those")
 
     def _hold(self, touched: Collection[Touched]) -> None:

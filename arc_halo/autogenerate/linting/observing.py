@@ -81,6 +81,7 @@ class Observer:
         self._messages: list[str] = []
         self._settings: list[str] = []
         self._revision: str | None = None
+        self._known: Snapshot | None = None  # as the last statement left it
 
     def run(self, statements: Iterable[Statement]) -> None:
         """Run what is not to be looked at, a revision's statements in one transaction.
@@ -91,6 +92,7 @@ class Observer:
             One fails on an empty database.
         """
         self._messages.clear()
+        self._known = None
         for (revision, is_transactional), group in groupby(statements, _transaction):
             try:
                 with self._connection.transaction() if is_transactional else nullcontext():
@@ -117,13 +119,15 @@ class Observer:
         return snapshot(self._connection)
 
     def _observe(self, statement: Statement) -> Observation:
-        before = self.look()
+        before = self._known or self.look()
         try:
-            return self._in_transaction(statement, before)
+            seen = self._in_transaction(statement, before)
         except psycopg.errors.ActiveSqlTransaction:
-            return self._alone(statement, before)
+            seen = self._alone(statement, before)
         except psycopg.Error as error:
-            return Observation(statement, before, before, error=_first_line(error))
+            seen = Observation(statement, before, before, error=_first_line(error))
+        self._known = seen.after
+        return seen
 
     def _in_transaction(self, statement: Statement, before: Snapshot) -> Observation:
         """Committed at once, so that the locks of each statement are seen by themselves."""

@@ -126,14 +126,20 @@ def _print_revision(revision: RevisionReport) -> None:
     lines = [line for judged in revision.statements for line in _lines(judged)]
     if lines:
         print_table(_HEADERS, lines, right=("rows", "size"))
-    for judged in revision.statements:
-        for each in judged.findings:
-            where = shown(each.table or _shortened(judged.statement))
-            style = "bold red" if each.severity == "danger" else "yellow"
-            say((each.severity, style), f" {each.rule}: {where}: {shown(each.message)}")
-            if each.advice:
-                say(f"    -> {shown(each.advice)}")
-    if not lines and not any(judged.findings for judged in revision.statements):
+    found = [(judged.statement, each) for judged in revision.statements for each in judged.findings]
+    advised: set[str] = set()
+    for statement, each in sorted(found, key=lambda pair: pair[1].severity):
+        is_external = each.rule.startswith("squawk:")
+        if is_external and each.rule in advised:
+            continue  # once is enough; --json has all
+        style = "bold red" if each.severity == "danger" else "yellow"
+        say(
+            (each.severity, style), f" {each.rule}: {shown(each.table or _shortened(statement))}: {shown(each.message)}"
+        )
+        if each.advice and each.advice not in advised:
+            say(f"    -> {shown(each.advice)}")
+        advised |= {each.advice, each.rule}
+    if not lines and not found:
         say("touches nothing that was there before")
 
 
