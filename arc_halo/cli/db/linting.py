@@ -154,5 +154,5 @@ def _lines(judged: Judgement) -> Iterator[tuple[object, ...]]:
 
 
 def _shortened(statement: str) -> str:
-    line = " ".join(statement.split())
+    line = shown(" ".join(statement.split()))
     return line if len(line) <= _STATEMENT_WIDTH else f"{line[: _STATEMENT_WIDTH - 3]}..."
