@@ -170,6 +170,15 @@ def ensure_at_head(engine: Engine) -> None:
         )
 
 
+def alembic_config(url: URL | None = None) -> Config:
+    """What Alembic is told: where the revisions are, for which database, and to say nothing."""
+    config = Config(stdout=io.StringIO(), output_buffer=io.StringIO())
+    config.set_main_option("script_location", str(script_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["url"] = url  # not an option: configparser would read the % of an escaped password
+    return config
+
+
 def environment_url(config: Config) -> URL:
     """The database a run of Alembic is about, for ``env.py``.
 
@@ -259,7 +268,7 @@ def _alembic(target: Engine | URL | str, run: Callable[[Config], object], **x_ar
     """Run one of Alembic's commands in silence, its refusals as errors of ours."""
     url = _url(target)
     engine = migration_engine(url)
-    config = _config(url)
+    config = alembic_config(url)
     config.cmd_opts = Namespace(x=[f"{name}={value}" for name, value in x_arguments.items()])
     try:
         # In this order, here and in connect(): two threads that took them in opposite orders would wait for ever.
@@ -274,16 +283,8 @@ def _url(target: Engine | URL | str) -> URL:
     return target.url if isinstance(target, Engine) else parse_url(target)
 
 
-def _config(url: URL | None = None) -> Config:
-    config = Config(stdout=io.StringIO(), output_buffer=io.StringIO())
-    config.set_main_option("script_location", str(script_folder()).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["url"] = url  # not an option: configparser would read the % of an escaped password
-    return config
-
-
 def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+    return ScriptDirectory.from_config(alembic_config())
 
 
 def _current(engine: Engine) -> tuple[str, ...]:
