@@ -1,7 +1,7 @@
 """``arc-halo db``: the database itself, its schema and its health."""
 
 # In the order in which --help lists their verbs.
-from arc_halo.cli.db import migrating, comparing  # noqa: I001
+from arc_halo.cli.db import migrating, comparing, rehearsing  # noqa: I001
 from arc_halo.cli.db.application import app
 
-__all__ = ["app", "comparing", "migrating"]
+__all__ = ["app", "comparing", "migrating", "rehearsing"]
