@@ -171,7 +171,7 @@ def test_an_interruption_while_it_is_cloned(older_url, clones, by):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), cloned(older_url, by=by, report=interrupt):
+    with pytest.raises(KeyboardInterrupt), cloned(older_url, by=by, keep=True, report=interrupt):
         pass
     assert clones() == []
 

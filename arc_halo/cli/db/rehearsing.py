@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
+    from arc_halo.database.rehearsal.cloning import Report
     from arc_halo.database.rehearsal.rehearsing import Description, FewerRows, Rehearsal, Step
 
+_LETS_WRITE = {"AccessShareLock", "RowShareLock", "RowExclusiveLock", "ShareUpdateExclusiveLock"}
 _SIGNS = {"missing": "-", "extra": "+", "changed": "~"}
 
 
@@ -80,13 +82,21 @@ def rehearse(
 def _rehearsed(source: URL, server: URL | None, *, silent: bool, **options: Any) -> Rehearsal:
     from arc_halo.database.rehearsal.rehearsing import rehearse as run
 
-    with progress_bars(silent=silent) as report:
-        return run(source, _description(), on=server, report=report, told=_telling(silent=silent), **options)
+    with _shown(silent=silent) as (report, told):
+        return run(source, _description(), on=server, report=report, told=told, **options)
 
 
-def _telling(*, silent: bool) -> Callable[[str], None] | None:
-    screen = console(stderr=True)
-    return None if silent or not screen.is_terminal else screen.print
+@contextmanager
+def _shown(*, silent: bool) -> Iterator[tuple[Report | None, Callable[[str], None] | None]]:
+    """Callbacks for bytes, as a bar on stderr, and for what is done then, as lines after it."""
+    with ExitStack() as stack:
+        report = stack.enter_context(progress_bars(silent=silent))
+
+        def told(doing: str) -> None:
+            stack.close()
+            console(stderr=True).print(doing)
+
+        yield report, None if report is None else told
 
 
 def _description() -> Description:
@@ -188,9 +198,6 @@ def _print_details(step: Step) -> None:
         for line in (step.watched.statement or "").strip().splitlines():
             say(f"    {shown(line)}")
         print_error(f"{step.revision}: {step.failure}")
-
-
-_LETS_WRITE = {"AccessShareLock", "RowShareLock", "RowExclusiveLock", "ShareUpdateExclusiveLock"}
 
 
 def _print_fewer(what: str, found: Sequence[FewerRows]) -> None:

@@ -190,13 +190,15 @@ def _on_server(
     target = (on or source).set(database=name)
     with beside(target, source) as connection:
         connection.scalar(_LOCK, {"name": name})
+        is_whole = False
         try:
             method = _copy_or_not(connection, source, name, report, may_dump=may_dump) if by == "template" else by
             if method == "dump":
                 _fill(connection, source, target, report, schema_only=schema_only, is_elsewhere=on is not None)
+            is_whole = True
             yield target, method
         finally:
-            if not keep:
+            if not (keep and is_whole):
                 _drop(target, source, name, connection)
 
 
