@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     pool_timeout_seconds: PositiveFloat = 30.0
     connect_timeout_seconds: PositiveInt = 10
     connect_attempts: PositiveInt = 6
+    neon_api_key: SecretStr | None = None
+    neon_project: str | None = None
+    neon_api_url: str = "https://console.neon.tech/api/v2"
     statement_timeout_seconds: float = Field(default=0.0, ge=0)  # 0: none; imports run long
 
 

@@ -12,5 +12,6 @@ pytest_plugins = [
     "tests.fixtures.long",
     "tests.fixtures.migrations",
     "tests.fixtures.proxy",
+    "tests.fixtures.rehearsals",
     "tests.training.trained",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import ndiff
 from hashlib import sha256
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import text
 
 from arc_halo.autogenerate.build import create_all
+from arc_halo.autogenerate.catalog import read
 from arc_halo.autogenerate.fingerprint import Thing, things
 from arc_halo.autogenerate.objects import Key
-from arc_halo.autogenerate.savepoints import put_aside, rolled_back
+from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, MetaData
 
@@ -62,12 +64,51 @@ def declared_things(connection: Connection, metadata: MetaData) -> list[Thing]:
     sqlalchemy.exc.DBAPIError
         PostgreSQL refuses a declaration.
     """
+    with _declared(connection, metadata) as schema:
+        return things(connection, schema)
+
+
+def differences_from_declared(connection: Connection, metadata: MetaData) -> list[Difference]:
+    """What differs between what ``metadata`` declares and what stands; nothing is locked, nothing stays.
+
+    An object whose text is only what PostgreSQL makes of its own text, as in a database that was restored from a dump,
+    is no other.
+
+    Raises
+    ------
+    ConfigurationError
+        A declaration creates nothing, or the metadata has no schema.
+    sqlalchemy.exc.DBAPIError
+        PostgreSQL refuses a declaration.
+    """
+    standing = things(connection, str(metadata.schema))
+    with _declared(connection, metadata) as schema:
+        found = compare_things(things(connection, schema), standing)
+        return [each for each in found if each.change != "changed" or not _is_parsed_twice(connection, schema, each)]
+
+
+@contextmanager
+def _declared(connection: Connection, metadata: MetaData) -> Iterator[str]:
+    """What is declared, built under the schema's name while the real one is set aside."""
     schema = str(metadata.schema)
     with rolled_back(connection):
         if connection.execute(_EXISTS, {"schema": schema}).scalar_one():
             put_aside(connection, schema)
         create_all(connection, metadata)
-        return things(connection, schema)
+        yield schema
+
+
+def _is_parsed_twice(connection: Connection, schema: str, difference: Difference) -> bool:
+    """Whether the declared object, which stands here, has the other text once it is made from its own."""
+    key = Key(difference.kind, difference.name)
+    built = read(connection, schema).get(key)
+    if built is None or built.is_part:
+        return False
+    with rolled_back(connection):
+        if not succeeds(connection, (f"{built.removal} CASCADE", *built.statements)):
+            return False
+        again = read(connection, schema).get(key)
+        return again is not None and "; ".join(again.statements) == difference.second
 
 
 def compare_things(first: Iterable[Thing], second: Iterable[Thing]) -> list[Difference]:

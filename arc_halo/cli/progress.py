@@ -24,7 +24,7 @@ _LABELS: Final = {
     "download": "loading", "hash": "reading", "store": "storing", "embed": "embedding", "write": "writing",
     "verify": "checking", "measure": "measuring", "quantize": "quantising", "dequantize": "restoring",
     "prune": "pruning", "merge": "merging", "compare": "comparing", "load": "loading", "repack": "repacking",
-    "migrate": "moving",
+    "migrate": "moving", "clone": "cloning",
 }  # fmt: skip
 
 

@@ -8,6 +8,8 @@ transaction
     a whole unit of work, run again where the server says that this is safe
 migration
     the way of a database from one revision of the schema to another, by one process at a time
+rehearsal
+    a migration done to a clone first, to see what it does
 pooler
     PgBouncer in front of a server: sessions are shared, so nothing may depend on one
 """

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, event, text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
@@ -148,6 +149,21 @@ def known_revisions(engine: Engine) -> tuple[str, ...]:
             "know; install the newer version that made it, put the missing revision file back, or restore a dump"
         )
     return found
+
+
+def way_up(found: tuple[str, ...], revision: str = "head") -> list[Script]:
+    """The revisions between those ``found`` in a database and ``revision``, in the order in which they are run.
+
+    Raises
+    ------
+    SchemaNotAtHead
+        ``revision`` cannot be reached from there.
+    """
+    try:
+        # None is the base, as what Alembic's own upgrade starts from.
+        return [*_scripts().iterate_revisions(revision, found or None, implicit_base=True)][::-1]
+    except RevisionError as error:
+        raise SchemaNotAtHead(f"{error}: `arc-halo db current` says where it is") from error
 
 
 def ensure_at_head(engine: Engine) -> None:

@@ -62,6 +62,12 @@ def test_a_database_at_head_is_as_the_code_declares_it(arc_halo: CommandLine):
     assert arc_halo.json("db", "drift") | {"url": ""} == {"url": "", "with": None, "is_equal": True, "differences": []}
 
 
+def test_so_is_one_that_was_restored_from_a_dump(older_url):
+    restored = CommandLine(older_url.render_as_string(hide_password=False))
+    restored.run("db", "upgrade")
+    assert restored.json("db", "drift")["differences"] == []
+
+
 def test_each_of_twenty_planted_differences_is_named(arc_halo: CommandLine, plant):
     for statement, *_ in PLANTED:
         plant(statement)

@@ -13,9 +13,9 @@ from arc_halo.cli.db.application import app
 from arc_halo.cli.output import Json, count, print_json, say, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from sqlalchemy import URL, Connection
+    from sqlalchemy import URL
 
     from arc_halo.autogenerate.drift import Difference
     from arc_halo.autogenerate.fingerprint import Thing
@@ -76,9 +76,10 @@ def drift(
     from arc_halo.database import parse_url, printable
 
     with context.obj.target() as target:
-        here = _standing(target.url)
-        first = _declared(target.url) if other is None else _standing(parse_url(other))
-    found = compare_things(first, here)
+        if other is None:
+            found = _drifted(target.url)
+        else:
+            found = compare_things(_standing(parse_url(other)), _standing(target.url))
     if json:
         beside = None if other is None else printable(parse_url(other))
         said = {"url": printable(target.url), "with": beside, "is_equal": not found}
@@ -105,20 +106,16 @@ def _print(found: Sequence[Difference], here: str, there: str) -> None:
 
 def _standing(url: URL) -> list[Thing]:
     from arc_halo.autogenerate.fingerprint import things
-    from arc_halo.database.migrate import SCHEMA
-
-    return _looked(url, lambda connection: things(connection, SCHEMA))
-
-
-def _declared(url: URL) -> list[Thing]:
-    from arc_halo.autogenerate.drift import declared_things
-    from arc_halo.schema import Base
-
-    return _looked(url, lambda connection: declared_things(connection, Base.metadata))
-
-
-def _looked(url: URL, look: Callable[[Connection], list[Thing]]) -> list[Thing]:
-    from arc_halo.database.migrate import migration_engine
+    from arc_halo.database.migrate import SCHEMA, migration_engine
 
     with migration_engine(url).connect() as connection:  # never committed
-        return sorted(look(connection))
+        return sorted(things(connection, SCHEMA))
+
+
+def _drifted(url: URL) -> list[Difference]:
+    from arc_halo.autogenerate.drift import differences_from_declared
+    from arc_halo.database.migrate import migration_engine
+    from arc_halo.schema import Base
+
+    with migration_engine(url).connect() as connection:  # never committed
+        return differences_from_declared(connection, Base.metadata)
