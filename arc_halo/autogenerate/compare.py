@@ -14,8 +14,10 @@ from arc_halo.autogenerate.fingerprint import remainder
 from arc_halo.autogenerate.loss import column_types, narrowed
 from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.order import arrange
+from arc_halo.autogenerate.render import render_exactly
 from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
 from arc_halo.autogenerate.tables import claimed_parts, dropped_tables, late_references, tables_made_views
+from arc_halo.autogenerate.tabs import tabbed_parts
 from arc_halo.autogenerate.uncovered import report, uncovered_lines
 from arc_halo.errors import ConfigurationError
 
@@ -76,6 +78,7 @@ def compare_schema(
     uncovered = uncovered_lines(comparison, upgrade_ops.ops, context.migration_context.version_table)
     upgrade_ops.ops[:] = arrange(connection, comparison, metadata.schema, upgrade_ops.ops)
     report(uncovered, alone=not upgrade_ops.ops)
+    render_exactly(context.migration_context.impl)
     return PriorityDispatchResult.CONTINUE
 
 
@@ -124,6 +127,7 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: list[Migr
         standing = before.keys() & columns(connection, schema).keys()
         comparison.changes = _changes(connection, schema, comparison, standing)
         comparison.changes.new_parts |= late_references(table_ops, standing_tables, wanted)
+        comparison.changes.new_parts |= tabbed_parts(table_ops, current, wanted)
     return comparison
 
 

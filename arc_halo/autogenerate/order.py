@@ -11,6 +11,7 @@ from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.catalog import Address, dependencies, read_tables
 from arc_halo.autogenerate.objects import Key
 from arc_halo.autogenerate.tables import CONSTRAINTS, amended, flat
+from arc_halo.autogenerate.tabs import with_tabs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,7 +40,8 @@ def arrange(
             late.add(key)
         (last if key in late else first).append(operations.drop(key, comparison.current[key]))
     before, after = _creations(comparison, drop)
-    tables = amended(table_ops, comparison.current, drop, read_tables(connection, schema), comparison.narrowed)
+    exact = amended(table_ops, comparison.current, drop, read_tables(connection, schema), comparison.narrowed)
+    tables = [each for op in exact for each in with_tabs(op)]
     return [*first, *before, *tables, *_parts(comparison, order), *after, *last]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from alembic.autogenerate.render import _repr_type, renderers
 from alembic.operations.ops import AlterColumnOp, DropColumnOp
-from sqlalchemy import TypeDecorator
+from sqlalchemy import TextClause, TypeDecorator
 
 from arc_halo.autogenerate.loss import MARK
 from arc_halo.autogenerate.operations import DropDeclaredColumnOp, NarrowColumnOp, SqlOperation
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from alembic.autogenerate.api import AutogenContext
+    from alembic.ddl.impl import DefaultImpl
+    from sqlalchemy import ClauseElement
 
 _PIECE = re.compile(r".{1,96}(?:\s|\Z)|.{1,96}", re.DOTALL)  # short enough for a line of 120, split at spaces
 
@@ -43,6 +45,31 @@ def render_narrow_column(context: AutogenContext, operation: NarrowColumnOp) -> 
     """As Alembic does, with a warning."""
     line: str = renderers.dispatch(AlterColumnOp)(context, operation)
     return [*_marked(operation.loss), line]
+
+
+def escape_colons(sql: str) -> str:
+    """What ``text()`` reads as ``sql``."""
+    sql = re.sub(r"\\(:\w*)(?![:\w])", r"\\\\\1", sql)
+    return re.sub(r"(?<![:\w\\]):(\w+)(?![:\w])", r"\\:\1", sql)
+
+
+def render_exactly(impl: DefaultImpl) -> None:
+    """Have Alembic's own operations written so that their SQL arrives to the letter.
+
+    Alembic doubles each ``%`` of an expression for the driver, and does not escape what ``text()`` takes for a
+    parameter, as reflected texts have it. To be called when everything is compared: comparisons use the same method.
+    """
+    of_alembic = impl.render_ddl_sql_expr
+
+    def exactly(expression: ClauseElement, *, is_index: bool = False, **options: Any) -> str:
+        if isinstance(expression, TextClause) and any(each.required for each in expression._bindparams.values()):  # noqa: SLF001  (no other way)
+            return escape_colons(expression.text)
+        sql = of_alembic(expression, is_index=is_index, **options)
+        if impl.dialect.identifier_preparer._double_percents:  # noqa: SLF001  (no other way)
+            sql = sql.replace("%%", "%")
+        return sql if is_index else escape_colons(sql)  # ``literal_column`` knows no parameters
+
+    impl.render_ddl_sql_expr = exactly  # type: ignore[assignment, method-assign]
 
 
 def _marked(loss: str | None) -> list[str]:
@@ -76,7 +103,6 @@ def _execute(sql: str) -> str:
 
 def _literal(sql: str) -> str:
     """Short literals, immune to re-indentation; what ``text()`` would take for a parameter is escaped."""
-    sql = re.sub(r"\\(:\w*)(?![:\w])", r"\\\\\1", sql)
-    sql = re.sub(r"(?<![:\w\\]):(\w+)(?![:\w])", r"\\:\1", sql)
+    sql = escape_colons(sql)
     pieces = [piece for line in sql.splitlines(keepends=True) for piece in _PIECE.findall(line)]
     return "".join(f"\n    {piece!r}" for piece in pieces) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from tests.autogenerate import object_cases, table_cases
+from tests.autogenerate import object_cases, table_cases, tricky_cases
 from tests.autogenerate.project import new_metadata
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ CASES: dict[str, Case] = {
         object_cases.procedure, object_cases.row_level_security, object_cases.signature,
         object_cases.table_that_becomes_a_view, object_cases.trigger_of_a_partition,
         object_cases.trigger_on_a_partitioned_table,
+        tricky_cases.tricky_aggregate, tricky_cases.tricky_check, tricky_cases.tricky_check_of_a_new_table,
+        tricky_cases.tricky_comments, tricky_cases.tricky_default, tricky_cases.tricky_function,
+        tricky_cases.tricky_generated_column, tricky_cases.tricky_index, tricky_cases.tricky_materialized_view,
+        tricky_cases.tricky_partition, tricky_cases.tricky_policy, tricky_cases.tricky_procedure,
+        tricky_cases.tricky_statistics, tricky_cases.tricky_trigger, tricky_cases.tricky_view,
     )
 }  # fmt: skip
 

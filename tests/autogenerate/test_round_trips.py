@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from arc_halo.testing.migrations import assert_round_trip
 from tests.autogenerate.cases import CASES, declared
-from tests.autogenerate.project import assert_round_trip
+from tests.autogenerate.project import new_metadata
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_round_trip(project, name):
-    assert_round_trip(project, declared(name, changed=False), declared(name, changed=True))
+    before, after = (declared(name, changed=changed) for changed in (False, True))
+    assert_round_trip(project, before, after, rest=new_metadata())
