@@ -306,7 +306,7 @@ def test_what_asks_the_database_cannot_be_linted(linted, use):
 
 
 def test_the_database_is_neither_locked_nor_changed(linted):
-    before = linted.project.fingerprint()
+    before = linted.project.things()
     linted.add(TIMEOUT, FOREIGN_KEY, INDEX, "DROP TABLE app.owners CASCADE")
     with psycopg.connect(libpq_string(linted.engine.url)) as reader:
         reader.execute("SELECT count(*) FROM app.items")  # its lock stays till the end
@@ -314,7 +314,7 @@ def test_the_database_is_neither_locked_nor_changed(linted):
         assert linted.lint().dangers > 1
         held = "SELECT count(*) FROM pg_locks WHERE relation = 'app.items'::regclass AND pid <> pg_backend_pid()"
         assert reader.execute(held).fetchone() == (0,)
-    assert linted.project.fingerprint() == before
+    assert linted.project.things() == before
 
 
 def fail_on_a_scratch(engine, names):
