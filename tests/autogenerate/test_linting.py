@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import psycopg
 import pytest
 from sqlalchemy import event, text
@@ -335,8 +333,19 @@ def test_the_scratch_goes_also_where_it_failed(linted):
         assert found.all() == []
 
 
-@pytest.mark.skipif(shutil.which("squawk") is None, reason="squawk is not installed")
-def test_squawk_is_heard_where_it_says_something_else(linted):
+# What squawk 2.70 prints for the statement below, at the line that it stands in: TIMEOUT is the first, SELECT two more.
+SQUAWK = (
+# What squawk 2.70 prints for the last statement below, at its line: TIMEOUT is the first, SELECT has two.
+    'in hitting the max `int` limit.", "help": "Use 64-bit integer values instead to prevent hitting this limit.", '
+    '"rule_name": "prefer-bigint-over-int", "column_end": 45, "line_end": 3}]'
+)
+
+
+def test_squawk_is_heard_where_it_says_something_else(linted, monkeypatch, tmp_path):
+    squawk = tmp_path / "squawk"
+    squawk.write_text(f"#!/bin/sh\ncat <<'EOF'\n{SQUAWK}\nEOF\n")
+    squawk.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     linted.add(TIMEOUT, "SELECT\n1", "ALTER TABLE app.items ADD COLUMN flag integer")
     (revision,) = linted.lint().revisions
     said = {each.rule: each for judged in revision.statements for each in judged.findings}
