@@ -333,10 +333,10 @@ def test_the_scratch_goes_also_where_it_failed(linted):
         assert found.all() == []
 
 
-# What squawk 2.70 prints for the statement below, at the line that it stands in: TIMEOUT is the first, SELECT two more.
-SQUAWK = (
 # What squawk 2.70 prints for the last statement below, at its line: TIMEOUT is the first, SELECT has two.
-    'in hitting the max `int` limit.", "help": "Use 64-bit integer values instead to prevent hitting this limit.", '
+SQUAWK = (
+    '[{"file": "stdin", "line": 3, "column": 38, "level": "Warning", "message": "Using 32-bit integer fields can '
+    'result in hitting the max `int` limit.", "help": "Use 64-bit values instead.", '
     '"rule_name": "prefer-bigint-over-int", "column_end": 45, "line_end": 3}]'
 )
 
