@@ -156,7 +156,7 @@ def test_thresholds_are_those_that_the_cascade_reads(database):
         assert shown.before == {"cheap": 0.8}
         assert "all of cheap, dear answered" in shown.used[0]
         assert "costs being cost" in shown.used[0]
-        with pytest.raises(FusionError, match="no thresholds"):
+        with pytest.raises(FusionError, match="thresholds are a cascade's"):
             fit_cascade_thresholds(session, "reactor", apply=True)
         row = session.scalars(select(ReactorRow)).one()
         row.strategy, row.config = "cascade", {"options": {"threshold": 0.0}}
