@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arc_halo.autogenerate.catalog import object_keys
-from arc_halo.autogenerate.objects import declared, tables_and_views, view_sources
+from arc_halo.autogenerate.catalog import object_births
+from arc_halo.autogenerate.objects import declared, is_creation, tables_and_views, view_sources
 from arc_halo.autogenerate.partitions import declared_partitions
 from arc_halo.autogenerate.savepoints import run, succeeds
 from arc_halo.errors import ConfigurationError
@@ -67,22 +67,49 @@ def _create_possible(
 ) -> list[Statements]:
     """Create what can be created until nothing more can; return what is left."""
     schema = str(metadata.schema)
-    present = object_keys(connection, schema)
     while True:
-        left: list[Statements] = []
-        for source in waiting:
-            if not succeeds(connection, source):
-                left.append(source)
-                continue
-            keys = object_keys(connection, schema)
-            new = keys - present
-            if len(new) != 1:
-                raise ConfigurationError(
-                    f"A declaration must create one object of schema {schema!r}; this one created"
-                    f" {sorted(new) or 'none'}: {source[0][:200]}"
-                )
-            built[new.pop()] = Built(source, before_tables)
-            present = keys
-        if len(left) == len(waiting):
+        creations = [source for source in waiting if is_creation(source)]
+        settings = [source for source in waiting if not is_creation(source)]
+        made = [*_try_at_once(connection, schema, creations), *_try_each(connection, schema, settings)]
+        built |= {key: Built(source, before_tables) for key, source in made}
+        done = {source for _, source in made}
+        left = [source for source in waiting if source not in done]
+        if not done:
             return left
         waiting = left
+
+
+def _try_at_once(connection: Connection, schema: str, sources: list[Statements]) -> list[tuple[Key, Statements]]:
+    """Create what can be created; PostgreSQL is asked once what that was.
+
+    Each source is a subtransaction of its own, and those are numbered in order: the oldest object is of the first one.
+    """
+    before = object_births(connection, schema)
+    savepoint = connection.begin_nested()
+    made = [source for source in sources if succeeds(connection, source)]
+    new = {key: born for key, born in object_births(connection, schema).items() if key not in before}
+    births = sorted((born, key) for key, born in new.items() if born is not None)
+    if len(made) == len(new) == len({born for born, _ in births}):
+        savepoint.commit()
+        return [(key, source) for (_, key), source in zip(births, made, strict=True)]
+    savepoint.rollback()  # one of them is no declaration of one object
+    return _try_each(connection, schema, sources)
+
+
+def _try_each(connection: Connection, schema: str, sources: list[Statements]) -> list[tuple[Key, Statements]]:
+    """Create what can be created; PostgreSQL is asked each time what that was."""
+    made: list[tuple[Key, Statements]] = []
+    present = object_births(connection, schema).keys() if sources else set()
+    for source in sources:
+        if not succeeds(connection, source):
+            continue
+        keys = object_births(connection, schema).keys()
+        new = keys - present
+        if len(new) != 1:
+            raise ConfigurationError(
+                f"A declaration must create one object of schema {schema!r}; this one created"
+                f" {sorted(new) or 'none'}: {source[0][:200]}"
+            )
+        made.append((new.pop(), source))
+        present = keys
+    return made

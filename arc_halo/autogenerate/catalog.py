@@ -95,10 +95,18 @@ def read(connection: Connection, schema: str) -> dict[Key, Found]:
     }
 
 
-def object_keys(connection: Connection, schema: str) -> set[Key]:
-    """The objects' identities only: PostgreSQL then skips their texts."""
-    rows = qualified(connection, f"SELECT kind, name FROM ({_OBJECTS}) AS objects", schema)  # noqa: S608  (our own text)
-    return {Key(row.kind, row.name) for row in rows}
+def object_births(connection: Connection, schema: str) -> dict[Key, int | None]:
+    """The objects' identities only, without their texts, which PostgreSQL then skips, and when each was made.
+
+    It is the number of the subtransaction, less that of the next one; None for what has no row of its own, as the
+    storage of a column. Dependencies tell it: they are not written again when the object is altered.
+    """
+    query = f"""
+        SELECT o.kind, o.name, d.born
+          FROM ({_OBJECTS}) AS o
+          LEFT JOIN (SELECT classid, objid, min(-age(xmin)) AS born FROM pg_catalog.pg_depend GROUP BY 1, 2) AS d
+            ON (d.classid, d.objid) = (o.catalog, o.oid)"""  # noqa: S608  (our own text)
+    return {Key(row.kind, row.name): row.born for row in qualified(connection, query, schema)}
 
 
 def read_tables(connection: Connection, schema: str) -> dict[str, TableText]:

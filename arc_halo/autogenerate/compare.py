@@ -10,6 +10,7 @@ from sqlalchemy import Computed, DefaultClause, MetaData
 
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import columns, read
+from arc_halo.autogenerate.clients import warn_of_clients
 from arc_halo.autogenerate.fingerprint import remainder
 from arc_halo.autogenerate.loss import column_types, narrowed
 from arc_halo.autogenerate.objects import or_replace
@@ -74,6 +75,7 @@ def compare_schema(
             f"Autogenerate does not see the schema of {metadata!r}: give it MetaData(schema=...), pass scope(...) to"
             " context.configure(), and keep that schema from being the first of the search_path."
         )
+    warn_of_clients(connection)
     comparison = _comparison(connection, metadata, upgrade_ops.ops)
     uncovered = uncovered_lines(comparison, upgrade_ops.ops, context.migration_context.version_table)
     upgrade_ops.ops[:] = arrange(connection, comparison, metadata.schema, upgrade_ops.ops)

@@ -22,6 +22,7 @@ _INFO = "arc_halo.autogenerate.objects"
 _REPLACEABLE = re.compile(
     r"\A((?:\s+|--[^\n]*\n|/\*.*?\*/)*)CREATE\s+(?=(?:FUNCTION|PROCEDURE|VIEW|TRIGGER)\b)", re.IGNORECASE | re.DOTALL
 )
+_CREATION = re.compile(r"\A(?:\s+|--[^\n]*\n|/\*.*?\*/)*CREATE\s", re.IGNORECASE | re.DOTALL)
 
 
 class Key(NamedTuple):
@@ -95,3 +96,8 @@ def view_sources(view: Table) -> Iterator[Statements]:
 def or_replace(statements: Statements) -> Statements:
     """The same statements with CREATE OR REPLACE where PostgreSQL has it."""
     return tuple(_REPLACEABLE.sub(r"\1CREATE OR REPLACE ", statement) for statement in statements)
+
+
+def is_creation(statements: Statements) -> bool:
+    """Whether they make something, and do not only set something of a table."""
+    return _CREATION.match(statements[0]) is not None
