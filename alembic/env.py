@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from arc_halo.autogenerate.downgrade import goes_down, refuse_data_loss, steps_of
 from arc_halo.autogenerate.loss import refuse_marked
+from arc_halo.autogenerate.schemas import declared_schemas
 from arc_halo.autogenerate.scope import scope
 from arc_halo.database.migrate import SCHEMA, SEARCH_PATH, environment_url, migration_engine, migration_lock
 from arc_halo.schema import Base
@@ -98,7 +99,7 @@ def run_online() -> None:
             configure(connection, transaction_per_migration=False)
         stack.enter_context(context.begin_transaction())
         if down and not may_lose_data():
-            stack.enter_context(refuse_data_loss(connection, SCHEMA))
+            stack.enter_context(refuse_data_loss(connection, *declared_schemas(target_metadata)))
         context.run_migrations()
 
 

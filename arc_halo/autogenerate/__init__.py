@@ -1,4 +1,4 @@
-"""Alembic autogenerate for every SQL object of one PostgreSQL schema.
+"""Alembic autogenerate for every SQL object of one PostgreSQL schema, or of several.
 
 Object        anything PostgreSQL keeps beside tables: function, procedure, aggregate, view, materialised view and its
               indexes, trigger, policy, statistics, row-level security flag, storage and compression of a column.
@@ -9,11 +9,12 @@ Remainder     what is neither: tables, columns, sequences, types. Alembic compar
 Declaration   the SQL that creates one object, kept in ``metadata.info`` by ``declare``; views are SQLAlchemy's own
               ``CreateView(..., metadata=...)``.
 Catalog text  PostgreSQL's own description of an object or part, with every name qualified.
-Setting aside renaming the schema within a savepoint, so that the declarations can be built anew under its name.
-Fingerprint   the catalog text of a whole schema: equal for two databases that hold the same things.
+Schemas       the metadata's own, which holds the version table, and those of ``declare_schemas``.
+Setting aside renaming the schemas within a savepoint, so that the declarations can be built anew under their names.
+Fingerprint   the catalog text of whole schemas: equal for two databases that hold the same things.
 
-PostgreSQL is the only parser: nothing here understands SQL. Everything declared must live in ``MetaData(schema=...)``
-and name what it uses with its schema.
+PostgreSQL is the only parser: nothing here understands SQL. Everything declared must live in one of the schemas and
+name what it uses with its schema.
 
 Alembic loads this module while it is itself being imported (entry point group ``alembic.plugins``), so whatever needs
 Alembic stands in ``compare`` and ``scope`` and is imported late.
@@ -27,12 +28,22 @@ from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.fingerprint import difference, fingerprint
 from arc_halo.autogenerate.objects import declare
 from arc_halo.autogenerate.partitions import declare_partitions
+from arc_halo.autogenerate.schemas import declare_schemas
 
 if TYPE_CHECKING:
     from alembic.runtime.plugins import Plugin
     from alembic.util import PriorityDispatchResult
 
-__all__ = ["PLUGIN", "create_all", "declare", "declare_partitions", "difference", "fingerprint", "setup"]
+__all__ = [
+    "PLUGIN",
+    "create_all",
+    "declare",
+    "declare_partitions",
+    "declare_schemas",
+    "difference",
+    "fingerprint",
+    "setup",
+]
 
 PLUGIN = "arc_halo"
 """What to name in ``context.configure(autogenerate_plugins=[...])``; also the entry point's name."""

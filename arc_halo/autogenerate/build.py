@@ -9,12 +9,14 @@ from arc_halo.autogenerate.catalog import object_births
 from arc_halo.autogenerate.objects import declared, is_creation, tables_and_views, view_sources
 from arc_halo.autogenerate.partitions import declared_partitions
 from arc_halo.autogenerate.savepoints import run, succeeds
+from arc_halo.autogenerate.schemas import declared_schemas, quoted
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
     from arc_halo.autogenerate.objects import Key, Statements
+    from arc_halo.autogenerate.schemas import Schemas
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Built:
 
 
 def create_all(connection: Connection, metadata: MetaData) -> dict[Key, Built]:
-    """Create the schema, its tables with their partitions, its views and every declared object.
+    """Create the schemas, their tables with their partitions, their views and every declared object.
 
     The order is found by trying, so declarations need none. The caller owns the transaction.
 
@@ -38,13 +40,12 @@ def create_all(connection: Connection, metadata: MetaData) -> dict[Key, Built]:
     Raises
     ------
     ConfigurationError
-        If a declaration creates no object of the schema, or several.
+        If a declaration creates no object of the schemas, or several.
     sqlalchemy.exc.DBAPIError
         PostgreSQL's reason, if an object cannot be created.
     """
     tables, views = tables_and_views(metadata)
-    schema = connection.dialect.identifier_preparer.quote_schema(str(metadata.schema))
-    run(connection, [f"CREATE SCHEMA IF NOT EXISTS {schema}"])
+    run(connection, [f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}" for schema in declared_schemas(metadata)])
     built: dict[Key, Built] = {}
     waiting = _create_possible(connection, metadata, declared(metadata), built, before_tables=True)
     metadata.create_all(connection, tables=tables, checkfirst=False)
@@ -66,11 +67,11 @@ def _create_possible(
     before_tables: bool,
 ) -> list[Statements]:
     """Create what can be created until nothing more can; return what is left."""
-    schema = str(metadata.schema)
+    schemas = declared_schemas(metadata)
     while True:
         creations = [source for source in waiting if is_creation(source)]
         settings = [source for source in waiting if not is_creation(source)]
-        made = [*_try_at_once(connection, schema, creations), *_try_each(connection, schema, settings)]
+        made = [*_try_at_once(connection, schemas, creations), *_try_each(connection, schemas, settings)]
         built |= {key: Built(source, before_tables) for key, source in made}
         done = {source for _, source in made}
         left = [source for source in waiting if source not in done]
@@ -79,35 +80,35 @@ def _create_possible(
         waiting = left
 
 
-def _try_at_once(connection: Connection, schema: str, sources: list[Statements]) -> list[tuple[Key, Statements]]:
+def _try_at_once(connection: Connection, schemas: Schemas, sources: list[Statements]) -> list[tuple[Key, Statements]]:
     """Create what can be created; PostgreSQL is asked once what that was.
 
     Each source is a subtransaction of its own, and those are numbered in order: the oldest object is of the first one.
     """
-    before = object_births(connection, schema)
+    before = object_births(connection, schemas)
     savepoint = connection.begin_nested()
     made = [source for source in sources if succeeds(connection, source)]
-    new = {key: born for key, born in object_births(connection, schema).items() if key not in before}
+    new = {key: born for key, born in object_births(connection, schemas).items() if key not in before}
     births = sorted((born, key) for key, born in new.items() if born is not None)
     if len(made) == len(new) == len({born for born, _ in births}):
         savepoint.commit()
         return [(key, source) for (_, key), source in zip(births, made, strict=True)]
     savepoint.rollback()  # one of them is no declaration of one object
-    return _try_each(connection, schema, sources)
+    return _try_each(connection, schemas, sources)
 
 
-def _try_each(connection: Connection, schema: str, sources: list[Statements]) -> list[tuple[Key, Statements]]:
+def _try_each(connection: Connection, schemas: Schemas, sources: list[Statements]) -> list[tuple[Key, Statements]]:
     """Create what can be created; PostgreSQL is asked each time what that was."""
     made: list[tuple[Key, Statements]] = []
-    present = object_births(connection, schema).keys() if sources else set()
+    present = object_births(connection, schemas).keys() if sources else set()
     for source in sources:
         if not succeeds(connection, source):
             continue
-        keys = object_births(connection, schema).keys()
+        keys = object_births(connection, schemas).keys()
         new = keys - present
         if len(new) != 1:
             raise ConfigurationError(
-                f"A declaration must create one object of schema {schema!r}; this one created"
+                f"A declaration must create one object of schema {' or '.join(schemas)}; this one created"
                 f" {sorted(new) or 'none'}: {source[0][:200]}"
             )
         made.append((new.pop(), source))

@@ -1,20 +1,23 @@
-"""The catalog text of one schema: PostgreSQL's own description of its objects and of its tables' parts."""
+"""The catalog text of schemas: PostgreSQL's own description of their objects and of their tables' parts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import text
 
 from arc_halo.autogenerate.objects import Key, Statements
 from arc_halo.autogenerate.savepoints import rolled_back
+from arc_halo.autogenerate.schemas import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection, Row
+
+    from arc_halo.autogenerate.schemas import Schemas
 
 
 def _sql(name: str) -> str:
@@ -25,6 +28,9 @@ _OBJECTS = _sql("objects.sql")
 _PARTS = _sql("parts.sql")
 _DEPENDENCIES = _sql("dependencies.sql")
 _TABLES = _sql("tables.sql")
+_PREPARED = """
+SELECT ARRAY(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = ANY (:schemas))
+  FROM pg_catalog.set_config('search_path', '', true)"""
 
 
 class Address(NamedTuple):
@@ -39,12 +45,12 @@ class Address(NamedTuple):
 class Found:
     """An object or part as the catalogs describe it; ``removal`` is the statement that drops it.
 
-    ``relation`` and ``member`` are the bare names of the table and of what it is in it.
+    ``relation`` is the table that it belongs to, ``member`` the bare name of what it is in it.
     """
 
     address: Address
     is_part: bool
-    relation: str | None
+    relation: Relation | None
     member: str | None
     definition: Statements
     removal: str
@@ -71,21 +77,21 @@ def comment_on(target: str, said: str | None) -> str:
     return f"COMMENT ON {target} IS {literal}"
 
 
-def qualified(connection: Connection, query: str, schema: str) -> Sequence[Row[tuple[object, ...]]]:
+def qualified(connection: Connection, query: str, schemas: Schemas) -> Sequence[Row[tuple[Any, ...]]]:
     """Rows of a catalog query whose texts qualify every name, whatever path the connection has."""
     with rolled_back(connection):
-        connection.execute(text("SELECT set_config('search_path', '', true)"))
-        return connection.execute(text(query), {"schema": schema}).all()
+        oids = connection.scalar(text(_PREPARED), {"schemas": list(schemas)})
+        return connection.execute(text(query), {"schemas": oids}).all()
 
 
-def read(connection: Connection, schema: str) -> dict[Key, Found]:
-    """All objects and parts of the schema."""
-    rows = qualified(connection, f"{_OBJECTS} UNION ALL {_PARTS}", schema)
+def read(connection: Connection, schemas: Schemas) -> dict[Key, Found]:
+    """All objects and parts of the schemas."""
+    rows = qualified(connection, f"{_OBJECTS} UNION ALL {_PARTS}", schemas)
     return {
         Key(row.kind, row.name): Found(
             Address(row.catalog, row.oid, row.column_number),
             row.is_part,
-            row.relation,
+            row.relation and Relation(*row.relation),
             row.member,
             tuple(statement for statement in row.definition if statement),
             row.removal,
@@ -95,7 +101,7 @@ def read(connection: Connection, schema: str) -> dict[Key, Found]:
     }
 
 
-def object_births(connection: Connection, schema: str) -> dict[Key, int | None]:
+def object_births(connection: Connection, schemas: Schemas) -> dict[Key, int | None]:
     """The objects' identities only, without their texts, which PostgreSQL then skips, and when each was made.
 
     It is the number of the subtransaction, less that of the next one; None for what has no row of its own, as the
@@ -106,14 +112,14 @@ def object_births(connection: Connection, schema: str) -> dict[Key, int | None]:
           FROM ({_OBJECTS}) AS o
           LEFT JOIN (SELECT classid, objid, min(-age(xmin)) AS born FROM pg_catalog.pg_depend GROUP BY 1, 2) AS d
             ON (d.classid, d.objid) = (o.catalog, o.oid)"""  # noqa: S608  (our own text)
-    return {Key(row.kind, row.name): row.born for row in qualified(connection, query, schema)}
+    return {Key(row.kind, row.name): row.born for row in qualified(connection, query, schemas)}
 
 
-def read_tables(connection: Connection, schema: str) -> dict[str, TableText]:
-    """What would create the schema's tables as they stand, by bare name."""
+def read_tables(connection: Connection, schemas: Schemas) -> dict[Relation, TableText]:
+    """What would create the schemas' tables as they stand."""
     return {
-        row.name: TableText(row.qualified_name, row.definition, row.comments, tuple(row.partitions))
-        for row in qualified(connection, _TABLES, schema)
+        Relation(*row.relation): TableText(row.name, row.definition, row.comments, tuple(row.partitions))
+        for row in qualified(connection, _TABLES, schemas)
     }
 
 
@@ -122,11 +128,13 @@ def dependencies(connection: Connection) -> list[tuple[Address, Address]]:
     return [(Address(*row[:3]), Address(*row[3:])) for row in connection.execute(text(_DEPENDENCIES))]
 
 
-def columns(connection: Connection, schema: str) -> dict[tuple[str, str], Address]:
-    """Addresses of the columns of the schema's tables by (table, column); partitions are left out."""
+def columns(connection: Connection, schemas: Schemas) -> dict[tuple[Relation, str], Address]:
+    """Addresses of the columns of the schemas' tables by (table, column); partitions are left out."""
     query = """
-        SELECT t.relname, a.attname, t.tableoid, t.oid, a.attnum
+        SELECT n.nspname, t.relname, a.attname, t.tableoid, t.oid, a.attnum
           FROM pg_catalog.pg_class AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
-         WHERE t.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema))
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
+         WHERE n.nspname = ANY (:schemas)
            AND t.relkind IN ('r', 'p') AND NOT t.relispartition AND a.attnum > 0 AND NOT a.attisdropped"""
-    return {(row[0], row[1]): Address(*row[2:]) for row in connection.execute(text(query), {"schema": schema})}
+    rows = connection.execute(text(query), {"schemas": list(schemas)})
+    return {(Relation(row[0], row[1]), row[2]): Address(*row[3:]) for row in rows}

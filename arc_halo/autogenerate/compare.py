@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alembic.util import PriorityDispatchResult
-from sqlalchemy import Computed, DefaultClause, MetaData
+from sqlalchemy import Computed, DefaultClause
 
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import columns, read
@@ -14,9 +14,17 @@ from arc_halo.autogenerate.clients import warn_of_clients
 from arc_halo.autogenerate.fingerprint import remainder
 from arc_halo.autogenerate.loss import column_types, narrowed
 from arc_halo.autogenerate.objects import or_replace
+from arc_halo.autogenerate.operations import create_schema
 from arc_halo.autogenerate.order import arrange
 from arc_halo.autogenerate.render import render_exactly
 from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
+from arc_halo.autogenerate.schemas import (
+    Relation,
+    declared_schemas,
+    sole_metadata,
+    standing_schemas,
+    used_schemas,
+)
 from arc_halo.autogenerate.tables import claimed_parts, dropped_tables, late_references, tables_made_views
 from arc_halo.autogenerate.tabs import tabbed_parts
 from arc_halo.autogenerate.uncovered import report, uncovered_lines
@@ -28,19 +36,20 @@ if TYPE_CHECKING:
 
     from alembic.autogenerate.api import AutogenContext
     from alembic.operations import MigrateOperation, ops
-    from sqlalchemy import Column, Connection
+    from sqlalchemy import Column, Connection, MetaData
 
     from arc_halo.autogenerate.build import Built
     from arc_halo.autogenerate.catalog import Address, Found
     from arc_halo.autogenerate.fingerprint import Thing
     from arc_halo.autogenerate.objects import Key, Statements
+    from arc_halo.autogenerate.schemas import Schemas
 
 _NO_CASCADE = {"rls", "storage", "compression", "default", "options"}
 
 
 @dataclass
 class Changes:
-    """What differs between the schema as it stands and as it is declared."""
+    """What differs between the schemas as they stand and as they are declared."""
 
     gone: set[Key] = field(default_factory=set)
     renewed: set[Key] = field(default_factory=set)
@@ -51,16 +60,17 @@ class Changes:
 
 @dataclass
 class Comparison:
-    """The schema as it stands, as it is declared, and what Alembic has already decided to do about its tables."""
+    """The schemas as they stand, as they are declared, and what Alembic has already decided to do about tables."""
 
-    columns: Mapping[tuple[str, str], Address]
+    columns: Mapping[tuple[Relation, str], Address]
     current: dict[Key, Found]
     built: dict[Key, Built]
     wanted: dict[Key, Found]
     claimed: set[Key]
-    gone_tables: set[str]
+    gone_tables: set[Relation]
     remainder: tuple[list[Thing], list[Thing]]  # as it stands, as it is declared
-    narrowed: dict[tuple[str, str], str]  # what changed types of columns lose
+    narrowed: dict[tuple[Relation, str], str]  # what changed types of columns lose
+    schemas: set[str]  # that hold something as declared
     changes: Changes = field(default_factory=Changes)
 
 
@@ -68,17 +78,25 @@ def compare_schema(
     context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: set[str | None]
 ) -> PriorityDispatchResult:
     """Add what is to be done around Alembic's own table operations; runs after them."""
-    connection, metadata = context.connection, context.metadata
+    connection, metadata = context.connection, sole_metadata(context.metadata)
     assert connection is not None
-    if not isinstance(metadata, MetaData) or metadata.schema is None or metadata.schema not in schemas:
+    ours = declared_schemas(metadata)
+    standing = standing_schemas(connection, ours)
+    unseen = ({ours[0]} | standing) - schemas
+    if unseen:
         raise ConfigurationError(
-            f"Autogenerate does not see the schema of {metadata!r}: give it MetaData(schema=...), pass scope(...) to"
-            " context.configure(), and keep that schema from being the first of the search_path."
+            f"Autogenerate does not see the schema {' and '.join(sorted(unseen))} of the metadata: pass scope(...) to"
+            " context.configure(), create the metadata's own schema before, and keep its schemas from being the first"
+            " of the search_path."
         )
     warn_of_clients(connection)
+    used = used_schemas(connection, ours)
     comparison = _comparison(connection, metadata, upgrade_ops.ops)
-    uncovered = uncovered_lines(comparison, upgrade_ops.ops, context.migration_context.version_table)
-    upgrade_ops.ops[:] = arrange(connection, comparison, metadata.schema, upgrade_ops.ops)
+    uncovered = uncovered_lines(comparison, upgrade_ops.ops, Relation(ours[0], context.migration_context.version_table))
+    upgrade_ops.ops[:] = arrange(connection, comparison, ours, upgrade_ops.ops)
+    # Also for the first thing in it: the schema may be left from revisions that are written anew.
+    needed = comparison.schemas - used if upgrade_ops.ops else set()
+    upgrade_ops.ops[:0] = [create_schema(each) for each in ours[1:] if each not in standing or each in needed]
     report(uncovered, alone=not upgrade_ops.ops)
     render_exactly(context.migration_context.impl)
     return PriorityDispatchResult.CONTINUE
@@ -98,7 +116,7 @@ def compare_server_default(
     Alembic runs both defaults and compares the values, which calls functions that may not exist yet or never give the
     same value twice, and it can only warn of a changed computed column.
     """
-    if not isinstance(context.metadata, MetaData) or schema != context.metadata.schema:
+    if schema not in declared_schemas(sole_metadata(context.metadata)):
         return PriorityDispatchResult.CONTINUE
     defaults = (current.server_default, wanted.server_default)
     plain = all(default is None or isinstance(default, DefaultClause) for default in defaults)
@@ -107,15 +125,15 @@ def compare_server_default(
 
 
 def _comparison(connection: Connection, metadata: MetaData, table_ops: list[MigrateOperation]) -> Comparison:
-    schema = str(metadata.schema)
-    before, current = columns(connection, schema), read(connection, schema)
+    schemas = declared_schemas(metadata)
+    before, current = columns(connection, schemas), read(connection, schemas)
     standing_tables = {table for table, _ in before}
     table_ops += tables_made_views(standing_tables, metadata)
-    standing_remainder, standing_types = remainder(connection, schema), column_types(connection, schema)
+    standing_remainder, standing_types = remainder(connection, schemas), column_types(connection, schemas)
     with rolled_back(connection):
-        put_aside(connection, schema)
+        put_aside(connection, schemas)
         built = create_all(connection, metadata)
-        wanted = read(connection, schema)
+        wanted = read(connection, schemas)
         comparison = Comparison(
             before,
             current,
@@ -123,24 +141,27 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: list[Migr
             wanted,
             claimed_parts(current, table_ops),
             dropped_tables(table_ops),
-            (standing_remainder, remainder(connection, schema)),
-            narrowed(connection, standing_types, column_types(connection, schema)),
+            (standing_remainder, remainder(connection, schemas)),
+            narrowed(connection, standing_types, column_types(connection, schemas)),
+            used_schemas(connection, schemas),
         )
-        standing = before.keys() & columns(connection, schema).keys()
-        comparison.changes = _changes(connection, schema, comparison, standing)
+        standing = before.keys() & columns(connection, schemas).keys()
+        comparison.changes = _changes(connection, schemas, comparison, standing)
         comparison.changes.new_parts |= late_references(table_ops, standing_tables, wanted)
         comparison.changes.new_parts |= tabbed_parts(table_ops, current, wanted)
     return comparison
 
 
-def _changes(connection: Connection, schema: str, comparison: Comparison, standing: set[tuple[str, str]]) -> Changes:
+def _changes(
+    connection: Connection, schemas: Schemas, comparison: Comparison, standing: set[tuple[Relation, str]]
+) -> Changes:
     current, wanted = comparison.current, comparison.wanted
     changes = Changes()
     for key in sorted(current.keys() | wanted.keys()):
         found = current.get(key) or wanted[key]
         if key in current and key in wanted:
             if key not in comparison.claimed:
-                _compare_one(connection, schema, comparison, key, changes)
+                _compare_one(connection, schemas, comparison, key, changes)
         elif found.is_part and not _overlooked(key, found, standing):
             continue
         elif key in current:
@@ -150,16 +171,16 @@ def _changes(connection: Connection, schema: str, comparison: Comparison, standi
     return changes
 
 
-def _overlooked(key: Key, found: Found, standing: set[tuple[str, str]]) -> bool:
+def _overlooked(key: Key, found: Found, standing: set[tuple[Relation, str]]) -> bool:
     """Whether Alembic neither creates nor drops this part of a table that stays."""
     if key.kind == "default":
-        return (str(found.relation), str(found.member)) in standing
+        return (found.relation, found.member) in standing
     return key.kind in {"exclusion", "primary key", "options"} and found.relation in {table for table, _ in standing}
 
 
-def _compare_one(connection: Connection, schema: str, comparison: Comparison, key: Key, changes: Changes) -> None:
+def _compare_one(connection: Connection, schemas: Schemas, comparison: Comparison, key: Key, changes: Changes) -> None:
     current, wanted = comparison.current[key], comparison.wanted[key]
-    if not _differs(connection, schema, key, wanted, current):
+    if not _differs(connection, schemas, key, wanted, current):
         if key.kind != "generated" and wanted.comments != current.comments:  # Alembic compares columns' comments
             changes.comments.add(key)
     elif key in comparison.built and _replaceable(connection, key, current.statements, comparison.built[key].source):
@@ -172,7 +193,7 @@ def _text(key: Key, found: Found) -> Statements:
     return found.definition[:1] if key.kind == "generated" else found.definition  # NOT NULL is Alembic's there
 
 
-def _differs(connection: Connection, schema: str, key: Key, wanted: Found, current: Found) -> bool:
+def _differs(connection: Connection, schemas: Schemas, key: Key, wanted: Found, current: Found) -> bool:
     """Whether the text differs, also from what it is when parsed once more, as after a downgrade or a dump."""
     if _text(key, wanted) == _text(key, current):
         return False
@@ -180,7 +201,7 @@ def _differs(connection: Connection, schema: str, key: Key, wanted: Found, curre
     with rolled_back(connection):
         if not succeeds(connection, (removal, *wanted.definition)):
             return True
-        return _text(key, read(connection, schema)[key]) != _text(key, current)
+        return _text(key, read(connection, schemas)[key]) != _text(key, current)
 
 
 def _replaceable(connection: Connection, key: Key, old: Statements, new: Statements) -> bool:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, MigrationStep
     from sqlalchemy import Connection
 
+    from arc_halo.autogenerate.schemas import Schemas
+
 _TABLES = """
 SELECT t.oid, pg_catalog.format('%I.%I', n.nspname, t.relname)
   FROM pg_catalog.pg_class AS t JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
- WHERE n.nspname = :schema AND t.relkind = 'r' AND t.relname <> :version_table
+ WHERE n.nspname = ANY (:schemas) AND t.relkind = 'r' AND (n.nspname, t.relname) <> (:schema, :version_table)
  ORDER BY 1"""
 # A generated column can be computed again: it is no loss.
 _COLUMNS = """
@@ -46,19 +48,20 @@ def goes_down(steps: Iterable[MigrationStep]) -> bool:
 
 
 @contextmanager
-def refuse_data_loss(connection: Connection, schema: str, *, version_table: str = "alembic_version") -> Iterator[None]:
+def refuse_data_loss(connection: Connection, *schemas: str, version_table: str = "alembic_version") -> Iterator[None]:
     """Let the block drop only tables without rows, and columns of such tables.
 
     It is checked before every commit, since ``autocommit_block()`` commits, and at the end of the block. Writers are
-    locked out of the schema's tables in each transaction: a row that came after the look would be lost unseen. Within
-    an ``autocommit_block()`` each statement is final, and the loss can only be told.
+    locked out of the schemas' tables in each transaction: a row that came after the look would be lost unseen. Within
+    an ``autocommit_block()`` each statement is final, and the loss can only be told. The version table of the first
+    schema may change.
 
     Raises
     ------
     DataLossRefused
         Before a commit, or at the end of the block; the transaction must be rolled back.
     """
-    guard = _Guard(connection, schema, version_table)
+    guard = _Guard(connection, schemas, version_table)
     guard.look()
     listeners = {"begin": guard.look, "commit": guard.before_commit}
     for name, listener in listeners.items():
@@ -74,9 +77,9 @@ def refuse_data_loss(connection: Connection, schema: str, *, version_table: str 
 class _Guard:
     """What held rows when the transaction began."""
 
-    def __init__(self, connection: Connection, schema: str, version_table: str) -> None:
+    def __init__(self, connection: Connection, schemas: Schemas, version_table: str) -> None:
         self.connection = connection
-        self.parameters = {"schema": schema, "version_table": version_table}
+        self.parameters = {"schemas": list(schemas), "schema": schemas[0], "version_table": version_table}
         self.tables: dict[int, str] = {}
         self.filled: list[int] = []
         self.columns: dict[Column, str] = {}

@@ -9,20 +9,19 @@ from difflib import ndiff
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
-from sqlalchemy import text
-
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import read
 from arc_halo.autogenerate.fingerprint import Thing, things
 from arc_halo.autogenerate.objects import Key
 from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
+from arc_halo.autogenerate.schemas import declared_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, MetaData
 
-_EXISTS = text("SELECT pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema)) IS NOT NULL")
+    from arc_halo.autogenerate.schemas import Schemas
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Difference:
 def declared_things(connection: Connection, metadata: MetaData) -> list[Thing]:
     """The things that a metadata declares, as this server describes them.
 
-    They are built in a savepoint, beside the schema of that name, and taken back: no table is locked, nothing stays.
+    They are built in a savepoint, beside the schemas of those names, and taken back: no table is locked, nothing stays.
 
     Raises
     ------
@@ -64,8 +63,8 @@ def declared_things(connection: Connection, metadata: MetaData) -> list[Thing]:
     sqlalchemy.exc.DBAPIError
         PostgreSQL refuses a declaration.
     """
-    with _declared(connection, metadata) as schema:
-        return things(connection, schema)
+    with _declared(connection, metadata) as schemas:
+        return things(connection, *schemas)
 
 
 def differences_from_declared(connection: Connection, metadata: MetaData) -> list[Difference]:
@@ -81,33 +80,32 @@ def differences_from_declared(connection: Connection, metadata: MetaData) -> lis
     sqlalchemy.exc.DBAPIError
         PostgreSQL refuses a declaration.
     """
-    standing = things(connection, str(metadata.schema))
-    with _declared(connection, metadata) as schema:
-        found = compare_things(things(connection, schema), standing)
-        return [each for each in found if each.change != "changed" or not _is_parsed_twice(connection, schema, each)]
+    standing = things(connection, *declared_schemas(metadata))
+    with _declared(connection, metadata) as schemas:
+        found = compare_things(things(connection, *schemas), standing)
+        return [each for each in found if each.change != "changed" or not _is_parsed_twice(connection, schemas, each)]
 
 
 @contextmanager
-def _declared(connection: Connection, metadata: MetaData) -> Iterator[str]:
-    """What is declared, built under the schema's name while the real one is set aside."""
-    schema = str(metadata.schema)
+def _declared(connection: Connection, metadata: MetaData) -> Iterator[Schemas]:
+    """What is declared, built under the schemas' names while the real ones are set aside."""
+    schemas = declared_schemas(metadata)
     with rolled_back(connection):
-        if connection.execute(_EXISTS, {"schema": schema}).scalar_one():
-            put_aside(connection, schema)
+        put_aside(connection, schemas)
         create_all(connection, metadata)
-        yield schema
+        yield schemas
 
 
-def _is_parsed_twice(connection: Connection, schema: str, difference: Difference) -> bool:
+def _is_parsed_twice(connection: Connection, schemas: Schemas, difference: Difference) -> bool:
     """Whether the declared object, which stands here, has the other text once it is made from its own."""
     key = Key(difference.kind, difference.name)
-    built = read(connection, schema).get(key)
+    built = read(connection, schemas).get(key)
     if built is None or built.is_part:
         return False
     with rolled_back(connection):
         if not succeeds(connection, (f"{built.removal} CASCADE", *built.statements)):
             return False
-        again = read(connection, schema).get(key)
+        again = read(connection, schemas).get(key)
         return again is not None and "; ".join(again.statements) == difference.second
 
 

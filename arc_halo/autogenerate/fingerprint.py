@@ -1,4 +1,4 @@
-"""Fingerprint of a schema: sorted catalog text, equal for two databases that hold the same things."""
+"""Fingerprint of schemas: sorted catalog text, equal for two databases that hold the same things."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 from arc_halo.autogenerate.catalog import qualified, read
+from arc_halo.autogenerate.schemas import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection
+
+    from arc_halo.autogenerate.schemas import Schemas
 
 _REST = resources.files(__package__).joinpath("fingerprint.sql").read_text("utf-8")
 
@@ -21,14 +24,14 @@ class Thing(NamedTuple):
     Attributes
     ----------
     relation
-        Bare name of the table that it belongs to, or of itself.
+        The table that it belongs to, or itself; None for functions and types.
     text
         Its definition and its comments; may have several lines.
     """
 
     kind: str
     name: str
-    relation: str
+    relation: Relation | None
     text: str
 
     @property
@@ -37,25 +40,28 @@ class Thing(NamedTuple):
         return f"{self.kind} {self.name}: {self.text}"
 
 
-def remainder(connection: Connection, schema: str) -> list[Thing]:
+def remainder(connection: Connection, schemas: Schemas) -> list[Thing]:
     """What is neither object nor part: tables, columns, sequences, types."""
-    return [Thing(*map(str, row)) for row in qualified(connection, _REST, schema)]
+    return [
+        Thing(row.kind, row.name, row.relation and Relation(*row.relation), row.text)
+        for row in qualified(connection, _REST, schemas)
+    ]
 
 
-def things(connection: Connection, schema: str, *, version_table: str = "alembic_version") -> list[Thing]:
-    """Every table, column, constraint, index, sequence, type, object and comment of a schema.
+def things(connection: Connection, *schemas: str, version_table: str = "alembic_version") -> list[Thing]:
+    """Every table, column, constraint, index, sequence, type, object and comment of one schema or several.
 
-    Partitions and the version table are left out: the one are data, the other tells which way was taken.
+    Partitions and the first schema's version table are left out: the one are data, the other tells which way was taken.
     """
-    found = remainder(connection, schema)
-    for key, each in read(connection, schema).items():
-        found.append(Thing(key.kind, key.name, str(each.relation), "; ".join(each.statements)))
-    return [each for each in found if each.relation != version_table]
+    found = remainder(connection, schemas)
+    for key, each in read(connection, schemas).items():
+        found.append(Thing(key.kind, key.name, each.relation, "; ".join(each.statements)))
+    return [each for each in found if each.relation != (schemas[0], version_table)]
 
 
-def fingerprint(connection: Connection, schema: str, *, version_table: str = "alembic_version") -> list[str]:
-    """One text for each of the `things` of a schema, sorted; a text may have several lines."""
-    return sorted(each.line for each in things(connection, schema, version_table=version_table))
+def fingerprint(connection: Connection, *schemas: str, version_table: str = "alembic_version") -> list[str]:
+    """One text for each of the `things` of the schemas, sorted; a text may have several lines."""
+    return sorted(each.line for each in things(connection, *schemas, version_table=version_table))
 
 
 def difference(first: Sequence[str], second: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import text
 
+from arc_halo.autogenerate.schemas import Relation
 from arc_halo.errors import DataLossRefused
 
 if TYPE_CHECKING:
@@ -20,14 +21,18 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationStep
     from sqlalchemy import Connection
 
+    from arc_halo.autogenerate.schemas import Schemas
+
 MARK: Final = "DATA LOSS: "
 _MARKED: Final = re.compile(rf"^[ \t]*# {MARK}(.+)$", re.MULTILINE)
 _TYPES: Final = """
-SELECT t.relname, a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod), y.typname
+SELECT n.nspname, t.relname, a.attname,
+       a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod), y.typname
   FROM pg_catalog.pg_class AS t
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
   JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
- WHERE t.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema))
+ WHERE n.nspname = ANY (:schemas)
    AND t.relkind IN ('r', 'p') AND NOT t.relispartition AND a.attnum > 0 AND NOT a.attisdropped
    AND a.attgenerated = ''"""
 _WIDER: Final = """
@@ -49,20 +54,20 @@ class ColumnType(NamedTuple):
     name: str
 
 
-def column_types(connection: Connection, schema: str) -> dict[tuple[str, str], ColumnType]:
-    """Types of the columns of a schema's tables by (table, column); generated ones can be computed again."""
-    rows = connection.execute(text(_TYPES), {"schema": schema})
-    return {(row[0], row[1]): ColumnType(*row[2:]) for row in rows}
+def column_types(connection: Connection, schemas: Schemas) -> dict[tuple[Relation, str], ColumnType]:
+    """Types of the columns of the schemas' tables by (table, column); generated ones can be computed again."""
+    rows = connection.execute(text(_TYPES), {"schemas": list(schemas)})
+    return {(Relation(row[0], row[1]), row[2]): ColumnType(*row[3:]) for row in rows}
 
 
 def narrowed(
     connection: Connection,
-    before: Mapping[tuple[str, str], ColumnType],
-    after: Mapping[tuple[str, str], ColumnType],
-) -> dict[tuple[str, str], str]:
+    before: Mapping[tuple[Relation, str], ColumnType],
+    after: Mapping[tuple[Relation, str], ColumnType],
+) -> dict[tuple[Relation, str], str]:
     """Columns whose new type cannot hold every value of the old one, and what happens to them, as a clause."""
     return {
-        place: f"values of {'.'.join(place)} that {after[place].text} cannot hold as {before[place].text} does"
+        place: f"values of {place[0]}.{place[1]} that {after[place].text} cannot hold as {before[place].text} does"
         for place in before.keys() & after.keys()
         if not _is_wider(connection, before[place], after[place])
     }

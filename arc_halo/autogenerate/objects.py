@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import create_mock_engine
 from sqlalchemy.dialects import postgresql
 
-from arc_halo.errors import ConfigurationError
+from arc_halo.autogenerate.schemas import declared_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,16 +61,15 @@ def declared(metadata: MetaData) -> list[Statements]:
 
 
 def tables_and_views(metadata: MetaData) -> tuple[list[Table], list[Table]]:
-    """The tables of the metadata's schema, and its views.
+    """The tables of the metadata's schemas, and their views.
 
     Raises
     ------
     ConfigurationError
         If the metadata has no schema.
     """
-    if metadata.schema is None:
-        raise ConfigurationError("The metadata has no schema of its own: declare it as MetaData(schema='...').")
-    ours = [table for table in metadata.tables.values() if table.schema == metadata.schema]
+    schemas = declared_schemas(metadata)
+    ours = [table for table in metadata.tables.values() if table.schema in schemas]
     return [table for table in ours if not table.is_view], [table for table in ours if table.is_view]
 
 

@@ -9,6 +9,7 @@ from alembic.operations import MigrateOperation, ops
 from arc_halo.autogenerate.catalog import comment_on
 from arc_halo.autogenerate.loss import values_gone
 from arc_halo.autogenerate.objects import Key, or_replace
+from arc_halo.autogenerate.schemas import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +70,11 @@ def create(key: Key, source: Statements, wanted: Found, current: Found | None = 
     gone = [] if current is None else values_gone(" ".join(current.definition), " ".join(wanted.definition))
     loss = f"{key.kind} {key.name} no longer allows {', '.join(gone)}" if gone else None
     return SqlOperation("create", key, source, (wanted.removal,), loss)
+
+
+def create_schema(name: str) -> SqlOperation:
+    """Create a schema, which stays: others may have come to use it."""
+    return SqlOperation("create", Key("schema", name), (f"CREATE SCHEMA IF NOT EXISTS {quoted(name)}",), ())
 
 
 def drop(key: Key, current: Found) -> SqlOperation:

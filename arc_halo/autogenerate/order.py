@@ -10,25 +10,27 @@ from alembic.operations import ops
 from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.catalog import Address, dependencies, read_tables
 from arc_halo.autogenerate.objects import Key
-from arc_halo.autogenerate.tables import CONSTRAINTS, amended, flat
+from arc_halo.autogenerate.schemas import Relation
+from arc_halo.autogenerate.tables import CONSTRAINTS, amended, dropped_tables, flat
 from arc_halo.autogenerate.tabs import with_tabs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from alembic.operations import MigrateOperation
     from sqlalchemy import Connection
 
     from arc_halo.autogenerate.compare import Comparison
+    from arc_halo.autogenerate.schemas import Schemas
 
 Users = dict[Key, set[Key]]
 
 
 def arrange(
-    connection: Connection, comparison: Comparison, schema: str, table_ops: list[MigrateOperation]
+    connection: Connection, comparison: Comparison, schemas: Schemas, table_ops: list[MigrateOperation]
 ) -> list[MigrateOperation]:
     """All operations of the revision, Alembic's own in their midst."""
-    users, drop = _to_drop(connection, comparison, schema, table_ops)
+    users, drop = _to_drop(connection, comparison, table_ops)
     graph = {key: sorted(users[key]) for key in sorted(drop)}
     order = [key for key in TopologicalSorter(graph).static_order() if key in drop]  # users first
     first: list[MigrateOperation] = []
@@ -40,19 +42,19 @@ def arrange(
             late.add(key)
         (last if key in late else first).append(operations.drop(key, comparison.current[key]))
     before, after = _creations(comparison, drop)
-    exact = amended(table_ops, comparison.current, drop, read_tables(connection, schema), comparison.narrowed)
+    exact = amended(table_ops, comparison.current, drop, read_tables(connection, schemas), comparison.narrowed)
     tables = [each for op in exact for each in with_tabs(op)]
     return [*first, *before, *tables, *_parts(comparison, order), *after, *last]
 
 
 def _to_drop(
-    connection: Connection, comparison: Comparison, schema: str, table_ops: Iterable[MigrateOperation]
+    connection: Connection, comparison: Comparison, table_ops: list[MigrateOperation]
 ) -> tuple[Users, set[Key]]:
     """Who uses whom, and what must be dropped, with everything that uses it."""
     current = comparison.current
     users: Users = {key: set() for key in current}
     drop = comparison.changes.gone | comparison.changes.renewed
-    touched = set(_touched(comparison, schema, table_ops))
+    touched = set(_touched(comparison, table_ops))
     drop |= _reset_storages(comparison, touched)
     by_address = {found.address: key for key, found in current.items()}
     for user_address, used_address in dependencies(connection):
@@ -93,28 +95,22 @@ def _may_drop(comparison: Comparison, key: Key) -> bool:
     return key in comparison.wanted or key in comparison.claimed or key.kind == "generated"
 
 
-def _touched(comparison: Comparison, schema: str, table_ops: Iterable[MigrateOperation]) -> Iterator[Address]:
+def _touched(comparison: Comparison, table_ops: list[MigrateOperation]) -> Iterator[Address]:
     """Addresses of columns that Alembic drops or retypes, and of tables that it drops (column 0)."""
+    gone = dropped_tables(table_ops)
+    yield from {address._replace(column=0) for (table, _), address in comparison.columns.items() if table in gone}
     for op in flat(table_ops):
-        if getattr(op, "schema", None) != schema:
-            continue
-        if isinstance(op, ops.DropTableOp):
-            yield from {
-                address._replace(column=0)
-                for (table, _), address in comparison.columns.items()
-                if table == op.table_name
-            }
-        elif isinstance(op, ops.DropColumnOp) or (isinstance(op, ops.AlterColumnOp) and op.modify_type is not None):
-            yield comparison.columns[op.table_name, op.column_name]
+        if isinstance(op, ops.DropColumnOp) or (isinstance(op, ops.AlterColumnOp) and op.modify_type is not None):
+            yield comparison.columns[Relation(str(op.schema), op.table_name), op.column_name]
 
 
 def _reset_storages(comparison: Comparison, touched: set[Address]) -> set[Key]:
     """Storage and compression of columns that ALTER TYPE resets."""
+    places = {place for place, address in comparison.columns.items() if address in touched}
     return {
         key
         for key, found in comparison.current.items()
-        if key.kind in ("storage", "compression")
-        and comparison.columns.get((str(found.relation), str(found.member))) in touched
+        if key.kind in ("storage", "compression") and (found.relation, found.member) in places
     }
 
 

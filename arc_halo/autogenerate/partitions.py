@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import FromClause, Table, text
 
+from arc_halo.autogenerate.schemas import Relation
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sqlalchemy import Connection
+
+    from arc_halo.autogenerate.schemas import Schemas
 
 _INFO = "arc_halo.autogenerate.partitions"
 
@@ -45,9 +48,9 @@ def pop_partitions(info: dict[Any, Any]) -> tuple[str, ...]:
     return tuple(info.pop(_INFO, ()))
 
 
-def partition_names(connection: Connection, schema: str) -> set[str]:
-    """Names of all partitions in the schema."""
-    query = """SELECT relname FROM pg_catalog.pg_class
-                WHERE relispartition
-                  AND relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema))"""
-    return set(connection.scalars(text(query), {"schema": schema}))
+def partition_names(connection: Connection, schemas: Schemas) -> set[Relation]:
+    """All partitions in the schemas."""
+    query = """SELECT n.nspname, c.relname
+                 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE c.relispartition AND n.nspname = ANY (:schemas)"""
+    return {Relation(*row) for row in connection.execute(text(query), {"schemas": list(schemas)})}

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
+from arc_halo.autogenerate.schemas import quoted, standing_schemas
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from sqlalchemy import Connection
+
+    from arc_halo.autogenerate.schemas import Schemas
 
 
 @contextmanager
@@ -41,7 +45,7 @@ def succeeds(connection: Connection, statements: Iterable[str]) -> bool:
     return True
 
 
-def put_aside(connection: Connection, schema: str) -> None:
-    """Rename a schema: only its row in the catalog changes, no table is locked, nobody waits."""
-    name = connection.dialect.identifier_preparer.quote_schema(schema)
-    run(connection, [f"ALTER SCHEMA {name} RENAME TO autogenerate_set_aside"])
+def put_aside(connection: Connection, schemas: Schemas) -> None:
+    """Rename the schemas that stand: only their rows in the catalog change, no table is locked, nobody waits."""
+    for number, schema in enumerate(sorted(standing_schemas(connection, schemas))):
+        run(connection, [f"ALTER SCHEMA {quoted(schema)} RENAME TO autogenerate_set_aside_{number}"])

@@ -1,4 +1,4 @@
-"""What Alembic may see of a shared database: one schema, no partitions, no views taken for tables."""
+"""What Alembic may see of a shared database: our schemas, no partitions, no views taken for tables."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from alembic.runtime.plugins import Plugin
-from sqlalchemy import Index, Table, text
+from sqlalchemy import Table, text
 
 import arc_halo.autogenerate
 from arc_halo.autogenerate.partitions import partition_names
 from arc_halo.autogenerate.render import render_item
+from arc_halo.autogenerate.schemas import Relation, declared_schemas, sole_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,11 +33,16 @@ def scope(metadata: MetaData, connection: Connection | None = None) -> dict[str,
     Parameters
     ----------
     metadata
-        The target metadata; it must have a schema.
+        The target metadata; it must have a schema. Alembic sees that and those of `declare_schemas`, no others.
     connection
         The connection of the migration, None offline.
+
+    Raises
+    ------
+    ConfigurationError
+        If the metadata has no schema, or is a list of several.
     """
-    seen = _Scope(metadata, connection)
+    seen = _Scope(sole_metadata(metadata), connection)
     return {
         "target_metadata": metadata,
         "version_table_schema": metadata.schema,
@@ -58,41 +64,45 @@ class _Scope:
 
     def __init__(self, metadata: MetaData, connection: Connection | None) -> None:
         self.metadata, self.connection = metadata, connection
+        self.schemas = declared_schemas(metadata)
 
     @cached_property
-    def partitions(self) -> set[str]:
-        return set() if self.connection is None else partition_names(self.connection, str(self.metadata.schema))
+    def partitions(self) -> set[Relation]:
+        return set() if self.connection is None else partition_names(self.connection, self.schemas)
 
     @cached_property
-    def cloned_constraints(self) -> set[tuple[str, str]]:
+    def cloned_constraints(self) -> set[tuple[Relation, str]]:
         """(table, constraint) that PostgreSQL keeps for each partition of a table that a foreign key points to."""
-        query = """SELECT t.relname, c.conname
-                     FROM pg_catalog.pg_constraint AS c JOIN pg_catalog.pg_class AS t ON t.oid = c.conrelid
-                    WHERE c.conparentid <> 0
-                      AND t.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema))"""
-        return self._pairs(query)
+        query = """SELECT n.nspname, t.relname, c.conname
+                     FROM pg_catalog.pg_constraint AS c
+                     JOIN pg_catalog.pg_class AS t ON t.oid = c.conrelid
+                     JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
+                    WHERE c.conparentid <> 0 AND n.nspname = ANY (:schemas)"""
+        return self._members(query)
 
     @cached_property
-    def indexes(self) -> set[tuple[str, str]]:
-        """(table, index) of the schema as it stands."""
-        query = """SELECT t.relname, x.relname
+    def indexes(self) -> set[tuple[Relation, str]]:
+        """(table, index) of the schemas as they stand."""
+        query = """SELECT n.nspname, t.relname, x.relname
                      FROM pg_catalog.pg_index AS i
                      JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
                      JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid
-                    WHERE t.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident(:schema))"""
-        return self._pairs(query)
+                     JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
+                    WHERE n.nspname = ANY (:schemas)"""
+        return self._members(query)
 
-    def _pairs(self, query: str) -> set[tuple[str, str]]:
+    def _members(self, query: str) -> set[tuple[Relation, str]]:
         if self.connection is None:
             return set()
-        return {(row[0], row[1]) for row in self.connection.execute(text(query), {"schema": self.metadata.schema})}
+        rows = self.connection.execute(text(query), {"schemas": list(self.schemas)})
+        return {(Relation(row[0], row[1]), row[2]) for row in rows}
 
     def include_name(self, name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
         if kind == "schema":
-            return name == self.metadata.schema
+            return name in self.schemas
         if kind == "table":
-            return name not in self.partitions
-        place = (str(parents.get("table_name")), str(name))
+            return (parents.get("schema_name"), name) not in self.partitions
+        place = (Relation(str(parents.get("schema_name")), str(parents.get("table_name"))), str(name))
         if kind == "foreign_key_constraint":
             return place not in self.cloned_constraints
         if kind == "index":
@@ -101,13 +111,15 @@ class _Scope:
 
     def include_object(self, item: Any, _name: str | None, kind: str, reflected: bool, _other: Any) -> bool:
         if kind == "table":
-            return not item.is_view
+            return item.schema in self.schemas and not item.is_view
         if kind == "index" and not reflected:
-            return (item.table.name, str(item.name)) not in self.indexes  # on both sides: compared by catalog text
+            place = (Relation(item.table.schema, item.table.name), str(item.name))
+            return place not in self.indexes  # on both sides: compared by catalog text
         return True
 
     @cached_property
-    def _declared_indexes(self) -> set[tuple[str, str]]:
-        tables: list[Table] = [table for table in self.metadata.tables.values() if table.schema == self.metadata.schema]
-        indexes: list[Index] = [index for table in tables for index in table.indexes]
-        return {(str(index.table.name), str(index.name)) for index in indexes if index.table is not None}
+    def _declared_indexes(self) -> set[tuple[Relation, str]]:
+        tables: list[Table] = [table for table in self.metadata.tables.values() if table.schema in self.schemas]
+        return {
+            (Relation(str(table.schema), table.name), str(index.name)) for table in tables for index in table.indexes
+        }

@@ -13,6 +13,7 @@ from sqlalchemy import ForeignKeyConstraint
 from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.objects import Key, tables_and_views
 from arc_halo.autogenerate.partitions import pop_partitions
+from arc_halo.autogenerate.schemas import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -35,49 +36,60 @@ def flat(table_ops: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
             yield op
 
 
+def relation_of(op: MigrateOperation) -> Relation | None:
+    """The table that an operation is about."""
+    if isinstance(op, ops.CreateForeignKeyOp):
+        return Relation(op.kw["source_schema"], op.source_table)
+    name = getattr(op, "table_name", None)
+    return None if name is None else Relation(getattr(op, "schema", None) or "", name)
+
+
 def claimed_parts(current: Mapping[Key, Found], table_ops: Iterable[MigrateOperation]) -> set[Key]:
     """Indexes and constraints that stand there and that Alembic drops, or drops and makes again."""
     return {key for op in flat(table_ops) if (key := _part(current, op)) is not None}
 
 
-def dropped_tables(table_ops: Iterable[MigrateOperation]) -> set[str]:
-    """Bare names of the tables that Alembic drops."""
-    return {op.table_name for op in flat(table_ops) if isinstance(op, ops.DropTableOp)}
+def dropped_tables(table_ops: Iterable[MigrateOperation]) -> set[Relation]:
+    """The tables that Alembic drops."""
+    dropped = (relation_of(op) for op in flat(table_ops) if isinstance(op, ops.DropTableOp))
+    return {relation for relation in dropped if relation is not None}
 
 
-def tables_made_views(standing: set[str], metadata: MetaData) -> list[ops.DropTableOp]:
+def tables_made_views(standing: set[Relation], metadata: MetaData) -> list[ops.DropTableOp]:
     """Drops of tables whose names are declared as views: Alembic takes the two for one and leaves the table alone."""
     _, views = tables_and_views(metadata)
-    return [ops.DropTableOp(view.name, schema=metadata.schema) for view in views if view.name in standing]
+    return [ops.DropTableOp(view.name, schema=view.schema) for view in views if (view.schema, view.name) in standing]
 
 
-def late_references(table_ops: Iterable[MigrateOperation], standing: set[str], wanted: Mapping[Key, Found]) -> set[Key]:
+def late_references(
+    table_ops: Iterable[MigrateOperation], standing: set[Relation], wanted: Mapping[Key, Found]
+) -> set[Key]:
     """Take foreign keys out of new tables, all of a table if one must wait, and return them.
 
     Those with ``use_alter`` CREATE TABLE, as Alembic sends it, forgets; those to a standing table may point to a column
     or a unique constraint that this revision adds, and Alembic adds them later.
     """
-    late: set[str] = set()
+    late: set[Relation | None] = set()
     for op in flat(table_ops):
         if not isinstance(op, ops.CreateTableOp):
             continue
         references = [item for item in op.columns if isinstance(item, ForeignKeyConstraint)]
-        if any(item.use_alter or _refers_to(item, op.schema, standing) for item in references):
-            late.add(op.table_name)
+        if any(item.use_alter or _refers_to(item, standing) for item in references):
+            late.add(relation_of(op))
             op.columns = [item for item in op.columns if not isinstance(item, ForeignKeyConstraint)]
     return {key for key, found in wanted.items() if key.kind == "foreign key" and found.relation in late}
 
 
-def _refers_to(item: ForeignKeyConstraint, schema: str | None, tables: set[str]) -> bool:
-    return item.referred_table.schema == schema and item.referred_table.name in tables
+def _refers_to(item: ForeignKeyConstraint, tables: set[Relation]) -> bool:
+    return (item.referred_table.schema, item.referred_table.name) in tables
 
 
 def amended(
     table_ops: Iterable[MigrateOperation],
     current: Mapping[Key, Found],
     dropped: set[Key],
-    texts: Mapping[str, TableText],
-    narrowed: Mapping[tuple[str, str], str],
+    texts: Mapping[Relation, TableText],
+    narrowed: Mapping[tuple[Relation, str], str],
 ) -> Iterator[MigrateOperation]:
     """Alembic's operations; partitions follow their table, and what is ``dropped`` already is left out.
 
@@ -88,11 +100,12 @@ def amended(
     """
     gone = dropped_tables(table_ops)
     for op in table_ops:
-        if isinstance(op, ops.DropTableOp):
-            yield operations.drop_table(texts[op.table_name], list(_parts_of(op.table_name, current)))
+        relation = relation_of(op)
+        if isinstance(op, ops.DropTableOp) and relation is not None:
+            yield operations.drop_table(texts[relation], list(_parts_of(relation, current)))
         elif not isinstance(op, ops.ModifyTableOps):
             yield op
-        elif op.table_name not in gone:
+        elif relation not in gone:
             op.ops[:] = [
                 changed for inner in op.ops if (changed := _exact(inner, current, dropped, narrowed)) is not None
             ]
@@ -104,15 +117,16 @@ def amended(
 
 
 def _exact(
-    op: MigrateOperation, current: Mapping[Key, Found], dropped: set[Key], narrowed: Mapping[tuple[str, str], str]
+    op: MigrateOperation, current: Mapping[Key, Found], dropped: set[Key], narrowed: Mapping[tuple[Relation, str], str]
 ) -> MigrateOperation | None:
     if isinstance(op, ops.AlterColumnOp | ops.DropColumnOp):
         anew = {(current[key].relation, current[key].member) for key in dropped if key.kind == "generated"}
-        if (op.table_name, op.column_name) in anew:
+        place = (Relation(str(op.schema), op.table_name), op.column_name)
+        if place in anew:
             return None
         if isinstance(op, ops.DropColumnOp):
             return operations.DropDeclaredColumnOp.of(op)
-        loss = narrowed.get((op.table_name, op.column_name))
+        loss = narrowed.get(place)
         return op if loss is None or op.modify_type is None else operations.NarrowColumnOp.of(op, loss)
     if isinstance(op, ops.DropIndexOp | ops.DropConstraintOp):
         key = _part(current, op)
@@ -129,14 +143,14 @@ def _part(current: Mapping[Key, Found], op: MigrateOperation) -> Key | None:
         kinds, member = CONSTRAINTS, getattr(op, "constraint_name", None)
     else:
         return None
-    place = (getattr(op, "source_table", None) or getattr(op, "table_name", None), member)
+    place = (relation_of(op), member)
     for key, found in current.items():
         if key.kind in kinds and found.is_part and (found.relation, found.member) == place:
             return key
     return None
 
 
-def _parts_of(table: str, current: Mapping[Key, Found]) -> Iterator[Found]:
+def _parts_of(table: Relation, current: Mapping[Key, Found]) -> Iterator[Found]:
     """Constraints, then indexes."""
     for key, found in sorted(current.items()):
         if found.is_part and found.relation == table and key.kind not in _INLINE:

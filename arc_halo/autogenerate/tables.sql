@@ -1,4 +1,5 @@
--- What creates each table of the schema :schema, without its constraints and indexes; run with an empty search_path.
+-- What creates each table of the schemas :schemas (oids), without its constraints and indexes; run with an empty
+-- search_path.
 WITH columns AS (
 SELECT a.attrelid, a.attnum,
        concat_ws(' ', quote_ident(a.attname),
@@ -22,7 +23,7 @@ SELECT a.attrelid, a.attnum,
                         WHERE o.classid = 'pg_class'::regclass AND o.refclassid = o.classid AND o.deptype = 'a'
                           AND o.refobjid = a.attrelid AND o.refobjsubid = a.attnum)) AS s (is_serial)
  WHERE a.attnum > 0 AND NOT a.attisdropped)
-SELECT t.relname AS name, t.oid::regclass::text AS qualified_name,
+SELECT parse_ident(t.oid::regclass::text) AS relation, t.oid::regclass::text AS name,
        format('CREATE %sTABLE %s (%s)', CASE t.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END, t.oid::regclass,
               (SELECT string_agg(c.text, ', ' ORDER BY c.attnum) FROM columns AS c WHERE c.attrelid = t.oid))
          || COALESCE(' PARTITION BY ' || pg_get_partkeydef(t.oid), '')
@@ -38,4 +39,4 @@ SELECT t.relname AS name, t.oid::regclass::text AS qualified_name,
                       FROM pg_attribute AS a
                      WHERE a.attrelid = t.oid AND col_description(t.oid, a.attnum) IS NOT NULL), '{}') AS comments
   FROM pg_class AS t
- WHERE t.relnamespace = to_regnamespace(quote_ident(:schema)) AND t.relkind IN ('r', 'p') AND NOT t.relispartition
+ WHERE t.relnamespace = ANY (:schemas) AND t.relkind IN ('r', 'p') AND NOT t.relispartition

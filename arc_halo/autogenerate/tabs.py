@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql
 from arc_halo.autogenerate.catalog import comment_on
 from arc_halo.autogenerate.objects import Key
 from arc_halo.autogenerate.operations import SqlOperation
+from arc_halo.autogenerate.tables import relation_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,8 +43,8 @@ def tabbed_parts(
     }
     taken: set[Key] = set()
 
-    def take(table: str | None, name: object) -> bool:
-        key = tabbed.get((table, str(name)))
+    def take(op: MigrateOperation, name: object) -> bool:
+        key = tabbed.get((relation_of(op), str(name)))
         if key is not None:
             taken.add(key)
         return key is not None
@@ -51,18 +52,14 @@ def tabbed_parts(
     for op in table_ops if tabbed else ():
         if isinstance(op, ops.CreateTableOp):
             op.columns = [
-                item
-                for item in op.columns
-                if not (isinstance(item, CheckConstraint) and take(op.table_name, item.name))
+                item for item in op.columns if not (isinstance(item, CheckConstraint) and take(op, item.name))
             ]
         elif isinstance(op, ops.ModifyTableOps):
             op.ops[:] = [
                 inner
                 for inner in op.ops
-                if not (isinstance(inner, ops.CreateIndexOp) and take(inner.table_name, inner.index_name))
-                and not (
-                    isinstance(inner, ops.CreateCheckConstraintOp) and take(inner.table_name, inner.constraint_name)
-                )
+                if not (isinstance(inner, ops.CreateIndexOp) and take(inner, inner.index_name))
+                and not (isinstance(inner, ops.CreateCheckConstraintOp) and take(inner, inner.constraint_name))
             ]
     return taken
 

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from arc_halo.autogenerate.fingerprint import difference
-from arc_halo.autogenerate.tables import flat
+from arc_halo.autogenerate.tables import flat, relation_of
 from arc_halo.errors import SchemaNotAtHead
 
 if TYPE_CHECKING:
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
     from alembic.operations import MigrateOperation
 
     from arc_halo.autogenerate.compare import Comparison
+    from arc_halo.autogenerate.schemas import Relation
 
 _log = logging.getLogger("alembic.autogenerate.arc_halo")
 
 
-def uncovered_lines(comparison: Comparison, table_ops: Iterable[MigrateOperation], version_table: str) -> list[str]:
+def uncovered_lines(
+    comparison: Comparison, table_ops: Iterable[MigrateOperation], version_table: Relation
+) -> list[str]:
     """What differs on tables that Alembic does not change.
 
     On those that it does, a line cannot be told from what the operation explains; the next autogenerate tells it.
     """
-    touched: set[object] = {version_table} | {
-        getattr(op, "source_table", None) or getattr(op, "table_name", None) for op in flat(table_ops)
-    }
+    touched = {version_table} | {relation for op in flat(table_ops) if (relation := relation_of(op)) is not None}
     standing, declared = (
         [each.line for each in things if each.relation not in touched] for things in comparison.remainder
     )
     return [*difference(standing, declared), *_uncovered_parts(comparison, touched)]
 
 
-def _uncovered_parts(comparison: Comparison, touched: set[object]) -> Iterator[str]:
+def _uncovered_parts(comparison: Comparison, touched: set[Relation]) -> Iterator[str]:
     current, wanted, changes = comparison.current, comparison.wanted, comparison.changes
     for key in sorted((current.keys() ^ wanted.keys()) - changes.gone - changes.new_parts):
         found = current.get(key) or wanted[key]

@@ -1,7 +1,8 @@
 """The contract of declarations, for anybody's metadata: autogenerate writes what takes a database there and back.
 
 `assert_round_trip` goes through it in a `Project`, an Alembic folder of its own on a database of the test's own; every
-revision is written by autogenerate, run, and judged by PostgreSQL's own text of the whole schema.
+revision is written by autogenerate, run, and judged by PostgreSQL's own text of the whole schema, or of all schemas
+that are declared.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sqlalchemy.schema import CreateSchema
 from arc_halo.autogenerate.drift import compare_things, declared_things
 from arc_halo.autogenerate.fingerprint import things
 from arc_halo.autogenerate.savepoints import run
+from arc_halo.autogenerate.schemas import declare_schemas, declared_schemas, quoted
 from arc_halo.database import parse_url
 from arc_halo.database.migrate import migration_engine, script_folder
 from arc_halo.errors import ConfigurationError, SchemaNotAtHead
@@ -65,7 +67,7 @@ class Project:
     url
         A database of the test's own. The schema is made in it.
     schema
-        The schema of every metadata that is used.
+        The schema of every metadata that is used; they may declare further ones.
     environment
         Text of ``env.py``. It takes metadata and engine from ``context.config.attributes["target_metadata"]`` and
         ``["engine"]``; the version table is ``alembic_version`` in the schema, as `scope` says.
@@ -78,6 +80,8 @@ class Project:
     ----------
     metadata
         What is declared now.
+    schemas
+        The schema, and every other that was declared so far.
     engine, config
         Its connections, with ``pg_catalog, public`` as search path, and Alembic's configuration.
     """
@@ -98,6 +102,7 @@ class Project:
             template = (script_folder() / "script.py.mako").read_text(encoding="utf-8")
         (folder / "script.py.mako").write_text(template, encoding="utf-8")
         self.schema = schema
+        self.schemas: tuple[str, ...] = ()
         self.engine = migration_engine(parse_url(url) if isinstance(url, str) else url)
         self._output = io.StringIO()
         self.config = Config(stdout=io.StringIO(), output_buffer=self._output)
@@ -125,6 +130,7 @@ class Project:
         """
         if metadata.schema != self.schema:
             raise ConfigurationError(f"The metadata must be one of schema {self.schema!r}, not of {metadata.schema!r}.")
+        self.schemas = tuple(dict.fromkeys((*self.schemas, *declared_schemas(metadata))))
         self.metadata = self.config.attributes["target_metadata"] = metadata
 
     def execute(self, *statements: str) -> None:
@@ -179,9 +185,9 @@ class Project:
         return self._output.getvalue()
 
     def things(self, schema: str | None = None) -> list[Thing]:
-        """What is in a schema, left out the project's."""
+        """What is in a schema, left out in all of the project's."""
         with self.engine.connect() as connection:
-            return sorted(things(connection, schema or self.schema))
+            return sorted(things(connection, *(self.schemas if schema is None else (schema,))))
 
     def built(self) -> list[Thing]:
         """What ``create_all`` makes of the present metadata."""
@@ -206,7 +212,7 @@ def assert_same(found: Iterable[Thing], wanted: Iterable[Thing], where: str = ""
 def assert_round_trip(project: Project, before: MetaData, after: MetaData, *, rest: MetaData | None = None) -> str:
     """Autogenerate gets from nothing to ``before``, to ``after``, to ``rest``, and all the way back.
 
-    Each is one revision, after which the schema is what ``create_all`` makes of the metadata and a second autogenerate
+    Each is one revision, after which each schema is what ``create_all`` makes of the metadata and a second autogenerate
     is empty; each downgrade gives the former catalog text, so does the upgrade after it; offline SQL does the same as
     the revisions. At the end the database is at ``before``.
 
@@ -239,13 +245,15 @@ def assert_round_trip(project: Project, before: MetaData, after: MetaData, *, re
     assert_same(project.things(), first, f"The downgrade does not give `before`.\n{change}")
     project.upgrade()
     assert_same(project.things(), second, f"The upgrade after a downgrade does not give `after`.\n{change}")
-    removal = _migrate(project, MetaData(schema=project.schema) if rest is None else rest, "rest")
+    if rest is None:
+        rest = MetaData(schema=project.schema)
+        declare_schemas(rest, *project.schemas)
+    removal = _migrate(project, rest, "rest")
     project.downgrade()
     assert_same(project.things(), second, f"The downgrade of the removal does not give `after`.\n{removal}")
     project.downgrade("base")
     assert_same(project.things(), [], "The downgrade to base leaves something.")
-    quoted = project.engine.dialect.identifier_preparer.quote_schema(project.schema)
-    project.execute(f"DROP TABLE {quoted}.alembic_version", project.sql("0002"))
+    project.execute(f"DROP TABLE {quoted(project.schema)}.alembic_version", project.sql("0002"))
     assert_same(project.things(), second, "Offline SQL does not give `after`.")
     project.execute(project.sql("0002:0001"))
     assert_same(project.things(), first, "Offline SQL of the downgrade does not give `before`.")

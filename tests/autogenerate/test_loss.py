@@ -55,7 +55,7 @@ WIDER = {
 def test_a_narrower_type_is_marked(project, name):
     before, after = NARROWER[name]
     (said,) = written(project, of_type(before), of_type(after))
-    assert said.startswith("values of items.value that ")
+    assert said.startswith("values of app.items.value that ")
 
 
 @pytest.mark.parametrize("name", WIDER)
