@@ -34,7 +34,7 @@ class Relation(NamedTuple):
 def declare_schemas(metadata: MetaData, *schemas: str) -> None:
     """Declare further schemas of a metadata, whose tables, views and objects are compared with those of its own.
 
-    They are created in the revision that needs them and never dropped. Tables that the metadata has in other schemas
+    They are created in a revision if they are not there, and never dropped. Tables of the metadata in other schemas
     are there to be referred to, and left alone.
 
     Examples

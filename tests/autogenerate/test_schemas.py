@@ -74,7 +74,7 @@ def test_a_schema_of_somebody_else_is_left_alone(project):
         Table("items", metadata, Column("id", BigInteger, primary_key=True), schema="theirs")  # to be referred to
         metadata.tables["app.items"].append_column(Column("their", ForeignKey("theirs.items.id")))
         written = project.migrate(metadata)
-        assert "create_table('items', schema='theirs'" not in written.replace("\n", " ")
+        assert "schema='theirs'" not in written
     assert_same(project.things("theirs"), theirs)
     project.downgrade("base")
     assert_same(project.things("theirs"), theirs)
