@@ -54,6 +54,7 @@ def setup(plugin: Plugin) -> None:
     from alembic.util import DispatchPriority  # noqa: PLC0415  (see the package's docstring)
 
     plugin.add_autogenerate_comparator(_schema, "schema", qualifier="postgresql", priority=DispatchPriority.LAST)
+    plugin.add_autogenerate_comparator(_expansions, "schema", qualifier="postgresql", priority=DispatchPriority.LAST)
     plugin.add_autogenerate_comparator(
         _server_default, "column", "server_default", qualifier="postgresql", priority=DispatchPriority.FIRST
     )
@@ -63,6 +64,12 @@ def _schema(*arguments: Any) -> PriorityDispatchResult:
     from arc_halo.autogenerate.compare import compare_schema  # noqa: PLC0415  (see the package's docstring)
 
     return compare_schema(*arguments)
+
+
+def _expansions(*arguments: Any) -> PriorityDispatchResult:
+    from arc_halo.autogenerate.expanding.contracting import amend_expansions  # noqa: PLC0415  (see the package's docstring)
+
+    return amend_expansions(*arguments)
 
 
 def _server_default(*arguments: Any) -> PriorityDispatchResult:

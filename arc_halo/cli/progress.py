@@ -1,4 +1,4 @@
-"""Progress of long work on the terminal, in bytes and bytes per second."""
+"""Progress of long work on the terminal: bytes and bytes per second, rows, or how many so far."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -49,6 +50,23 @@ def progress_bars(*, silent: bool) -> Iterator[Callable[[str, int, int], None] |
             if phase not in tasks:
                 tasks[phase] = bars.add_task(_LABELS.get(phase, phase), total=total)
             bars.update(tasks[phase], completed=done)
+
+        yield report
+
+
+@contextmanager
+def progress_rows(doing: str, *, silent: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A callback that draws one bar on stderr for rows done of all; None where nobody would see it."""
+    screen = console(stderr=True)
+    if silent or not screen.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True) as bars:
+        task = bars.add_task(doing, total=None)
+
+        def report(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
 
         yield report
 

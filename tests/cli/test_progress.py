@@ -11,7 +11,7 @@ from rich.console import Console
 
 import arc_halo
 from arc_halo.cli import progress
-from arc_halo.cli.progress import progress_bars, progress_count
+from arc_halo.cli.progress import progress_bars, progress_count, progress_rows
 
 PACKAGE = Path(arc_halo.__file__).parent
 PHASES = {
@@ -58,3 +58,13 @@ def test_nobody_sees_a_count_where_nobody_looks(capsys):
     with progress_count("sweeping", silent=False) as report:
         assert report is None
     assert tuple(capsys.readouterr()) == ("", "")
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_terminal_sees_rows(monkeypatch, silent):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "console", lambda **_: screen)
+    with progress_rows("filling", silent=silent) as report:
+        if report is not None:
+            report(2000, 3000)
+    assert ("2000/3000" in screen.file.getvalue()) is not silent
