@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import BigInteger, Column, Computed, MetaData, Numeric, Table, Text, text
+from sqlalchemy import BigInteger, Column, Computed, Index, MetaData, Numeric, Table, Text, text
 
 from arc_halo.autogenerate.expanding import declare_expansion, is_filled, standing_expansions
 from arc_halo.autogenerate.expanding.backfilling import backfill
@@ -147,6 +147,24 @@ def test_the_downgrade_of_the_contract_fills_the_old_column_again(expanding):
     assert rows(expanding) == [(1, "1.0100", 101), (2, "2.5000", 250), (3, "3.5000", 350)]
     expanding.execute("INSERT INTO app.items (id, price) VALUES (4, 1)")
     assert rows(expanding)[-1] == (4, "1.0000", 100)
+
+
+def test_indexes_of_the_old_column_come_back_when_it_is_filled(project):
+    def indexed(*columns, expands):
+        metadata = shop(*columns, expands=expands)
+        table = metadata.tables["app.items"]
+        Index("ix_items_price", table.c.price, unique=True)
+        return metadata
+
+    project.migrate(indexed(price(), expands=False))
+    project.execute("INSERT INTO app.items VALUES (1, 1), (2, 2)")
+    project.migrate(indexed(price(), cents(), expands=True))
+    backfill(project.engine, one(project))
+    stood = project.things()
+    project.migrate(after())
+    project.downgrade()
+    assert_same(project.things(), stood)
+    assert rows(project) == [(1, "1.0000", 100), (2, "2.0000", 200)]
 
 
 def test_not_null_is_proved_beside_writers(expanding):

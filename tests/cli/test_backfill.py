@@ -30,7 +30,7 @@ def shop(database_url):
 
 
 @pytest.fixture
-def shopping(shop, database_url):
+def shopping(database_url):
     return CommandLine(database_url.render_as_string(hide_password=False))
 
 
@@ -67,6 +67,7 @@ def test_triggers_are_to_be_decided_on(shopping, shop):
     assert shopping.json("db", "backfill", "--triggers", "silence")["columns"][0]["rows"] == 1500
 
 
+@pytest.mark.usefixtures("shop")
 def test_a_column_nobody_knows(shopping):
     said = shopping.error("db", "backfill", "shop.items.price")
     assert "those that are: shop.items.cents, shop.items.title" in said
