@@ -13,7 +13,7 @@ from arc_halo.autogenerate.expanding.declaring import Expansion, declared_expans
 from arc_halo.autogenerate.expanding.standing import standing_expansions
 from arc_halo.autogenerate.objects import Key, Statements
 from arc_halo.autogenerate.operations import SqlOperation
-from arc_halo.autogenerate.render import render_sql
+from arc_halo.autogenerate.render import escape_colons, render_sql
 from arc_halo.autogenerate.tables import flat
 from arc_halo.errors import ConfigurationError
 
@@ -56,7 +56,8 @@ class ProveNotNullOp(StepOp):
 @renderers.dispatch_for(ProveNotNullOp)
 def render_prove_not_null(context: AutogenContext, operation: ProveNotNullOp) -> list[str]:
     """The last statement alone in an ``autocommit_block()``: the lock of the others is let go of before."""
-    *first, validate = render_sql(context, operation)
+    *first, _ = render_sql(context, operation)
+    validate = f"op.execute({escape_colons(operation.up[-1])!r})"  # on one line: the printer indents no more
     return [
         *first,
         "with op.get_context().autocommit_block():  # beside readers and writers",
