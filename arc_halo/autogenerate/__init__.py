@@ -25,8 +25,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from arc_halo.autogenerate.build import create_all
+from arc_halo.autogenerate.extensions import declare_extension
 from arc_halo.autogenerate.fingerprint import difference, fingerprint
 from arc_halo.autogenerate.objects import declare
+from arc_halo.autogenerate.others import leave_alone
 from arc_halo.autogenerate.partitions import declare_partitions
 from arc_halo.autogenerate.schemas import declare_schemas
 
@@ -38,10 +40,12 @@ __all__ = [
     "PLUGIN",
     "create_all",
     "declare",
+    "declare_extension",
     "declare_partitions",
     "declare_schemas",
     "difference",
     "fingerprint",
+    "leave_alone",
     "setup",
 ]
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import DBAPIError
+
 from arc_halo.autogenerate.catalog import object_births
+from arc_halo.autogenerate.extensions import install_extensions
 from arc_halo.autogenerate.objects import declared, is_creation, tables_and_views, view_sources
 from arc_halo.autogenerate.partitions import declared_partitions
 from arc_halo.autogenerate.savepoints import run, succeeds
@@ -28,7 +31,7 @@ class Built:
 
 
 def create_all(connection: Connection, metadata: MetaData) -> dict[Key, Built]:
-    """Create the schemas, their tables with their partitions, their views and every declared object.
+    """Create the schemas, extensions, tables with their partitions, views and every declared object.
 
     The order is found by trying, so declarations need none. The caller owns the transaction.
 
@@ -40,12 +43,13 @@ def create_all(connection: Connection, metadata: MetaData) -> dict[Key, Built]:
     Raises
     ------
     ConfigurationError
-        If a declaration creates no object of the schemas, or several.
+        If a declaration creates no object of the schemas, or several, or several of them cannot be created.
     sqlalchemy.exc.DBAPIError
         PostgreSQL's reason, if an object cannot be created.
     """
     tables, views = tables_and_views(metadata)
     run(connection, [f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}" for schema in declared_schemas(metadata)])
+    install_extensions(connection, metadata)
     built: dict[Key, Built] = {}
     waiting = _create_possible(connection, metadata, declared(metadata), built, before_tables=True)
     metadata.create_all(connection, tables=tables, checkfirst=False)
@@ -54,8 +58,28 @@ def create_all(connection: Connection, metadata: MetaData) -> dict[Key, Built]:
     waiting += [source for view in views for source in view_sources(view)]
     waiting = _create_possible(connection, metadata, waiting, built, before_tables=False)
     if waiting:
-        run(connection, waiting[0])  # refused above; this time PostgreSQL's reason reaches the caller
+        _refuse(connection, waiting)
     return built
+
+
+def _refuse(connection: Connection, waiting: list[Statements]) -> None:
+    """Give PostgreSQL's reason for one declaration, or its reasons for several."""
+    reasons: list[str] = []
+    for source in waiting:
+        try:
+            with connection.begin_nested():
+                run(connection, source)
+        except DBAPIError as error:
+            if len(waiting) == 1:
+                raise
+            said = str(error.orig).splitlines()[0]
+            reasons.append(f"{source[0].splitlines()[0][:100]}: {said}")
+    raise ConfigurationError(
+        f"{len(waiting)} declarations cannot be created; some wait for others, or they for each other:\n"
+        + "\n".join(reasons)
+        + "\nPostgreSQL looks into views, defaults and SQL functions when they are made, and into PL/pgSQL only when it"
+        " runs: to break a circle, write one of its functions in that."
+    )
 
 
 def _create_possible(

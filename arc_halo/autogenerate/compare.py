@@ -11,11 +11,13 @@ from sqlalchemy import Computed, DefaultClause
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import columns, read
 from arc_halo.autogenerate.clients import warn_of_clients
+from arc_halo.autogenerate.extensions import extension_operations, standing_extensions
 from arc_halo.autogenerate.fingerprint import remainder
 from arc_halo.autogenerate.loss import column_types, narrowed
 from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.operations import create_schema
 from arc_halo.autogenerate.order import arrange
+from arc_halo.autogenerate.others import others
 from arc_halo.autogenerate.render import render_exactly
 from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
 from arc_halo.autogenerate.schemas import (
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from arc_halo.autogenerate.catalog import Address, Found
     from arc_halo.autogenerate.fingerprint import Thing
     from arc_halo.autogenerate.objects import Key, Statements
+    from arc_halo.autogenerate.others import Others
     from arc_halo.autogenerate.schemas import Schemas
 
 _NO_CASCADE = {"rls", "storage", "compression", "default", "options"}
@@ -71,6 +74,7 @@ class Comparison:
     remainder: tuple[list[Thing], list[Thing]]  # as it stands, as it is declared
     narrowed: dict[tuple[Relation, str], str]  # what changed types of columns lose
     schemas: set[str]  # that hold something as declared
+    others: Others
     changes: Changes = field(default_factory=Changes)
 
 
@@ -91,12 +95,14 @@ def compare_schema(
         )
     warn_of_clients(connection)
     used = used_schemas(connection, ours)
+    extensions = list(extension_operations(metadata, standing_extensions(connection, metadata)))
     comparison = _comparison(connection, metadata, upgrade_ops.ops)
     uncovered = uncovered_lines(comparison, upgrade_ops.ops, Relation(ours[0], context.migration_context.version_table))
     upgrade_ops.ops[:] = arrange(connection, comparison, ours, upgrade_ops.ops)
     # Also for the first thing in it: the schema may be left from revisions that are written anew.
     needed = comparison.schemas - used if upgrade_ops.ops else set()
-    upgrade_ops.ops[:0] = [create_schema(each) for each in ours[1:] if each not in standing or each in needed]
+    made = [create_schema(each) for each in ours[1:] if each not in standing or each in needed]
+    upgrade_ops.ops[:0] = [*made, *extensions]
     report(uncovered, alone=not upgrade_ops.ops)
     render_exactly(context.migration_context.impl)
     return PriorityDispatchResult.CONTINUE
@@ -129,6 +135,7 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: list[Migr
     before, current = columns(connection, schemas), read(connection, schemas)
     standing_tables = {table for table, _ in before}
     table_ops += tables_made_views(standing_tables, metadata)
+    of_others = others(connection, metadata)
     standing_remainder, standing_types = remainder(connection, schemas), column_types(connection, schemas)
     with rolled_back(connection):
         put_aside(connection, schemas)
@@ -144,6 +151,7 @@ def _comparison(connection: Connection, metadata: MetaData, table_ops: list[Migr
             (standing_remainder, remainder(connection, schemas)),
             narrowed(connection, standing_types, column_types(connection, schemas)),
             used_schemas(connection, schemas),
+            of_others,
         )
         standing = before.keys() & columns(connection, schemas).keys()
         comparison.changes = _changes(connection, schemas, comparison, standing)
@@ -165,7 +173,8 @@ def _changes(
         elif found.is_part and not _overlooked(key, found, standing):
             continue
         elif key in current:
-            changes.gone.add(key)
+            if not comparison.others.own_object(key, found):
+                changes.gone.add(key)
         elif found.is_part:
             changes.new_parts.add(key)
     return changes

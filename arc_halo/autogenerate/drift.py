@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import read
+from arc_halo.autogenerate.extensions import extension_things, standing_extensions
 from arc_halo.autogenerate.fingerprint import Thing, things
 from arc_halo.autogenerate.objects import Key
+from arc_halo.autogenerate.others import others
 from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
 from arc_halo.autogenerate.schemas import declared_schemas
 
@@ -52,7 +54,7 @@ class Difference:
 
 
 def declared_things(connection: Connection, metadata: MetaData) -> list[Thing]:
-    """The things that a metadata declares, as this server describes them.
+    """The things of schemas that a metadata declares, as this server describes them; extensions are none of a schema's.
 
     They are built in a savepoint, beside the schemas of those names, and taken back: no table is locked, nothing stays.
 
@@ -65,6 +67,21 @@ def declared_things(connection: Connection, metadata: MetaData) -> list[Thing]:
     """
     with _declared(connection, metadata) as schemas:
         return things(connection, *schemas)
+
+
+def _standing(connection: Connection, metadata: MetaData) -> list[Thing]:
+    """The things that stand where a metadata declares some, left out what is to be left alone."""
+    schemas, of_others = declared_schemas(metadata), others(connection, metadata)
+    theirs = {key for key, found in read(connection, schemas).items() if of_others.own_object(key, found)}
+    return [
+        each
+        for each in _things(connection, metadata, schemas)
+        if (each.kind, each.name) not in theirs and not of_others.own(each.name, each.relation)
+    ]
+
+
+def _things(connection: Connection, metadata: MetaData, schemas: Schemas) -> list[Thing]:
+    return [*things(connection, *schemas), *extension_things(metadata, standing_extensions(connection, metadata))]
 
 
 def differences_from_declared(connection: Connection, metadata: MetaData) -> list[Difference]:
@@ -80,9 +97,9 @@ def differences_from_declared(connection: Connection, metadata: MetaData) -> lis
     sqlalchemy.exc.DBAPIError
         PostgreSQL refuses a declaration.
     """
-    standing = things(connection, *declared_schemas(metadata))
+    standing = _standing(connection, metadata)
     with _declared(connection, metadata) as schemas:
-        found = compare_things(things(connection, *schemas), standing)
+        found = compare_things(_things(connection, metadata, schemas), standing)
         return [each for each in found if each.change != "changed" or not _is_parsed_twice(connection, schemas, each)]
 
 

@@ -41,7 +41,7 @@ def arrange(
         if key not in comparison.wanted and any(user not in drop or user in late for user in users[key]):
             late.add(key)
         (last if key in late else first).append(operations.drop(key, comparison.current[key]))
-    before, after = _creations(comparison, drop)
+    before, after = _creations(comparison, order)
     exact = amended(table_ops, comparison.current, drop, read_tables(connection, schemas), comparison.narrowed)
     tables = [each for op in exact for each in with_tabs(op)]
     return [*first, *before, *tables, *_parts(comparison, order), *after, *last]
@@ -114,8 +114,9 @@ def _reset_storages(comparison: Comparison, touched: set[Address]) -> set[Key]:
     }
 
 
-def _creations(comparison: Comparison, drop: set[Key]) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
+def _creations(comparison: Comparison, order: list[Key]) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
     """Objects to create, replace or comment on before and after the table operations."""
+    drop = set(order)
     current, wanted, changes = comparison.current, comparison.wanted, comparison.changes
     before: list[MigrateOperation] = []
     after: list[MigrateOperation] = []
@@ -128,7 +129,8 @@ def _creations(comparison: Comparison, drop: set[Key]) -> tuple[list[MigrateOper
             side.append(operations.replace(key, made.source, wanted[key], current[key]))
         elif key in changes.comments:
             side.append(operations.comment(key, wanted[key], current[key]))
-    return before, after
+    kept = [key for key in reversed(order) if key not in wanted and comparison.others.own_object(key, current[key])]
+    return before, [*after, *(operations.create(key, current[key].statements, current[key]) for key in kept)]
 
 
 def _parts(comparison: Comparison, order: list[Key]) -> Iterator[MigrateOperation]:

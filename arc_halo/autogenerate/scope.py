@@ -10,6 +10,7 @@ from alembic.runtime.plugins import Plugin
 from sqlalchemy import Table, text
 
 import arc_halo.autogenerate
+from arc_halo.autogenerate.others import member_name, name_of, others
 from arc_halo.autogenerate.partitions import partition_names
 from arc_halo.autogenerate.render import render_item
 from arc_halo.autogenerate.schemas import Relation, declared_schemas, sole_metadata
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sqlalchemy import Connection, MetaData
+
+    from arc_halo.autogenerate.others import Others
 
 # The entry point has registered it if this distribution is installed; a bare source folder has no entry points.
 with suppress(ValueError):
@@ -97,12 +100,20 @@ class _Scope:
         rows = self.connection.execute(text(query), {"schemas": list(self.schemas)})
         return {(Relation(row[0], row[1]), row[2]) for row in rows}
 
+    @cached_property
+    def others(self) -> Others:
+        return others(self.connection, self.metadata)
+
     def include_name(self, name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
+        schema = str(parents.get("schema_name"))
         if kind == "schema":
             return name in self.schemas
         if kind == "table":
-            return (parents.get("schema_name"), name) not in self.partitions
-        place = (Relation(str(parents.get("schema_name")), str(parents.get("table_name"))), str(name))
+            relation = Relation(schema, str(name))
+            return relation not in self.partitions and not self.others.own(name_of(relation))
+        place = (Relation(schema, str(parents.get("table_name"))), str(name))
+        if self.others.own(member_name(kind, *place)):
+            return False
         if kind == "foreign_key_constraint":
             return place not in self.cloned_constraints
         if kind == "index":

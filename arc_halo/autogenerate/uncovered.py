@@ -33,7 +33,12 @@ def uncovered_lines(
     """
     touched = {version_table} | {relation for op in flat(table_ops) if (relation := relation_of(op)) is not None}
     standing, declared = (
-        [each.line for each in things if each.relation not in touched] for things in comparison.remainder
+        [
+            each.line
+            for each in things
+            if each.relation not in touched and not comparison.others.own(each.name, each.relation)
+        ]
+        for things in comparison.remainder
     )
     return [*difference(standing, declared), *_uncovered_parts(comparison, touched)]
 
@@ -42,7 +47,7 @@ def _uncovered_parts(comparison: Comparison, touched: set[Relation]) -> Iterator
     current, wanted, changes = comparison.current, comparison.wanted, comparison.changes
     for key in sorted((current.keys() ^ wanted.keys()) - changes.gone - changes.new_parts):
         found = current.get(key) or wanted[key]
-        if found.is_part and found.relation not in touched:
+        if found.is_part and found.relation not in touched and not comparison.others.own_object(key, found):
             yield f"{'-' if key in current else '+'} {key.kind} {key.name}: {'; '.join(found.definition)}"
 
 

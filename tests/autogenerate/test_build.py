@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 
 from arc_halo.autogenerate import create_all, declare
 from arc_halo.autogenerate.objects import Key
@@ -70,3 +71,34 @@ def test_catalogs_are_not_read_again_for_each_object(project):
         return sum("pg_depend" in statement for statement in seen)
 
     assert queries(3) == queries(40)
+
+
+CIRCLE = (
+    "CREATE VIEW app.v_circle AS SELECT app.in_circle() AS one",
+    "CREATE FUNCTION app.in_circle() RETURNS bigint LANGUAGE {0} AS $${1}$$",
+)
+
+
+def test_a_circle_is_explained(project):
+    metadata = new_metadata()
+    declare(metadata, *(each.format("sql", "SELECT count(*) FROM app.v_circle") for each in CIRCLE))
+    with project.engine.connect() as connection, pytest.raises(ConfigurationError) as caught:
+        create_all(connection, metadata)
+    assert "2 declarations cannot be created" in str(caught.value)
+    assert "v_circle AS SELECT app.in_circle() AS one: function app.in_circle() does not exist" in str(caught.value)
+    assert "write one of its functions in that" in str(caught.value)
+
+
+def test_and_broken_as_it_says(project):
+    metadata = new_metadata()
+    body = "BEGIN RETURN (SELECT count(*) FROM app.v_circle); END"
+    declare(metadata, *(each.format("plpgsql", body) for each in CIRCLE))
+    with project.engine.connect() as connection:
+        assert len(create_all(connection, metadata)) == 2
+
+
+def test_the_reason_of_a_single_one_is_postgresqls(project):
+    metadata = new_metadata()
+    declare(metadata, CIRCLE[0], NUMBERED.format(1))
+    with project.engine.connect() as connection, pytest.raises(DBAPIError, match="in_circle"):
+        create_all(connection, metadata)
