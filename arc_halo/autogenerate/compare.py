@@ -13,6 +13,7 @@ from arc_halo.autogenerate.catalog import columns, read
 from arc_halo.autogenerate.clients import warn_of_clients
 from arc_halo.autogenerate.extensions import extension_operations, standing_extensions
 from arc_halo.autogenerate.fingerprint import remainder
+from arc_halo.autogenerate.hidden import warn_of_hidden_uses
 from arc_halo.autogenerate.loss import column_types, narrowed
 from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.operations import create_schema
@@ -99,6 +100,7 @@ def compare_schema(
     comparison = _comparison(connection, metadata, upgrade_ops.ops)
     uncovered = uncovered_lines(comparison, upgrade_ops.ops, Relation(ours[0], context.migration_context.version_table))
     upgrade_ops.ops[:] = arrange(connection, comparison, ours, upgrade_ops.ops)
+    warn_of_hidden_uses(comparison, upgrade_ops.ops)
     # Also for the first thing in it: the schema may be left from revisions that are written anew.
     needed = comparison.schemas - used if upgrade_ops.ops else set()
     made = [create_schema(each) for each in ours[1:] if each not in standing or each in needed]
