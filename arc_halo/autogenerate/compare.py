@@ -11,12 +11,12 @@ from sqlalchemy import Computed, DefaultClause
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import columns, read
 from arc_halo.autogenerate.clients import warn_of_clients
-from arc_halo.autogenerate.extensions import extension_operations, standing_extensions
+from arc_halo.autogenerate.extensions import extension_changes, standing_extensions
 from arc_halo.autogenerate.fingerprint import remainder
 from arc_halo.autogenerate.hidden import warn_of_hidden_uses
 from arc_halo.autogenerate.loss import column_types, narrowed
 from arc_halo.autogenerate.objects import or_replace
-from arc_halo.autogenerate.operations import create_schema
+from arc_halo.autogenerate.operations import change_extension, create_schema
 from arc_halo.autogenerate.order import arrange
 from arc_halo.autogenerate.others import others
 from arc_halo.autogenerate.render import render_exactly
@@ -96,7 +96,9 @@ def compare_schema(
         )
     warn_of_clients(connection)
     used = used_schemas(connection, ours)
-    extensions = list(extension_operations(metadata, standing_extensions(connection, metadata)))
+    extensions = [
+        change_extension(each) for each in extension_changes(metadata, standing_extensions(connection, metadata))
+    ]
     comparison = _comparison(connection, metadata, upgrade_ops.ops)
     uncovered = uncovered_lines(comparison, upgrade_ops.ops, Relation(ours[0], context.migration_context.version_table))
     upgrade_ops.ops[:] = arrange(connection, comparison, ours, upgrade_ops.ops)

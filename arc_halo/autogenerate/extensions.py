@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sqlalchemy import text
 
 from arc_halo.autogenerate.fingerprint import Thing
-from arc_halo.autogenerate.objects import Key
-from arc_halo.autogenerate.operations import SqlOperation
 from arc_halo.autogenerate.savepoints import run
 from arc_halo.autogenerate.schemas import quoted
 
@@ -30,6 +28,14 @@ class Extension(NamedTuple):
     name: str
     schema: str | None
     version: str | None
+
+
+class Change(NamedTuple):
+    """What is done to an extension, and what takes it back; None where it stays."""
+
+    name: str
+    up: str
+    down: str | None
 
 
 def declare_extension(metadata: MetaData, name: str, *, schema: str | None = None, version: str | None = None) -> None:
@@ -69,21 +75,20 @@ def standing_extensions(connection: Connection, metadata: MetaData) -> dict[str,
 
 def install_extensions(connection: Connection, metadata: MetaData) -> None:
     """Have all of them as they are declared."""
-    for operation in extension_operations(metadata, standing_extensions(connection, metadata)):
-        run(connection, operation.up)
+    run(connection, [each.up for each in extension_changes(metadata, standing_extensions(connection, metadata))])
 
 
-def extension_operations(metadata: MetaData, standing: Mapping[str, Extension]) -> Iterator[SqlOperation]:
+def extension_changes(metadata: MetaData, standing: Mapping[str, Extension]) -> Iterator[Change]:
     """What makes the extensions as they are declared."""
     for name, wanted in declared_extensions(metadata).items():
-        key, found = Key("extension", name), standing.get(name)
+        found = standing.get(name)
         if found is None:
-            yield SqlOperation("create", key, (_creation(wanted),), ())
+            yield Change(name, _creation(wanted), None)
             continue
         if wanted.schema not in (None, found.schema):
-            yield SqlOperation("replace", key, (_moved(name, wanted.schema),), (_moved(name, found.schema),))
+            yield Change(name, _moved(name, wanted.schema), _moved(name, found.schema))
         if wanted.version not in (None, found.version):
-            yield SqlOperation("replace", key, (_updated(name, wanted.version),), (_updated(name, found.version),))
+            yield Change(name, _updated(name, wanted.version), _updated(name, found.version))
 
 
 def extension_things(metadata: MetaData, extensions: Mapping[str, Extension]) -> list[Thing]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from arc_halo.autogenerate.catalog import Found, TableText
+    from arc_halo.autogenerate.extensions import Change
     from arc_halo.autogenerate.objects import Statements
 
 _REVERSED = {"create": "drop", "drop": "create", "replace": "replace", "comment": "comment", "partition": "partition"}
@@ -111,6 +112,12 @@ def first_comments(key: Key, wanted: Found) -> Iterator[SqlOperation]:
     if wanted.comments:
         up = tuple(comment_on(target, said) for target, said in wanted.comments.items())
         yield SqlOperation("comment", key, up, ())
+
+
+def change_extension(change: Change) -> SqlOperation:
+    """Install an extension, move it or update it."""
+    key, down = Key("extension", change.name), () if change.down is None else (change.down,)
+    return SqlOperation("replace" if down else "create", key, (change.up,), down)
 
 
 def _said(before: Found, after: Found) -> Statements:
