@@ -11,6 +11,8 @@ Declaration   the SQL that creates one object, kept in ``metadata.info`` by ``de
 Catalog text  PostgreSQL's own description of an object or part, with every name qualified.
 Schemas       the metadata's own, which holds the version table, and those of ``declare_schemas``.
 Setting aside renaming the schemas within a savepoint, so that the declarations can be built anew under their names.
+Rename        of what stands under the former name of a declaration. What is declared is built under its new names,
+              then renamed back, so that PostgreSQL's texts of it can be compared with those of what stands.
 Fingerprint   the catalog text of whole schemas: equal for two databases that hold the same things.
 
 PostgreSQL is the only parser: nothing here understands SQL. Everything declared must live in one of the schemas and
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.extensions import declare_extension
 from arc_halo.autogenerate.fingerprint import difference, fingerprint
-from arc_halo.autogenerate.objects import declare
+from arc_halo.autogenerate.objects import declare, renamed_from
 from arc_halo.autogenerate.others import leave_alone
 from arc_halo.autogenerate.partitions import declare_partitions
 from arc_halo.autogenerate.schemas import declare_schemas
@@ -46,6 +48,7 @@ __all__ = [
     "difference",
     "fingerprint",
     "leave_alone",
+    "renamed_from",
     "setup",
 ]
 
@@ -57,11 +60,18 @@ def setup(plugin: Plugin) -> None:
     """Register the comparators; Alembic calls this once per process."""
     from alembic.util import DispatchPriority  # noqa: PLC0415  (see the package's docstring)
 
+    plugin.add_autogenerate_comparator(_renames, "schema", qualifier="postgresql", priority=DispatchPriority.FIRST)
     plugin.add_autogenerate_comparator(_schema, "schema", qualifier="postgresql", priority=DispatchPriority.LAST)
     plugin.add_autogenerate_comparator(_expansions, "schema", qualifier="postgresql", priority=DispatchPriority.LAST)
     plugin.add_autogenerate_comparator(
         _server_default, "column", "server_default", qualifier="postgresql", priority=DispatchPriority.FIRST
     )
+
+
+def _renames(*arguments: Any) -> PriorityDispatchResult:
+    from arc_halo.autogenerate.compare import look_renamed  # noqa: PLC0415  (see the package's docstring)
+
+    return look_renamed(*arguments)
 
 
 def _schema(*arguments: Any) -> PriorityDispatchResult:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from alembic.util import PriorityDispatchResult
 from sqlalchemy import Computed, DefaultClause
 
+from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import columns, read
 from arc_halo.autogenerate.clients import warn_of_clients
@@ -19,8 +20,11 @@ from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.operations import change_extension, create_schema
 from arc_halo.autogenerate.order import arrange
 from arc_halo.autogenerate.others import others
+from arc_halo.autogenerate.renames import Names, names
+from arc_halo.autogenerate.renames_declared import pending
+from arc_halo.autogenerate.renames_reflected import RenamedInspector
 from arc_halo.autogenerate.render import render_exactly
-from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
+from arc_halo.autogenerate.savepoints import put_aside, rolled_back, run, succeeds
 from arc_halo.autogenerate.schemas import (
     Relation,
     declared_schemas,
@@ -28,13 +32,19 @@ from arc_halo.autogenerate.schemas import (
     standing_schemas,
     used_schemas,
 )
-from arc_halo.autogenerate.tables import claimed_parts, dropped_tables, late_references, tables_made_views
+from arc_halo.autogenerate.tables import (
+    claimed_parts,
+    dropped_tables,
+    indexes_beside_renames,
+    late_references,
+    tables_made_views,
+)
 from arc_halo.autogenerate.tabs import tabbed_parts
 from arc_halo.autogenerate.uncovered import report, uncovered_lines
 from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from alembic.autogenerate.api import AutogenContext
@@ -46,6 +56,7 @@ if TYPE_CHECKING:
     from arc_halo.autogenerate.fingerprint import Thing
     from arc_halo.autogenerate.objects import Key, Statements
     from arc_halo.autogenerate.others import Others
+    from arc_halo.autogenerate.renames import Rename
     from arc_halo.autogenerate.schemas import Schemas
 
 _NO_CASCADE = {"rls", "storage", "compression", "default", "options"}
@@ -64,12 +75,18 @@ class Changes:
 
 @dataclass
 class Comparison:
-    """The schemas as they stand, as they are declared, and what Alembic has already decided to do about tables."""
+    """The schemas as they stand, as they are declared, and what Alembic has already decided to do about tables.
+
+    Keys, relations, members and columns are the new ones where something is renamed; statements of what is ``current``
+    have the old names, and so has ``former``: what is wanted as it reads before the renames.
+    """
 
     columns: Mapping[tuple[Relation, str], Address]
     current: dict[Key, Found]
     built: dict[Key, Built]
     wanted: dict[Key, Found]
+    former: dict[Key, Found]
+    names: Names
     claimed: set[Key]
     gone_tables: set[Relation]
     remainder: tuple[list[Thing], list[Thing]]  # as it stands, as it is declared
@@ -77,6 +94,20 @@ class Comparison:
     schemas: set[str]  # that hold something as declared
     others: Others
     changes: Changes = field(default_factory=Changes)
+    put_back: dict[Key, Found] = field(default_factory=dict)  # what OR REPLACE replaced, by its new names
+
+
+def look_renamed(
+    context: AutogenContext, _upgrade_ops: ops.UpgradeOps, schemas: set[str | None]
+) -> PriorityDispatchResult:
+    """Have Alembic see what is to be renamed under its new names; runs before it."""
+    connection, metadata = context.connection, sole_metadata(context.metadata)
+    assert connection is not None
+    if schemas.issuperset(standing_schemas(connection, declared_schemas(metadata))):
+        renames = pending(connection, metadata)
+        if renames:
+            context.inspector = RenamedInspector(context.inspector, renames)
+    return PriorityDispatchResult.CONTINUE
 
 
 def compare_schema(
@@ -99,7 +130,8 @@ def compare_schema(
     extensions = [
         change_extension(each) for each in extension_changes(metadata, standing_extensions(connection, metadata))
     ]
-    comparison = _comparison(connection, metadata, upgrade_ops.ops)
+    renames = context.inspector.renames if isinstance(context.inspector, RenamedInspector) else ()
+    comparison = _comparison(connection, metadata, upgrade_ops.ops, renames)
     uncovered = uncovered_lines(comparison, upgrade_ops.ops, Relation(ours[0], context.migration_context.version_table))
     upgrade_ops.ops[:] = arrange(connection, comparison, ours, upgrade_ops.ops)
     warn_of_hidden_uses(comparison, upgrade_ops.ops)
@@ -134,31 +166,39 @@ def compare_server_default(
     return PriorityDispatchResult.STOP if plain or computed else PriorityDispatchResult.CONTINUE
 
 
-def _comparison(connection: Connection, metadata: MetaData, table_ops: list[MigrateOperation]) -> Comparison:
+def _comparison(
+    connection: Connection, metadata: MetaData, table_ops: list[MigrateOperation], renames: Sequence[Rename]
+) -> Comparison:
     schemas = declared_schemas(metadata)
     before, current = columns(connection, schemas), read(connection, schemas)
-    standing_tables = {table for table, _ in before}
-    table_ops += tables_made_views(standing_tables, metadata)
     of_others = others(connection, metadata)
     standing_remainder, standing_types = remainder(connection, schemas), column_types(connection, schemas)
     with rolled_back(connection):
         put_aside(connection, schemas)
         built = create_all(connection, metadata)
         wanted = read(connection, schemas)
+        declared_columns, declared_types = columns(connection, schemas), column_types(connection, schemas)
+        renamed, former = names(connection, schemas, renames, wanted)
+        before, current = renamed.of_columns(before), renamed.of_objects(current, wanted)
+        standing_tables = {table for table, _ in before}
+        table_ops += tables_made_views(standing_tables, metadata)
+        indexes = indexes_beside_renames(table_ops, current, wanted) if renames else set()
         comparison = Comparison(
             before,
             current,
             built,
             wanted,
+            former,
+            renamed,
             claimed_parts(current, table_ops),
             dropped_tables(table_ops),
             (standing_remainder, remainder(connection, schemas)),
-            narrowed(connection, standing_types, column_types(connection, schemas)),
+            narrowed(connection, renamed.of_columns(standing_types), declared_types),
             used_schemas(connection, schemas),
             of_others,
         )
-        standing = before.keys() & columns(connection, schemas).keys()
-        comparison.changes = _changes(connection, schemas, comparison, standing)
+        comparison.changes = _changes(connection, schemas, comparison, before.keys() & declared_columns.keys())
+        comparison.changes.new_parts |= indexes
         comparison.changes.new_parts |= late_references(table_ops, standing_tables, wanted)
         comparison.changes.new_parts |= tabbed_parts(table_ops, current, wanted)
     return comparison
@@ -192,12 +232,15 @@ def _overlooked(key: Key, found: Found, standing: set[tuple[Relation, str]]) -> 
 
 
 def _compare_one(connection: Connection, schemas: Schemas, comparison: Comparison, key: Key, changes: Changes) -> None:
-    current, wanted = comparison.current[key], comparison.wanted[key]
-    if not _differs(connection, schemas, key, wanted, current):
-        if key.kind != "generated" and wanted.comments != current.comments:  # Alembic compares columns' comments
+    current, former = comparison.current[key], comparison.former[key]
+    former_key = comparison.names.former_key(key)
+    if not _differs(connection, schemas, former_key, former, current):
+        if key.kind != "generated" and former.comments != current.comments:  # Alembic compares columns' comments
             changes.comments.add(key)
-    elif key in comparison.built and _replaceable(connection, key, current.statements, comparison.built[key].source):
+    elif key in comparison.built and _replaceable(connection, comparison, key):
         changes.replaced.add(key)
+        if comparison.names.operations:
+            comparison.put_back[key] = _put_back(connection, schemas, comparison, key)
     else:
         changes.renewed.add(key)
 
@@ -217,11 +260,25 @@ def _differs(connection: Connection, schemas: Schemas, key: Key, wanted: Found, 
         return _text(key, read(connection, schemas)[key]) != _text(key, current)
 
 
-def _replaceable(connection: Connection, key: Key, old: Statements, new: Statements) -> bool:
+def _replaceable(connection: Connection, comparison: Comparison, key: Key) -> bool:
     """Whether OR REPLACE does, both ways. The new object stands there: try the old over it, then the new."""
     if key.kind not in ("function", "procedure", "view", "trigger"):
         return False
+    old, new = comparison.current[key].statements, comparison.built[key].source
     if key.kind == "trigger" and any(statement.startswith("ALTER TABLE") for statement in (*old, *new)):
         return False  # whether OR REPLACE enables what was disabled differs between releases
     with rolled_back(connection):
+        if comparison.names.operations:  # a body that is a string may name what has another name now
+            new = comparison.former[key].statements
+            run(connection, ["SET LOCAL check_function_bodies = off"])
         return succeeds(connection, or_replace(old)) and succeeds(connection, or_replace(new))
+
+
+def _put_back(connection: Connection, schemas: Schemas, comparison: Comparison, key: Key) -> Found:
+    """What stands, as it reads after the renames: a downgrade puts that back before it takes them back."""
+    current, renames = comparison.current[key], comparison.names.operations
+    former_statements = operations.replace(key, (), comparison.former[key], current).down
+    with rolled_back(connection):
+        run(connection, ["SET LOCAL check_function_bodies = off", *former_statements])
+        run(connection, [statement for _, each in renames for statement in each.up])
+        return read(connection, schemas)[key]

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from sqlalchemy import create_mock_engine
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import MappedColumn
 
 from arc_halo.autogenerate.schemas import declared_schemas
+from arc_halo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
-    from sqlalchemy import MetaData, Table
+    from sqlalchemy import Column, Constraint, FromClause, Index, MetaData, Table
     from sqlalchemy.schema import ExecutableDDLElement
 
 Statements = tuple[str, ...]
+Item = TypeVar("Item", bound="FromClause | Column[Any] | MappedColumn[Any] | Constraint | Index")
 
 _INFO = "arc_halo.autogenerate.objects"
+_FORMER = "arc_halo.autogenerate.renamed_from"
 _REPLACEABLE = re.compile(
     r"\A((?:\s+|--[^\n]*\n|/\*.*?\*/)*)CREATE\s+(?=(?:FUNCTION|PROCEDURE|VIEW|TRIGGER)\b)", re.IGNORECASE | re.DOTALL
 )
@@ -32,7 +37,7 @@ class Key(NamedTuple):
     name: str
 
 
-def declare(metadata: MetaData, *objects: str | Statements) -> None:
+def declare(metadata: MetaData, *objects: str | Statements, renamed_from: str | None = None) -> None:
     """Declare objects by the SQL that creates them, in any order.
 
     Parameters
@@ -42,6 +47,14 @@ def declare(metadata: MetaData, *objects: str | Statements) -> None:
     objects
         One string, or one tuple of strings, per object: a function and its COMMENT are one tuple. Kind and name are
         not asked for: PostgreSQL knows them.
+    renamed_from
+        The former name of the object, without schema and arguments: it is renamed where it stands under that name. Of a
+        database that has the new name it means nothing.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is a former name of several objects.
 
     Examples
     --------
@@ -49,10 +62,60 @@ def declare(metadata: MetaData, *objects: str | Statements) -> None:
     >>> metadata = MetaData(schema="app")
     >>> declare(metadata, "CREATE FUNCTION app.one() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 1")
     """
-    sources = [(item,) if isinstance(item, str) else item for item in objects]
-    metadata.info.setdefault(_INFO, []).extend(
-        tuple(statement.strip().removesuffix(";") for statement in source) for source in sources
-    )
+    sources = [
+        tuple(statement.strip().removesuffix(";") for statement in ((item,) if isinstance(item, str) else item))
+        for item in objects
+    ]
+    metadata.info.setdefault(_INFO, []).extend(sources)
+    if renamed_from is not None:
+        if len(sources) != 1:
+            raise ConfigurationError(f"{renamed_from!r} is the former name of one object: declare that one by itself.")
+        metadata.info.setdefault(_FORMER, {})[sources[0]] = renamed_from
+
+
+def renamed_from(item: Item, old: str) -> Item:
+    """Declare the former name of a table, column, constraint, index or view: autogenerate renames what has it.
+
+    Parameters
+    ----------
+    item
+        A view is its table, ``CreateView(...).table``; its columns are that one's.
+    old
+        The former name as PostgreSQL has it, without schema and table. It means nothing any more once the new name
+        stands, nor in a database that has neither.
+
+    Returns
+    -------
+    Item
+        The same.
+
+    Examples
+    --------
+    >>> from sqlalchemy import Column, MetaData, Table, Text
+    >>> metadata = MetaData(schema="app")
+    >>> articles = Table("articles", metadata, renamed_from(Column("title", Text), "name"))
+    >>> articles = renamed_from(articles, "items")
+    """
+    _info(item)[_FORMER] = old
+    return item
+
+
+def former_name(item: FromClause | Column[Any] | Constraint | Index) -> str | None:
+    """What `renamed_from` was told of an item."""
+    return cast("str | None", _info(item).get(_FORMER))
+
+
+def former_names(metadata: MetaData) -> dict[Statements, str]:
+    """Former names of views and of what is declared as SQL, by the statements that create it."""
+    _, views = tables_and_views(metadata)
+    of_views = {next(view_sources(view)): old for view in views if (old := former_name(view)) is not None}
+    of_sql: dict[Statements, str] = metadata.info.get(_FORMER, {})
+    return of_views | of_sql
+
+
+def _info(item: object) -> dict[Any, Any]:
+    holder = item.column if isinstance(item, MappedColumn) else item
+    return cast("dict[Any, Any]", holder.info)  # type: ignore[attr-defined]
 
 
 def declared(metadata: MetaData) -> list[Statements]:

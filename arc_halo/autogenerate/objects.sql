@@ -1,7 +1,7 @@
 -- Objects of the schemas :schemas (oids), run with an empty search_path. Partitions and members of extensions are left
 -- out: a trigger of a partitioned parent is cloned to its partitions, and PostgreSQL keeps those clones itself.
 SELECT k.kind, p.oid::regprocedure::text AS name, false AS is_part,
-       p.tableoid AS catalog, p.oid, 0 AS column_number, NULL::text[] AS relation, NULL::text AS member,
+       p.tableoid AS catalog, p.oid, 0 AS column_number, NULL::text[] AS relation, p.proname::text AS member,
        ARRAY[pg_get_functiondef(p.oid)] AS definition,
        format('DROP %s %s', upper(k.kind), p.oid::regprocedure) AS removal,
        jsonb_strip_nulls(jsonb_build_object(format('%s %s', upper(k.kind), p.oid::regprocedure),
@@ -11,7 +11,7 @@ SELECT k.kind, p.oid::regprocedure::text AS name, false AS is_part,
  WHERE p.pronamespace = ANY (:schemas) AND p.prokind IN ('f', 'p', 'w')
    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = p.tableoid AND objid = p.oid AND deptype = 'e')
 UNION ALL
-SELECT 'aggregate', p.oid::regprocedure::text, false, p.tableoid, p.oid, 0, NULL, NULL,
+SELECT 'aggregate', p.oid::regprocedure::text, false, p.tableoid, p.oid, 0, NULL, p.proname,
        ARRAY[format('CREATE AGGREGATE %s(%s) (%s)', p.oid::regproc, pg_get_function_arguments(p.oid),
                     concat_ws(', ', 'SFUNC = ' || a.aggtransfn::regproc,
                               'STYPE = ' || format_type(a.aggtranstype, NULL),

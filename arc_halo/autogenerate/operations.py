@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from arc_halo.autogenerate.extensions import Change
     from arc_halo.autogenerate.objects import Statements
 
-_REVERSED = {"create": "drop", "drop": "create", "replace": "replace", "comment": "comment", "partition": "partition"}
+_REVERSED = {"create": "drop", "drop": "create"}
 
 
 class SqlOperation(MigrateOperation):
@@ -29,7 +29,7 @@ class SqlOperation(MigrateOperation):
 
     def reverse(self) -> SqlOperation:
         """The operation of the downgrade."""
-        return SqlOperation(_REVERSED[self.action], self.key, self.down, self.up)
+        return SqlOperation(_REVERSED.get(self.action, self.action), self.key, self.down, self.up)
 
     def to_diff_tuple(self) -> tuple[str, str, str]:
         """What ``alembic check`` prints."""
@@ -93,6 +93,12 @@ def drop_table(table: TableText, parts: list[Found]) -> SqlOperation:
     )
     loss = f"table {table.name}, with its rows"
     return SqlOperation("drop", Key("table", table.name), (f"DROP TABLE {table.name}",), down, loss)
+
+
+def drop_column_of(table: str, op: ops.DropColumnOp) -> DropDeclaredColumnOp:
+    """The same of a table that has another name."""
+    add = ops.AddColumnOp(table, op.to_column(), schema=op.schema)
+    return DropDeclaredColumnOp(table, op.column_name, schema=op.schema, if_exists=op.if_exists, _reverse=add, **op.kw)
 
 
 def replace(key: Key, source: Statements, wanted: Found, current: Found) -> SqlOperation:

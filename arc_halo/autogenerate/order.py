@@ -1,4 +1,7 @@
-"""The order of a revision: drops, what tables need, table operations, what needs tables; reversed, the downgrade."""
+"""The order of a revision: drops, what tables need, table operations, what needs tables; reversed, the downgrade.
+
+Where something is renamed, all drops come before that, with the old names, and all else after it, with the new ones.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from alembic.operations import ops
 from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.catalog import Address, dependencies, read_tables
 from arc_halo.autogenerate.objects import Key
+from arc_halo.autogenerate.renames import VIEWS
 from arc_halo.autogenerate.schemas import Relation
-from arc_halo.autogenerate.tables import CONSTRAINTS, amended, dropped_tables, flat
+from arc_halo.autogenerate.tables import CONSTRAINTS, amended, dropped_tables, drops_before_renames, flat
 from arc_halo.autogenerate.tabs import with_tabs
 
 if TYPE_CHECKING:
@@ -44,7 +48,29 @@ def arrange(
     before, after = _creations(comparison, order)
     exact = amended(table_ops, comparison.current, drop, read_tables(connection, schemas), comparison.narrowed)
     tables = [each for op in exact for each in with_tabs(op)]
-    return [*first, *before, *tables, *_parts(comparison, order), *after, *last]
+    first += _comments(comparison, drop)
+    if not comparison.names.operations:
+        return [*first, *before, *tables, *_parts(comparison, order), *after, *last]
+    gone, tables = drops_before_renames(tables, comparison.names)
+    made = [*before, *tables, *_parts(comparison, order), *after]
+    return [*first, *gone, *last, *_renames(comparison, drop), *made]
+
+
+def _comments(comparison: Comparison, drop: set[Key]) -> Iterator[MigrateOperation]:
+    """Comments on what stays, under its old name."""
+    for key in sorted(comparison.changes.comments - drop):
+        yield operations.comment(key, comparison.former[key], comparison.current[key])
+
+
+def _renames(comparison: Comparison, drop: set[Key]) -> Iterator[MigrateOperation]:
+    """The renames, left out those of what is dropped under its old name and made under its new one."""
+    made_anew = [comparison.current[key] for key in drop if key.kind == "generated"]
+    generated = {(found.relation, found.member) for found in made_anew}
+    views = {comparison.current[key].relation for key in drop if key.kind in VIEWS}
+    for rename, operation in comparison.names.operations:
+        of_column = rename.kind == "column" and (rename.relation in views or (rename.relation, rename.new) in generated)
+        if rename.key not in drop and not of_column:
+            yield operation
 
 
 def _to_drop(
@@ -54,6 +80,8 @@ def _to_drop(
     current = comparison.current
     users: Users = {key: set() for key in current}
     drop = comparison.changes.gone | comparison.changes.renewed
+    if comparison.names.operations:
+        drop |= {key for key in comparison.claimed if current[key].relation not in comparison.gone_tables}
     touched = set(_touched(comparison, table_ops))
     drop |= _reset_storages(comparison, touched)
     by_address = {found.address: key for key, found in current.items()}
@@ -115,7 +143,7 @@ def _reset_storages(comparison: Comparison, touched: set[Address]) -> set[Key]:
 
 
 def _creations(comparison: Comparison, order: list[Key]) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
-    """Objects to create, replace or comment on before and after the table operations."""
+    """Objects to create or replace before and after the table operations."""
     drop = set(order)
     current, wanted, changes = comparison.current, comparison.wanted, comparison.changes
     before: list[MigrateOperation] = []
@@ -126,9 +154,8 @@ def _creations(comparison: Comparison, order: list[Key]) -> tuple[list[MigrateOp
         if key in drop or key not in current:
             side.append(operations.create(key, made.source, wanted[key]))
         elif key in changes.replaced:
-            side.append(operations.replace(key, made.source, wanted[key], current[key]))
-        elif key in changes.comments:
-            side.append(operations.comment(key, wanted[key], current[key]))
+            former = comparison.put_back.get(key, current[key])
+            side.append(operations.replace(key, made.source, wanted[key], former))
     kept = [key for key in reversed(order) if key not in wanted and comparison.others.own_object(key, current[key])]
     return before, [*after, *(operations.create(key, current[key].statements, current[key]) for key in kept)]
 
@@ -139,8 +166,6 @@ def _parts(comparison: Comparison, order: list[Key]) -> Iterator[MigrateOperatio
     again = [key for key in reversed(order) if current[key].is_part and key in wanted and key not in comparison.claimed]
     for key in sorted([*sorted(changes.new_parts), *again], key=lambda key: key.kind == "foreign key"):
         yield operations.create(key, wanted[key].statements, wanted[key], current.get(key))
-    for key in sorted(changes.comments - set(order) - comparison.built.keys()):
-        yield operations.comment(key, wanted[key], current[key])
     for key, found in sorted(wanted.items()):
         made_by_alembic = key in comparison.claimed or not (key in current or key in changes.new_parts)
         if made_by_alembic and key.kind in CONSTRAINTS:  # without its comment

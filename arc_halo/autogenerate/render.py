@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from alembic.ddl.impl import DefaultImpl
     from sqlalchemy import ClauseElement
 
+_RENAMED = "# If it has a new name only, declare renamed_from({}, 'its old name') and write the revision again."
 _PIECE = re.compile(r".{1,96}(?:\s|\Z)|.{1,96}", re.DOTALL)  # short enough for a line of 120, split at spaces
 
 
@@ -27,7 +28,7 @@ def render_sql(_context: AutogenContext, operation: SqlOperation) -> list[str]:
     """One ``op.execute`` per statement."""
     lines = [_execute(statement) for statement in operation.up]
     if (operation.action, operation.key.kind) == ("drop", "table") and operation.loss:
-        lines.insert(0, "# If it has a new name only, write op.rename_table(old, new, schema=...) instead.")
+        lines.insert(0, _RENAMED.format("table"))
     return [*_marked(operation.loss), *lines]
 
 
@@ -36,8 +37,7 @@ def render_drop_column(context: AutogenContext, operation: DropDeclaredColumnOp)
     """As Alembic does, with a warning."""
     line: str = renderers.dispatch(DropColumnOp)(context, operation)
     name = ".".join(filter(None, (operation.schema, operation.table_name, operation.column_name)))
-    hint = "# If it has a new name only, write op.alter_column(..., new_column_name=...) instead."
-    return [*_marked(f"column {name}, with its values"), hint, line]
+    return [*_marked(f"column {name}, with its values"), _RENAMED.format("column"), line]
 
 
 @renderers.dispatch_for(NarrowColumnOp)

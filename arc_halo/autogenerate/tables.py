@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
     from arc_halo.autogenerate.catalog import Found, TableText
+    from arc_halo.autogenerate.renames import Names
 
 CONSTRAINTS = {"constraint", "exclusion", "foreign key", "primary key"}
 _INLINE = {"default", "generated", "foreign key", "options"}  # in CREATE TABLE, or an operation of their own
@@ -59,6 +60,24 @@ def tables_made_views(standing: set[Relation], metadata: MetaData) -> list[ops.D
     """Drops of tables whose names are declared as views: Alembic takes the two for one and leaves the table alone."""
     _, views = tables_and_views(metadata)
     return [ops.DropTableOp(view.name, schema=view.schema) for view in views if (view.schema, view.name) in standing]
+
+
+def indexes_beside_renames(
+    table_ops: Iterable[MigrateOperation], current: Mapping[Key, Found], wanted: Mapping[Key, Found]
+) -> set[Key]:
+    """Take new indexes out of Alembic's operations, and return them: the filters of names know only those that stand.
+
+    So the constraints that PostgreSQL keeps for partitions go out, too.
+    """
+    for op in table_ops:
+        if isinstance(op, ops.ModifyTableOps):
+            op.ops[:] = [
+                inner
+                for inner in op.ops
+                if not isinstance(inner, ops.CreateIndexOp)
+                and not (isinstance(inner, ops.DropConstraintOp) and _part(current, inner) is None)
+            ]
+    return {key for key, found in wanted.items() if key.kind == "index" and found.is_part and key not in current}
 
 
 def late_references(
@@ -114,6 +133,23 @@ def amended(
         if isinstance(op, ops.CreateTableOp) and (partitions := pop_partitions(op.info)):
             key = Key("partitions", f"{op.schema}.{op.table_name}")
             yield operations.SqlOperation("partition", key, partitions, ())
+
+
+def drops_before_renames(
+    table_ops: Iterable[MigrateOperation], names: Names
+) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
+    """Drops of tables and columns, under their former names, and the rest."""
+    gone: list[MigrateOperation] = []
+    rest: list[MigrateOperation] = []
+    for op in table_ops:
+        if isinstance(op, ops.ModifyTableOps):
+            drops = [inner for inner in op.ops if isinstance(inner, operations.DropDeclaredColumnOp)]
+            former = names.former_relation(Relation(str(op.schema), op.table_name))
+            gone += [operations.drop_column_of(former.name, inner) for inner in drops]
+            op.ops[:] = [inner for inner in op.ops if inner not in drops]
+        is_drop = isinstance(op, operations.SqlOperation) and op.action == "drop"
+        (gone if is_drop else rest).append(op)
+    return gone, [op for op in rest if not (isinstance(op, ops.ModifyTableOps) and op.is_empty())]
 
 
 def _exact(

@@ -36,7 +36,8 @@ def uncovered_lines(
         [
             each.line
             for each in things
-            if each.relation not in touched and not comparison.others.own(each.name, each.relation)
+            if comparison.names.relation(each.relation) not in touched
+            and not comparison.others.own(each.name, each.relation)
         ]
         for things in comparison.remainder
     )

@@ -80,13 +80,14 @@ def test_text(project, name, present, absent):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("dropped_table", "op.rename_table("), ("column_dropped_below_a_view", "new_column_name=")]
+    ("name", "said"),
+    [("dropped_table", "renamed_from(table,"), ("column_dropped_below_a_view", "renamed_from(column,")],
 )
 def test_a_loss_is_said(project, name, said):
     project.migrate(declared(name, changed=False))
     upgrade, _, downgrade = project.revise(declared(name, changed=True)).partition("def downgrade")
     assert "    # DATA LOSS: " in upgrade
-    assert "# If it has a new name only, write op." in upgrade
+    assert "# If it has a new name only, declare renamed_from(" in upgrade
     assert said in upgrade
     assert "DATA LOSS" not in downgrade
 
