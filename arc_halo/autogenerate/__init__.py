@@ -8,6 +8,8 @@ Remainder     what is neither: tables, columns, sequences, types. Alembic compar
               written.
 Declaration   the SQL that creates one object, kept in ``metadata.info`` by ``declare``; views are SQLAlchemy's own
               ``CreateView(..., metadata=...)``.
+Privilege     what a role may do with an object, or whose an object is; compared where the declarations decide it,
+              carried over where an object is made again.
 Catalog text  PostgreSQL's own description of an object or part, with every name qualified.
 Schemas       the metadata's own, which holds the version table, and those of ``declare_schemas``.
 Setting aside renaming the schemas within a savepoint, so that the declarations can be built anew under their names.
@@ -32,6 +34,7 @@ from arc_halo.autogenerate.fingerprint import difference, fingerprint
 from arc_halo.autogenerate.objects import declare, renamed_from
 from arc_halo.autogenerate.others import leave_alone
 from arc_halo.autogenerate.partitions import declare_partitions
+from arc_halo.autogenerate.privileges import manage_grants, manage_owners
 from arc_halo.autogenerate.schemas import declare_schemas
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ __all__ = [
     "difference",
     "fingerprint",
     "leave_alone",
+    "manage_grants",
+    "manage_owners",
     "renamed_from",
     "setup",
 ]

@@ -11,6 +11,7 @@ from arc_halo.autogenerate.catalog import object_births
 from arc_halo.autogenerate.extensions import install_extensions
 from arc_halo.autogenerate.objects import declared, is_creation, tables_and_views, view_sources
 from arc_halo.autogenerate.partitions import declared_partitions
+from arc_halo.autogenerate.privileges import grant, set_default_privileges
 from arc_halo.autogenerate.savepoints import run, succeeds
 from arc_halo.autogenerate.schemas import declared_schemas, quoted
 from arc_halo.errors import ConfigurationError
@@ -31,7 +32,7 @@ class Built:
 
 
 def create_all(connection: Connection, metadata: MetaData) -> dict[Key, Built]:
-    """Create the schemas, extensions, tables with their partitions, views and every declared object.
+    """Create the schemas, extensions, tables with their partitions, views, and every declared object and privilege.
 
     The order is found by trying, so declarations need none. The caller owns the transaction.
 
@@ -43,13 +44,16 @@ def create_all(connection: Connection, metadata: MetaData) -> dict[Key, Built]:
     Raises
     ------
     ConfigurationError
-        If a declaration creates no object of the schemas, or several, or several of them cannot be created.
+        If a declaration creates no object of the schemas, or several, or several of them cannot be created, or it
+        changes privileges that are left alone.
     sqlalchemy.exc.DBAPIError
         PostgreSQL's reason, if an object cannot be created.
     """
     tables, views = tables_and_views(metadata)
-    run(connection, [f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}" for schema in declared_schemas(metadata)])
+    schemas = declared_schemas(metadata)
+    run(connection, [f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}" for schema in schemas])
     install_extensions(connection, metadata)
+    set_default_privileges(connection, metadata, schemas)
     built: dict[Key, Built] = {}
     waiting = _create_possible(connection, metadata, declared(metadata), built, before_tables=True)
     metadata.create_all(connection, tables=tables, checkfirst=False)
@@ -59,6 +63,7 @@ def create_all(connection: Connection, metadata: MetaData) -> dict[Key, Built]:
     waiting = _create_possible(connection, metadata, waiting, built, before_tables=False)
     if waiting:
         _refuse(connection, waiting)
+    grant(connection, metadata, schemas)
     return built
 
 

@@ -14,6 +14,7 @@ from arc_halo.autogenerate.schemas import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from sqlalchemy import Connection, Row
 
@@ -77,11 +78,13 @@ def comment_on(target: str, said: str | None) -> str:
     return f"COMMENT ON {target} IS {literal}"
 
 
-def qualified(connection: Connection, query: str, schemas: Schemas) -> Sequence[Row[tuple[Any, ...]]]:
+def qualified(
+    connection: Connection, query: str, schemas: Schemas, parameters: Mapping[str, object] | None = None
+) -> Sequence[Row[tuple[Any, ...]]]:
     """Rows of a catalog query whose texts qualify every name, whatever path the connection has."""
     with rolled_back(connection):
         oids = connection.scalar(text(_PREPARED), {"schemas": list(schemas)})
-        return connection.execute(text(query), {"schemas": oids}).all()
+        return connection.execute(text(query), {"schemas": oids, **(parameters or {})}).all()
 
 
 def read(connection: Connection, schemas: Schemas) -> dict[Key, Found]:

@@ -20,6 +20,7 @@ from arc_halo.autogenerate.objects import or_replace
 from arc_halo.autogenerate.operations import change_extension, create_schema
 from arc_halo.autogenerate.order import arrange
 from arc_halo.autogenerate.others import others
+from arc_halo.autogenerate.privileges import PRIVILEGES, forget_owned, read_privileges
 from arc_halo.autogenerate.renames import Names, names
 from arc_halo.autogenerate.renames_declared import pending
 from arc_halo.autogenerate.renames_reflected import RenamedInspector
@@ -131,8 +132,9 @@ def compare_schema(
         change_extension(each) for each in extension_changes(metadata, standing_extensions(connection, metadata))
     ]
     renames = context.inspector.renames if isinstance(context.inspector, RenamedInspector) else ()
-    comparison = _comparison(connection, metadata, upgrade_ops.ops, renames)
-    uncovered = uncovered_lines(comparison, upgrade_ops.ops, Relation(ours[0], context.migration_context.version_table))
+    version_table = Relation(ours[0], context.migration_context.version_table)
+    comparison = _comparison(connection, metadata, upgrade_ops.ops, renames, version_table)
+    uncovered = uncovered_lines(comparison, upgrade_ops.ops, version_table)
     upgrade_ops.ops[:] = arrange(connection, comparison, ours, upgrade_ops.ops)
     warn_of_hidden_uses(comparison, upgrade_ops.ops)
     # Also for the first thing in it: the schema may be left from revisions that are written anew.
@@ -167,10 +169,15 @@ def compare_server_default(
 
 
 def _comparison(
-    connection: Connection, metadata: MetaData, table_ops: list[MigrateOperation], renames: Sequence[Rename]
+    connection: Connection,
+    metadata: MetaData,
+    table_ops: list[MigrateOperation],
+    renames: Sequence[Rename],
+    version_table: Relation,
 ) -> Comparison:
     schemas = declared_schemas(metadata)
     before, current = columns(connection, schemas), read(connection, schemas)
+    held = read_privileges(connection, metadata, declared=False)
     of_others = others(connection, metadata)
     standing_remainder, standing_types = remainder(connection, schemas), column_types(connection, schemas)
     with rolled_back(connection):
@@ -178,8 +185,13 @@ def _comparison(
         built = create_all(connection, metadata)
         wanted = read(connection, schemas)
         declared_columns, declared_types = columns(connection, schemas), column_types(connection, schemas)
+        given = read_privileges(connection, metadata, declared=True)
         renamed, former = names(connection, schemas, renames, wanted)
         before, current = renamed.of_columns(before), renamed.of_objects(current, wanted)
+        current |= {key: found for key, found in held.items() if found.relation != version_table}
+        wanted |= given
+        former |= given
+        forget_owned(current, wanted)
         standing_tables = {table for table, _ in before}
         table_ops += tables_made_views(standing_tables, metadata)
         indexes = indexes_beside_renames(table_ops, current, wanted) if renames else set()
@@ -251,8 +263,8 @@ def _text(key: Key, found: Found) -> Statements:
 
 def _differs(connection: Connection, schemas: Schemas, key: Key, wanted: Found, current: Found) -> bool:
     """Whether the text differs, also from what it is when parsed once more, as after a downgrade or a dump."""
-    if _text(key, wanted) == _text(key, current):
-        return False
+    if _text(key, wanted) == _text(key, current) or key.kind in PRIVILEGES:
+        return _text(key, wanted) != _text(key, current)
     removal = wanted.removal if key.kind in _NO_CASCADE else f"{wanted.removal} CASCADE"
     with rolled_back(connection):
         if not succeeds(connection, (removal, *wanted.definition)):

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Literal
 from arc_halo.autogenerate.build import create_all
 from arc_halo.autogenerate.catalog import read
 from arc_halo.autogenerate.extensions import extension_things, standing_extensions
-from arc_halo.autogenerate.fingerprint import Thing, things
+from arc_halo.autogenerate.fingerprint import VERSION_TABLE, Thing, things
 from arc_halo.autogenerate.objects import Key
 from arc_halo.autogenerate.others import others
+from arc_halo.autogenerate.privileges import read_privileges
 from arc_halo.autogenerate.savepoints import put_aside, rolled_back, succeeds
 from arc_halo.autogenerate.schemas import declared_schemas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, MetaData
 
@@ -66,22 +67,12 @@ def declared_things(connection: Connection, metadata: MetaData) -> list[Thing]:
         PostgreSQL refuses a declaration.
     """
     with _declared(connection, metadata) as schemas:
-        return things(connection, *schemas)
+        return _compared(_things(connection, metadata, schemas, declared=True))
 
 
-def _standing(connection: Connection, metadata: MetaData) -> list[Thing]:
-    """The things that stand where a metadata declares some, left out what is to be left alone."""
-    schemas, of_others = declared_schemas(metadata), others(connection, metadata)
-    theirs = {key for key, found in read(connection, schemas).items() if of_others.own_object(key, found)}
-    return [
-        each
-        for each in _things(connection, metadata, schemas)
-        if (each.kind, each.name) not in theirs and not of_others.own(each.name, each.relation)
-    ]
-
-
-def _things(connection: Connection, metadata: MetaData, schemas: Schemas) -> list[Thing]:
-    return [*things(connection, *schemas), *extension_things(metadata, standing_extensions(connection, metadata))]
+def standing_things(connection: Connection, metadata: MetaData) -> list[Thing]:
+    """The things of the metadata's schemas as they stand, with the privileges and owners that it decides."""
+    return _compared(_things(connection, metadata, declared_schemas(metadata), declared=False))
 
 
 def differences_from_declared(connection: Connection, metadata: MetaData) -> list[Difference]:
@@ -97,10 +88,42 @@ def differences_from_declared(connection: Connection, metadata: MetaData) -> lis
     sqlalchemy.exc.DBAPIError
         PostgreSQL refuses a declaration.
     """
-    standing = _standing(connection, metadata)
+    standing = _of_ours(connection, metadata, _things(connection, metadata, declared_schemas(metadata), declared=False))
+    standing += extension_things(metadata, standing_extensions(connection, metadata))
     with _declared(connection, metadata) as schemas:
-        found = compare_things(_things(connection, metadata, schemas), standing)
+        declared = _things(connection, metadata, schemas, declared=True)
+        declared += extension_things(metadata, standing_extensions(connection, metadata))
+        owned = {each.name for each in (*declared, *standing) if each.kind == "grant" and not each.text}
+        found = compare_things(_compared(declared, owned), _compared(standing, owned))
         return [each for each in found if each.change != "changed" or not _is_parsed_twice(connection, schemas, each)]
+
+
+def _of_ours(connection: Connection, metadata: MetaData, described: Iterable[Thing]) -> list[Thing]:
+    """All but what is to be left alone."""
+    schemas, of_others = declared_schemas(metadata), others(connection, metadata)
+    theirs = {key for key, found in read(connection, schemas).items() if of_others.own_object(key, found)}
+    return [
+        each
+        for each in described
+        if (each.kind, each.name) not in theirs and not of_others.own(each.name, each.relation)
+    ]
+
+
+def _things(connection: Connection, metadata: MetaData, schemas: Schemas, *, declared: bool) -> list[Thing]:
+    held = read_privileges(connection, metadata, declared=declared)
+    return [
+        *things(connection, *schemas),
+        *(
+            Thing(key.kind, key.name, found.relation, "; ".join(found.definition))
+            for key, found in held.items()
+            if found.relation != (schemas[0], VERSION_TABLE)
+        ),
+    ]
+
+
+def _compared(described: Iterable[Thing], owned: Container[str] = ()) -> list[Thing]:
+    """All but the privileges that a role has as the owner, here or on the other side."""
+    return [each for each in described if each.kind != "grant" or (each.text and each.name not in owned)]
 
 
 @contextmanager

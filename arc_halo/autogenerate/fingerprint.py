@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from arc_halo.autogenerate.catalog import qualified, read
 from arc_halo.autogenerate.schemas import Relation
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from arc_halo.autogenerate.schemas import Schemas
 
 _REST = resources.files(__package__).joinpath("fingerprint.sql").read_text("utf-8")
+VERSION_TABLE: Final = "alembic_version"
+"""As Alembic calls it."""
 
 
 class Thing(NamedTuple):
@@ -48,7 +50,7 @@ def remainder(connection: Connection, schemas: Schemas) -> list[Thing]:
     ]
 
 
-def things(connection: Connection, *schemas: str, version_table: str = "alembic_version") -> list[Thing]:
+def things(connection: Connection, *schemas: str, version_table: str = VERSION_TABLE) -> list[Thing]:
     """Every table, column, constraint, index, sequence, type, object and comment of one schema or several.
 
     Partitions and the first schema's version table are left out: the one are data, the other tells which way was taken.
@@ -59,7 +61,7 @@ def things(connection: Connection, *schemas: str, version_table: str = "alembic_
     return [each for each in found if each.relation != (schemas[0], version_table)]
 
 
-def fingerprint(connection: Connection, *schemas: str, version_table: str = "alembic_version") -> list[str]:
+def fingerprint(connection: Connection, *schemas: str, version_table: str = VERSION_TABLE) -> list[str]:
     """One text for each of the `things` of the schemas, sorted; a text may have several lines."""
     return sorted(each.line for each in things(connection, *schemas, version_table=version_table))
 

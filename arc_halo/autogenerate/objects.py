@@ -28,6 +28,9 @@ _REPLACEABLE = re.compile(
     r"\A((?:\s+|--[^\n]*\n|/\*.*?\*/)*)CREATE\s+(?=(?:FUNCTION|PROCEDURE|VIEW|TRIGGER)\b)", re.IGNORECASE | re.DOTALL
 )
 _CREATION = re.compile(r"\A(?:\s+|--[^\n]*\n|/\*.*?\*/)*CREATE\s", re.IGNORECASE | re.DOTALL)
+_PRIVILEGES = re.compile(
+    r"\A(?:\s+|--[^\n]*\n|/\*.*?\*/)*(?:GRANT|REVOKE|(ALTER\s+DEFAULT\s+PRIVILEGES))\b", re.IGNORECASE | re.DOTALL
+)
 
 
 class Key(NamedTuple):
@@ -46,7 +49,8 @@ def declare(metadata: MetaData, *objects: str | Statements, renamed_from: str | 
         Where the tables they belong to live; it must have a schema.
     objects
         One string, or one tuple of strings, per object: a function and its COMMENT are one tuple. Kind and name are
-        not asked for: PostgreSQL knows them.
+        not asked for: PostgreSQL knows them. GRANT, REVOKE and ALTER DEFAULT PRIVILEGES may be about several objects,
+        and want ``manage_grants``.
     renamed_from
         The former name of the object, without schema and arguments: it is renamed where it stands under that name. Of a
         database that has the new name it means nothing.
@@ -119,8 +123,15 @@ def _info(item: object) -> dict[Any, Any]:
 
 
 def declared(metadata: MetaData) -> list[Statements]:
-    """Everything that was declared as SQL, in the order of declaration."""
-    return list(metadata.info.get(_INFO, ()))
+    """Every object that was declared as SQL, in the order of declaration."""
+    return [source for source in metadata.info.get(_INFO, ()) if not _PRIVILEGES.match(source[0])]
+
+
+def declared_privileges(metadata: MetaData, *, default: bool) -> list[str]:
+    """The declared GRANTs and REVOKEs, or the ALTER DEFAULT PRIVILEGES, in the order of declaration."""
+    sources = [source for source in metadata.info.get(_INFO, ()) if _PRIVILEGES.match(source[0])]
+    matches = [(statement, _PRIVILEGES.match(statement)) for source in sources for statement in source]
+    return [statement for statement, match in matches if bool(match and match[1]) is default]
 
 
 def tables_and_views(metadata: MetaData) -> tuple[list[Table], list[Table]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from arc_halo.autogenerate.extensions import Change
     from arc_halo.autogenerate.objects import Statements
 
-_REVERSED = {"create": "drop", "drop": "create"}
+_REVERSED = {"create": "drop", "drop": "create"}  # others are their own reverse
 
 
 class SqlOperation(MigrateOperation):

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from alembic.operations import ops
 
 from arc_halo.autogenerate import operations
+from arc_halo.autogenerate.carrying import around, carry
 from arc_halo.autogenerate.catalog import Address, dependencies, read_tables
 from arc_halo.autogenerate.objects import Key
+from arc_halo.autogenerate.privileges import PRIVILEGES
 from arc_halo.autogenerate.renames import VIEWS
 from arc_halo.autogenerate.schemas import Relation
 from arc_halo.autogenerate.tables import CONSTRAINTS, amended, dropped_tables, drops_before_renames, flat
@@ -37,6 +39,7 @@ def arrange(
     users, drop = _to_drop(connection, comparison, table_ops)
     graph = {key: sorted(users[key]) for key in sorted(drop)}
     order = [key for key in TopologicalSorter(graph).static_order() if key in drop]  # users first
+    order = [key for key in order if key.kind not in PRIVILEGES]
     first: list[MigrateOperation] = []
     last: list[MigrateOperation] = []
     late: set[Key] = set()
@@ -49,11 +52,14 @@ def arrange(
     exact = amended(table_ops, comparison.current, drop, read_tables(connection, schemas), comparison.narrowed)
     tables = [each for op in exact for each in with_tabs(op)]
     first += _comments(comparison, drop)
+    save, restore = carry(comparison, order)
+    revoked, given = around(comparison, drop)
+    first = [*revoked, *save, *first]
+    made = [*_parts(comparison, order), *after, *restore, *given]
     if not comparison.names.operations:
-        return [*first, *before, *tables, *_parts(comparison, order), *after, *last]
+        return [*first, *before, *tables, *made, *last]
     gone, tables = drops_before_renames(tables, comparison.names)
-    made = [*before, *tables, *_parts(comparison, order), *after]
-    return [*first, *gone, *last, *_renames(comparison, drop), *made]
+    return [*first, *gone, *last, *_renames(comparison, drop), *before, *tables, *made]
 
 
 def _comments(comparison: Comparison, drop: set[Key]) -> Iterator[MigrateOperation]:

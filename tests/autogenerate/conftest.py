@@ -1,5 +1,6 @@
-"""The fixture of this folder."""
+"""The fixtures of this folder."""
 
 from tests.autogenerate.project import project
+from tests.autogenerate.roles import roles
 
-__all__ = ["project"]
+__all__ = ["project", "roles"]

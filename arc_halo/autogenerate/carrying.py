@@ -1,0 +1,125 @@
+"""Privileges in a revision: those that change, and those of what it drops and makes again.
+
+These die with the object, and are carried over as they stand in the database where the revision runs: which roles there
+are is known there, and not where the revision is written. A pair of statements per revision, whatever the number of
+objects, saves them before the drops and gives them again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from arc_halo.autogenerate import operations
+from arc_halo.autogenerate.objects import Key
+from arc_halo.autogenerate.operations import SqlOperation
+from arc_halo.autogenerate.privileges import PRIVILEGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from alembic.operations import MigrateOperation
+
+    from arc_halo.autogenerate.compare import Comparison
+
+_RELATIONS: Final = ("view", "matview")
+_ROUTINES: Final = ("function", "procedure", "aggregate")
+_OF_RELATIONS: Final = """\
+SELECT oid::regclass::text AS target, NULL AS columns, relacl AS acl
+  FROM pg_class WHERE oid = ANY (ARRAY[{0}]::regclass[])
+ UNION ALL
+SELECT attrelid::regclass::text, concat(' (', quote_ident(attname), ')'), attacl
+  FROM pg_attribute WHERE attrelid = ANY (ARRAY[{0}]::regclass[])"""
+_OF_ROUTINES: Final = """\
+SELECT concat('ROUTINE ', oid::regprocedure) AS target, NULL AS columns, proacl AS acl
+  FROM pg_proc WHERE oid = ANY (ARRAY[{0}]::regprocedure[])"""
+_SAVE: Final = """\
+WITH made_again AS (
+{0}
+), privileges AS (
+SELECT concat('GRANT ', privilege_type, columns, ' ON ', target, ' TO ') AS sql, grantee,
+       CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END AS option
+  FROM made_again, aclexplode(acl)
+ UNION ALL  -- what a new object has by itself
+SELECT concat('REVOKE ALL ON ', target, ' FROM '), n.grantee, NULL
+  FROM made_again, (SELECT 0::oid UNION SELECT grantee FROM pg_default_acl, aclexplode(defaclacl)
+                     WHERE defaclrole = to_regrole(quote_ident(current_user)) AND grantee <> defaclrole) AS n (grantee)
+ WHERE acl IS NOT NULL AND columns IS NULL
+), statements AS (
+SELECT concat(sql, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END, option) AS sql FROM privileges
+)
+SELECT set_config('alembic.privileges', coalesce(jsonb_agg(sql ORDER BY sql DESC), '[]')::text, true) FROM statements"""
+_RESTORE: Final = """\
+DO $$
+DECLARE sql text;
+BEGIN
+    FOR sql IN SELECT jsonb_array_elements_text(current_setting('alembic.privileges')::jsonb) LOOP
+        BEGIN
+            EXECUTE sql;
+        EXCEPTION WHEN undefined_column THEN NULL;  -- the column is there no more
+        END;
+    END LOOP;
+END $$"""
+
+
+def carry(comparison: Comparison, dropped: Iterable[Key]) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
+    """Save the privileges of what is dropped and made again, and give them again; in the downgrade, too."""
+    relations: set[str] = set()
+    routines: set[str] = set()
+    for key in dropped:
+        if comparison.names.are_new(key, comparison.current[key]):
+            continue  # a GRANT of the old name would find nothing
+        if key.kind == "generated" and key in comparison.wanted:
+            removal = comparison.current[key].removal  # ALTER TABLE ... DROP COLUMN ...
+            relations.add(removal.removeprefix("ALTER TABLE ").rpartition(" DROP COLUMN ")[0])
+        for kinds, names in ((_RELATIONS, relations), (_ROUTINES, routines)):
+            if key.kind in kinds and any(Key(kind, key.name) in comparison.wanted for kind in kinds):
+                names.add(key.name)
+    if not relations | routines:
+        return [], []
+    named = [(_OF_RELATIONS, relations), (_OF_ROUTINES, routines)]
+    save = _SAVE.format("\n UNION ALL\n".join(query.format(_literals(names)) for query, names in named if names))
+    key = Key("privileges", ", ".join(sorted(relations | routines)))
+    return [SqlOperation("carry", key, (save,), (_RESTORE,))], [SqlOperation("carry", key, (_RESTORE,), (save,))]
+
+
+def _literals(names: Iterable[str]) -> str:
+    return ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(names))
+
+
+def around(comparison: Comparison, drop: set[Key]) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
+    """What is revoked before the rest of a revision, and what is given after it.
+
+    Where an object is dropped its privileges go, too; those that it had are carried over to the one made again, so that
+    only changes of them are written.
+    """
+    current, wanted = comparison.current, comparison.wanted
+    before: list[MigrateOperation] = []
+    after: list[MigrateOperation] = []
+    for key in sorted({*current, *wanted}):
+        if key.kind == "owner":
+            first, last = _owners(comparison, key, drop)
+            before += first
+            after += last
+    grants = sorted(key for key in {*current, *wanted} if key.kind in PRIVILEGES - {"owner"})
+    revoked = [operations.drop(key, current[key]) for key in grants if key in drop]
+    given = [
+        operations.create(key, wanted[key].definition, wanted[key])
+        for key in grants
+        if key in wanted and (key in drop or key not in current)
+    ]
+    return [*reversed(revoked), *before], [*after, *given]
+
+
+def _owners(comparison: Comparison, key: Key, drop: set[Key]) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
+    """The former owner, which only the downgrade gives back, and the new one, which only the upgrade gives."""
+    current, wanted = comparison.current.get(key), comparison.wanted.get(key)
+    made_of = Key(*key.name.split(" ", 1))
+    is_gone = made_of in drop or (made_of.kind == "table" and current and current.relation in comparison.gone_tables)
+    changes = current is not None and wanted is not None and current.definition != wanted.definition
+    first: list[MigrateOperation] = []
+    last: list[MigrateOperation] = []
+    if current is not None and (is_gone or changes):
+        first.append(SqlOperation("own", key, (), current.definition))
+    if wanted is not None and (current is None or is_gone or changes):
+        last.append(SqlOperation("own", key, wanted.definition, ()))
+    return first, last
