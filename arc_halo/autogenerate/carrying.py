@@ -2,7 +2,8 @@
 
 These die with the object, and are carried over as they stand in the database where the revision runs: which roles there
 are is known there, and not where the revision is written. A pair of statements per revision, whatever the number of
-objects, saves them before the drops and gives them again.
+objects, saves them before the drops and gives them again. The setting that holds them is one of the session, so that an
+``autocommit_block()`` between the two does not lose them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ SELECT concat('REVOKE ALL ON ', target, ' FROM '), n.grantee, NULL
 ), statements AS (
 SELECT concat(sql, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END, option) AS sql FROM privileges
 )
-SELECT set_config('alembic.privileges', coalesce(jsonb_agg(sql ORDER BY sql DESC), '[]')::text, true) FROM statements"""
+SELECT set_config('alembic.privileges', coalesce(jsonb_agg(sql ORDER BY sql DESC), '[]')::text, false)
+  FROM statements"""
 _RESTORE: Final = """\
 DO $$
 DECLARE sql text;

@@ -9,6 +9,8 @@ from sqlalchemy.exc import ProgrammingError
 
 from arc_halo.autogenerate import declare, manage_owners
 from arc_halo.autogenerate.drift import differences_from_declared
+from arc_halo.autogenerate.linting import lint, temporary_database
+from arc_halo.database.migrate import migration_engine
 from arc_halo.errors import ConfigurationError
 from arc_halo.testing.migrations import assert_round_trip, assert_same
 from tests.autogenerate.grant_cases import CASES, manage
@@ -272,3 +274,18 @@ def test_one_who_is_no_superuser_may_run_it(project, roles):
     )
     granted = [each for each in acl(project, "app.v_ids") if not each.startswith(roles.owner)]
     assert granted == [f"{roles.writer}=r/{roles.owner}", f"{roles.reader}=r*/{roles.owner}"]
+
+
+def test_the_linter_can_run_it(project):
+    """It runs each statement in a transaction of its own."""
+    project.migrate(view("id", "name"))
+    project.revise(view("id", "note", "name"))
+    with (
+        temporary_database(project.engine) as url,
+        migration_engine(url).connect() as scratch,
+        project.engine.connect() as live,
+    ):
+        (revision,) = lint(project.config, live, scratch, current=("0001",)).revisions
+    assert revision.statements
+    findings = {each.rule for judged in revision.statements for each in judged.findings}
+    assert findings.isdisjoint({"fails", "in-transaction"})
