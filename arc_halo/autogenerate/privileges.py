@@ -138,8 +138,8 @@ def _run_each(connection: Connection, metadata: MetaData, schemas: Schemas, stat
             )
         if not changed:
             raise ConfigurationError(
-                f"A declaration changes no privilege of schema {' or '.join(schemas)}: it is of something else, or is so"
-                f" already, also by declared default privileges. It is: {statement[:200]}"
+                f"A declaration changes no privilege of schema {' or '.join(schemas)}: it is of something else, or"
+                f" is so already, also by declared default privileges. It is: {statement[:200]}"
             )
         before = after
 

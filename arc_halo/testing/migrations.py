@@ -185,7 +185,7 @@ class Project:
         return self._output.getvalue()
 
     def things(self, schema: str | None = None) -> list[Thing]:
-        """What is in a schema; left out, in all of the project's, with privileges and owners as its metadata decides."""
+        """What is in a schema; left out, in all of the project's, with what its metadata decides of privileges."""
         with self.engine.connect() as connection:
             found = standing_things(connection, self.metadata) if schema is None else things(connection, schema)
             return sorted(found)

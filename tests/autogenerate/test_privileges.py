@@ -217,9 +217,9 @@ def test_an_owner_that_is_another_is_drift(project, roles):
     ("statement", "error", "said"),
     [
         ("GRANT SELECT ON app.items TO {other}", ConfigurationError, "manage_grants(metadata, 'other_"),
-        ("REVOKE SELECT ON app.items FROM {reader}", ConfigurationError, "changes no privilege of schema 'app'"),
-        ("GRANT SELECT ON public.items TO {reader}", ConfigurationError, "changes no privilege of schema 'app'"),
-        ("GRANT {owner} TO {reader}", ConfigurationError, "changes no privilege of schema 'app'"),
+        ("REVOKE SELECT ON app.items FROM {reader}", ConfigurationError, "changes no privilege of schema app"),
+        ("GRANT SELECT ON public.items TO {reader}", ConfigurationError, "changes no privilege of schema app"),
+        ("GRANT {owner} TO {reader}", ConfigurationError, "changes no privilege of schema app"),
         ("GRANT SELECT ON app.items TO nobody_at_all", ProgrammingError, 'role "nobody_at_all" does not exist'),
     ],
 )
