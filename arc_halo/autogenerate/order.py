@@ -17,11 +17,11 @@ from arc_halo.autogenerate.objects import Key
 from arc_halo.autogenerate.privileges import PRIVILEGES
 from arc_halo.autogenerate.renames import VIEWS
 from arc_halo.autogenerate.schemas import Relation
-from arc_halo.autogenerate.tables import CONSTRAINTS, amended, dropped_tables, drops_before_renames, flat
+from arc_halo.autogenerate.tables import CONSTRAINTS, additions_apart, amended, dropped_tables, drops_apart, flat
 from arc_halo.autogenerate.tabs import with_tabs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from alembic.operations import MigrateOperation
     from sqlalchemy import Connection
@@ -31,35 +31,72 @@ if TYPE_CHECKING:
 
 Users = dict[Key, set[Key]]
 
+_SETTINGS = {"storage", "compression"}  # of a column, whose name they have
+_ROUTINES = {"function", "procedure", "aggregate"}
+
 
 def arrange(
     connection: Connection, comparison: Comparison, schemas: Schemas, table_ops: list[MigrateOperation]
 ) -> list[MigrateOperation]:
     """All operations of the revision, Alembic's own in their midst."""
     users, drop = _to_drop(connection, comparison, table_ops)
-    graph = {key: sorted(users[key]) for key in sorted(drop)}
-    order = [key for key in TopologicalSorter(graph).static_order() if key in drop]  # users first
-    order = [key for key in order if key.kind not in PRIVILEGES]
-    first: list[MigrateOperation] = []
-    last: list[MigrateOperation] = []
-    late: set[Key] = set()
+    order = [key for key in _users_first(users, drop) if key.kind not in PRIVILEGES]
+    held: set[Key] = set()  # by what only Alembic's drops let go of, as the function of a default by its column
     for key in order:
-        # What Alembic's operations will have let go of, e.g. the function of a dropped default, goes after them.
-        if key not in comparison.wanted and any(user not in drop or user in late for user in users[key]):
-            late.add(key)
-        (last if key in late else first).append(operations.drop(key, comparison.current[key]))
+        if any(user not in drop or user in held for user in users[key]):
+            held.add(key)
+    removals = {key: operations.drop(key, comparison.current[key]) for key in order}
+    gone: list[MigrateOperation] = []
+    tables = list(amended(table_ops, comparison.current, drop, read_tables(connection, schemas), comparison.narrowed))
+    if held or comparison.names.operations:
+        gone, tables = drops_apart(tables, comparison.names)
+    additions, tables = additions_apart(tables)
     before, after = _creations(comparison, order)
-    exact = amended(table_ops, comparison.current, drop, read_tables(connection, schemas), comparison.narrowed)
-    tables = [each for op in exact for each in with_tabs(op)]
-    first += _comments(comparison, drop)
     save, restore = carry(comparison, order)
     revoked, given = around(comparison, drop)
-    first = [*revoked, *save, *first]
-    made = [*_parts(comparison, order), *after, *restore, *given]
-    if not comparison.names.operations:
-        return [*first, *before, *tables, *made, *last]
-    gone, tables = drops_before_renames(tables, comparison.names)
-    return [*first, *gone, *last, *_renames(comparison, drop), *before, *tables, *made]
+    return [
+        *revoked,
+        *save,
+        *(removal for key, removal in removals.items() if key not in held),
+        *_comments(comparison, drop),
+        *_with_tabs(gone),
+        *(removal for key, removal in removals.items() if key in held),
+        *_renames(comparison, drop),
+        *before,
+        *_with_tabs(tables),
+        *sorted([*_parts(comparison, order), *additions], key=_makes_reference),
+        *_first_comments(comparison),
+        *after,
+        *restore,
+        *given,
+    ]
+
+
+def _users_first(users: Users, drop: set[Key]) -> list[Key]:
+    """What to drop, in order; functions as late as can be, for a body that is a string may use any of them."""
+    sorter = TopologicalSorter({key: users[key] & drop for key in drop})
+    sorter.prepare()
+    order: list[Key] = []
+    ready: set[Key] = set()
+    while sorter.is_active():
+        ready |= set(sorter.get_ready())
+        key = min(ready, key=lambda key: (key.kind in _ROUTINES, key))
+        ready.remove(key)
+        order.append(key)
+        sorter.done(key)
+    return order
+
+
+def _with_tabs(table_ops: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
+    for op in table_ops:
+        yield from with_tabs(op)
+
+
+def _makes_reference(op: MigrateOperation) -> bool:
+    """Whether it makes a foreign key, which wants every other constraint to be there."""
+    if isinstance(op, operations.SqlOperation):
+        return op.key.kind == "foreign key"
+    return isinstance(op, ops.ModifyTableOps) and isinstance(op.ops[0], ops.CreateForeignKeyOp)
 
 
 def _comments(comparison: Comparison, drop: set[Key]) -> Iterator[MigrateOperation]:
@@ -102,6 +139,10 @@ def _to_drop(
             users[used].add(user)
         if _in_the_way(comparison, user, used_address, touched):
             drop.add(user)
+    for key in current:
+        column = Key("generated", key.name)
+        if key.kind in _SETTINGS and column in current:
+            users[column].add(key)
     while more := {user for key in drop for user in users[key] if _may_drop(comparison, user)} - drop:
         drop |= more
     return users, drop
@@ -144,7 +185,7 @@ def _reset_storages(comparison: Comparison, touched: set[Address]) -> set[Key]:
     return {
         key
         for key, found in comparison.current.items()
-        if key.kind in ("storage", "compression") and (found.relation, found.member) in places
+        if key.kind in _SETTINGS and (found.relation, found.member) in places
     }
 
 
@@ -167,12 +208,17 @@ def _creations(comparison: Comparison, order: list[Key]) -> tuple[list[MigrateOp
 
 
 def _parts(comparison: Comparison, order: list[Key]) -> Iterator[MigrateOperation]:
-    """Parts of tables to create, foreign keys last, those dropped before in the reverse of that order."""
-    current, wanted, changes = comparison.current, comparison.wanted, comparison.changes
+    """Parts of tables to create: those dropped before in the reverse of that order, then new ones."""
+    current, wanted = comparison.current, comparison.wanted
     again = [key for key in reversed(order) if current[key].is_part and key in wanted and key not in comparison.claimed]
-    for key in sorted([*sorted(changes.new_parts), *again], key=lambda key: key.kind == "foreign key"):
+    for key in [*again, *sorted(comparison.changes.new_parts)]:
         yield operations.create(key, wanted[key].statements, wanted[key], current.get(key))
+
+
+def _first_comments(comparison: Comparison) -> Iterator[MigrateOperation]:
+    """Comments on the constraints that Alembic makes without them."""
+    current, wanted, changes = comparison.current, comparison.wanted, comparison.changes
     for key, found in sorted(wanted.items()):
         made_by_alembic = key in comparison.claimed or not (key in current or key in changes.new_parts)
-        if made_by_alembic and key.kind in CONSTRAINTS:  # without its comment
+        if made_by_alembic and key.kind in CONSTRAINTS:
             yield from operations.first_comments(key, found)

@@ -16,7 +16,7 @@ from arc_halo.autogenerate.partitions import pop_partitions
 from arc_halo.autogenerate.schemas import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from alembic.operations import MigrateOperation
     from sqlalchemy import MetaData
@@ -135,21 +135,61 @@ def amended(
             yield operations.SqlOperation("partition", key, partitions, ())
 
 
-def drops_before_renames(
+def drops_apart(
     table_ops: Iterable[MigrateOperation], names: Names
 ) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
-    """Drops of tables and columns, under their former names, and the rest."""
+    """Drops of tables and of what they have, under their former names, and the rest."""
     gone: list[MigrateOperation] = []
     rest: list[MigrateOperation] = []
     for op in table_ops:
+        if not isinstance(op, ops.ModifyTableOps):
+            (gone if _is_drop(op) else rest).append(op)
+            continue
+        former = names.former_relation(Relation(str(op.schema), op.table_name))
+        for inner in filter(_is_drop, op.ops):
+            if isinstance(inner, ops.DropColumnOp):
+                gone.append(operations.drop_column_of(former.name, inner))
+            else:
+                gone.append(inner)
+        rest += _some_of(op, lambda inner: not _is_drop(inner))
+    return gone, rest
+
+
+def additions_apart(
+    table_ops: Iterable[MigrateOperation],
+) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
+    """Constraints and indexes that tables get, foreign keys by themselves, and the rest.
+
+    They may stand on generated columns that are made again, and foreign keys on any constraint.
+    """
+    additions: list[MigrateOperation] = []
+    rest: list[MigrateOperation] = []
+    for op in table_ops:
         if isinstance(op, ops.ModifyTableOps):
-            drops = [inner for inner in op.ops if isinstance(inner, operations.DropDeclaredColumnOp)]
-            former = names.former_relation(Relation(str(op.schema), op.table_name))
-            gone += [operations.drop_column_of(former.name, inner) for inner in drops]
-            op.ops[:] = [inner for inner in op.ops if inner not in drops]
-        is_drop = isinstance(op, operations.SqlOperation) and op.action == "drop"
-        (gone if is_drop else rest).append(op)
-    return gone, [op for op in rest if not (isinstance(op, ops.ModifyTableOps) and op.is_empty())]
+            additions += _some_of(op, lambda inner: _is_addition(inner) and not _is_reference(inner))
+            additions += _some_of(op, _is_reference)
+            rest += _some_of(op, lambda inner: not _is_addition(inner))
+        else:
+            rest.append(op)
+    return additions, rest
+
+
+def _some_of(op: ops.ModifyTableOps, is_one: Callable[[MigrateOperation], bool]) -> list[ops.ModifyTableOps]:
+    chosen = [inner for inner in op.ops if is_one(inner)]
+    return [ops.ModifyTableOps(op.table_name, chosen, schema=op.schema)] if chosen else []
+
+
+def _is_drop(op: MigrateOperation) -> bool:
+    is_drop = isinstance(op, operations.SqlOperation) and op.action == "drop"
+    return is_drop or isinstance(op, operations.DropDeclaredColumnOp)
+
+
+def _is_addition(op: MigrateOperation) -> bool:
+    return isinstance(op, ops.AddConstraintOp | ops.CreateIndexOp)
+
+
+def _is_reference(op: MigrateOperation) -> bool:
+    return isinstance(op, ops.CreateForeignKeyOp)
 
 
 def _exact(

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     CreateView,
     Index,
     Table,
@@ -89,6 +90,35 @@ def signature(items: Table, *, changed: bool) -> None:
     items.append_column(Column("size", BigInteger, server_default=text("app.start()")))
     items.append_constraint(CheckConstraint("size >= app.start()", name="ck_items_size"))
     CreateView(select(literal_column("app.start()").label("start")), "v_start", metadata=items.metadata, schema="app")
+
+
+def signature_used_by_what_goes(items: Table, *, changed: bool) -> None:
+    """By a table and a column that are dropped in the same revision, and through a function that is."""
+    kind = "bigint" if changed else "integer"
+    declare(items.metadata, f"CREATE FUNCTION app.start() RETURNS {kind} LANGUAGE sql IMMUTABLE RETURN 1::{kind}")
+    items.append_column(Column("first", BigInteger, server_default=text("app.start()")))
+    CreateView(select(items.c.first), "v_first", metadata=items.metadata, schema="app")
+    if not changed:
+        declare(items.metadata, "CREATE FUNCTION app.next() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN app.start()")
+        items.append_column(Column("size", BigInteger, server_default=text("app.next()"), comment="with a\ttab"))
+        Table(
+            "counts",
+            items.metadata,
+            Column("id", BigInteger, primary_key=True, server_default=text("app.start()")),
+            Column("next", BigInteger, Computed("(id + app.next())", persisted=True)),
+        )
+
+
+def function_called_by_a_string(items: Table, *, changed: bool) -> None:
+    """PostgreSQL does not know who calls it, and calls it where a generated column is added."""
+    kind, last = ("bigint", "") if changed else ("integer", "::integer")
+    declare(
+        items.metadata,
+        f"CREATE FUNCTION app.a(n {kind}) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN n",
+        f"CREATE FUNCTION app.b() RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN app.a(1{last}); END'",
+    )
+    number = "app.b() + 1" if changed else "app.b()"
+    items.append_column(Column("size", BigInteger, Computed(number, persisted=True)))
 
 
 def default_by_a_new_function(items: Table, *, changed: bool) -> None:

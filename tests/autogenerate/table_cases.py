@@ -182,6 +182,19 @@ def generated_column(items: Table, *, changed: bool) -> None:
     CreateView(select(items.c.length), "v_lengths", metadata=items.metadata, schema="app")
 
 
+def generated_column_with_new_things_on_it(items: Table, *, changed: bool) -> None:
+    """It is made again, with its storage, before what Alembic makes on it."""
+    said = "upper(name)" if changed else "lower(name)"
+    items.append_column(Column("said", Text, Computed(said, persisted=True)))
+    declare(items.metadata, "ALTER TABLE app.items ALTER COLUMN said SET STORAGE EXTERNAL")
+    owners = Table("a_owners", items.metadata, Column("id", BigInteger, primary_key=True), Column("said", Text))
+    if changed:
+        items.append_constraint(UniqueConstraint("said", name="uq_items_said"))
+        items.append_constraint(CheckConstraint("said <> 'A'", name="ck_items_said"))
+        Index("ix_items_said", items.c.said, items.c.name)
+        owners.append_constraint(ForeignKeyConstraint(["said"], ["app.items.said"]))
+
+
 def unique_constraint(items: Table, *, changed: bool) -> None:
     items.append_constraint(
         UniqueConstraint("name", name="uq_items_name", **({"postgresql_nulls_not_distinct": True} if changed else {}))
