@@ -12,7 +12,8 @@ SELECT k.kind, p.oid::regprocedure::text AS name, false AS is_part,
    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = p.tableoid AND objid = p.oid AND deptype = 'e')
 UNION ALL
 SELECT 'aggregate', p.oid::regprocedure::text, false, p.tableoid, p.oid, 0, NULL, p.proname,
-       ARRAY[format('CREATE AGGREGATE %s(%s) (%s)', p.oid::regproc, pg_get_function_arguments(p.oid),
+       ARRAY[format('CREATE AGGREGATE %s(%s) (%s)', p.oid::regproc,
+                    COALESCE(NULLIF(pg_get_function_arguments(p.oid), ''), '*'),
                     concat_ws(', ', 'SFUNC = ' || a.aggtransfn::regproc,
                               'STYPE = ' || format_type(a.aggtranstype, NULL),
                               'SSPACE = ' || NULLIF(a.aggtransspace, 0),
@@ -35,15 +36,16 @@ SELECT 'aggregate', p.oid::regprocedure::text, false, p.tableoid, p.oid, 0, NULL
                                                WHERE o.oid = a.aggsortop),
                               'PARALLEL = ' || CASE p.proparallel WHEN 's' THEN 'SAFE' WHEN 'r' THEN 'RESTRICTED' END,
                               CASE a.aggkind WHEN 'h' THEN 'HYPOTHETICAL' END))],
-       format('DROP AGGREGATE %s(%s)', p.oid::regproc, pg_get_function_identity_arguments(p.oid)),
-       jsonb_strip_nulls(jsonb_build_object(format('AGGREGATE %s(%s)', p.oid::regproc,
-                                                   pg_get_function_identity_arguments(p.oid)),
-                                            obj_description(p.oid, 'pg_proc')))
+       'DROP AGGREGATE ' || n.signature,
+       jsonb_strip_nulls(jsonb_build_object('AGGREGATE ' || n.signature, obj_description(p.oid, 'pg_proc')))
   FROM pg_proc AS p JOIN pg_aggregate AS a ON a.aggfnoid = p.oid
  -- What it is by default, by the kind of aggregate, is not said.
  CROSS JOIN LATERAL (SELECT CASE WHEN a.aggfinalmodify <> CASE a.aggkind WHEN 'n' THEN 'r' ELSE 'w' END
                                  THEN CASE a.aggfinalmodify WHEN 'r' THEN 'READ_ONLY' WHEN 's' THEN 'SHAREABLE'
                                                             ELSE 'READ_WRITE' END END) AS k (final)
+ -- Of one without arguments (*) is said, not ().
+ CROSS JOIN LATERAL (SELECT format('%s(%s)', p.oid::regproc,
+                                   COALESCE(NULLIF(pg_get_function_identity_arguments(p.oid), ''), '*'))) AS n (signature)
  WHERE p.pronamespace = ANY (:schemas)
    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = p.tableoid AND objid = p.oid AND deptype = 'e')
 UNION ALL

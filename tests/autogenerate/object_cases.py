@@ -208,6 +208,12 @@ def aggregate(items: Table, *, changed: bool) -> None:
     CreateView(query, "v_total", metadata=items.metadata, schema="app")
 
 
+def aggregate_without_arguments(items: Table, *, changed: bool) -> None:
+    parts = f"SFUNC = pg_catalog.int8inc, STYPE = bigint, INITCOND = {int(changed)}"
+    made = f"CREATE AGGREGATE app.counted(*) ({parts})"
+    declare(items.metadata, (made, "COMMENT ON AGGREGATE app.counted(*) IS 'how many'"))
+
+
 def statistics_object(items: Table, *, changed: bool) -> None:
     items.append_column(Column("length", BigInteger))
     kinds = "ndistinct, dependencies" if changed else "ndistinct"

@@ -267,7 +267,7 @@ def view_of_other_columns(*, changed: bool) -> MetaData:
 
 
 def routines(*, changed: bool) -> MetaData:
-    """A function that others call, one of two of that name, a procedure and an aggregate."""
+    """A function that others call, one of two of that name, a procedure and aggregates."""
     metadata, items = metadata_of()
     items.append_column(Column("code", BigInteger, server_default=text(f"app.{'code' if changed else 'number'}(1)")))
     declare(metadata, "CREATE FUNCTION app.number(text) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 1")
@@ -278,6 +278,7 @@ def routines(*, changed: bool) -> MetaData:
         ("number", "code", "CREATE FUNCTION {}(bigint) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN $1"),
         ("clean", "wipe", "CREATE PROCEDURE {}() LANGUAGE plpgsql AS 'BEGIN DELETE FROM app.items; END'"),
         ("total", "sum_up", "CREATE AGGREGATE {}(bigint) (SFUNC = pg_catalog.int8pl, STYPE = bigint, INITCOND = 0)"),
+        ("counted", "tallied", "CREATE AGGREGATE {}(*) (SFUNC = pg_catalog.int8inc, STYPE = bigint, INITCOND = 0)"),
     ):
         sql = made.format(f"app.{new if changed else old}")
         said = "COMMENT ON {} IS 'x'".format(sql[7:].partition(")")[0] + ")")
