@@ -145,10 +145,11 @@ def drops_apart(
         if not isinstance(op, ops.ModifyTableOps):
             (gone if _is_drop(op) else rest).append(op)
             continue
-        former = names.former_relation(Relation(str(op.schema), op.table_name))
+        former = names.former_relation(Relation(str(op.schema), op.table_name)).name
         for inner in filter(_is_drop, op.ops):
             if isinstance(inner, ops.DropColumnOp):
-                gone.append(operations.drop_column_of(former.name, inner))
+                of_former = operations.drop_column_of(former, inner)
+                gone.append(ops.ModifyTableOps(former, [of_former], schema=op.schema))
             else:
                 gone.append(inner)
         rest += _some_of(op, lambda inner: not _is_drop(inner))

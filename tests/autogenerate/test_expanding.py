@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import BigInteger, Column, Computed, Index, MetaData, Numeric, Table, Text, text
 
+from arc_halo.autogenerate import renamed_from
 from arc_halo.autogenerate.expanding import declare_expansion, is_filled, standing_expansions
 from arc_halo.autogenerate.expanding.backfilling import backfill
 from arc_halo.autogenerate.expanding.declaring import Expansion
@@ -14,10 +15,10 @@ from arc_halo.testing.migrations import assert_round_trip, assert_same
 FORWARD, BACKWARD = "(price * 100)::bigint", "price_cents / 100.0"
 
 
-def shop(*columns: Column, expands: bool = False, **options) -> MetaData:
+def shop(*columns: Column, expands: bool = False, name: str = "items", **options) -> MetaData:
     """``app.items`` with its old price, or with the columns given."""
     metadata = MetaData(schema="app", naming_convention={"pk": "pk_%(table_name)s"})
-    table = Table("items", metadata, Column("id", BigInteger, primary_key=True), *columns, **options)
+    table = Table(name, metadata, Column("id", BigInteger, primary_key=True), *columns, **options)
     if expands:
         declare_expansion(table, "price", "price_cents", forward=FORWARD, backward=BACKWARD)
     return metadata
@@ -39,8 +40,8 @@ def expanded(**options) -> MetaData:
     return shop(price(), cents(**options), expands=True)
 
 
-def after(**options) -> MetaData:
-    return shop(cents(**options))
+def after(name: str = "items", **options) -> MetaData:
+    return shop(cents(**options), name=name)
 
 
 @pytest.fixture
@@ -131,6 +132,33 @@ def test_the_contract_refuses_until_every_row_is_filled(expanding):
     backfill(expanding.engine, one_of(expanded()))
     expanding.upgrade()
     expanding.execute("INSERT INTO app.items VALUES (3, 350)")
+
+
+def with_another(metadata: MetaData, name: str) -> MetaData:
+    other = Table(name, metadata, Column("id", BigInteger))
+    return metadata if name == "other" else renamed_from(other, "other").metadata
+
+
+@pytest.mark.parametrize("what", ["the table", "another"])
+def test_it_refuses_in_a_revision_that_renames(project, what):
+    project.migrate(with_another(before(), "other"))
+    project.execute("INSERT INTO app.items VALUES (1, 1.005), (2, 2.5)")
+    project.migrate(with_another(expanded(), "other"))
+    stood = project.things()
+    if what == "the table":
+        contracted = with_another(after(name="things"), "other")
+        renamed_from(contracted.tables["app.things"], "items")
+    else:
+        contracted = with_another(after(), "others")
+    project.revise(contracted)
+    with pytest.raises(Exception, match=r"app\.items has rows whose price_cents is not filled yet"):
+        project.upgrade()
+    backfill(project.engine, one(project))
+    project.upgrade()
+    assert_same(project.things(), project.built())
+    project.downgrade()
+    assert_same(project.things(), stood)
+    assert rows(project) == [(1, "1.0100", 101), (2, "2.5000", 250)]
 
 
 def one_of(metadata: MetaData) -> Expansion:
