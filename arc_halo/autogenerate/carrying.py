@@ -74,7 +74,9 @@ def carry(comparison: Comparison, dropped: Iterable[Key]) -> tuple[list[MigrateO
             removal = comparison.current[key].removal  # ALTER TABLE ... DROP COLUMN ...
             relations.add(removal.removeprefix("ALTER TABLE ").rpartition(" DROP COLUMN ")[0])
         for kinds, names in ((_RELATIONS, relations), (_ROUTINES, routines)):
-            if key.kind in kinds and any(Key(kind, key.name) in comparison.wanted for kind in kinds):
+            if key.kind in kinds and (
+                comparison.is_kept(key) or any(Key(each, key.name) in comparison.wanted for each in kinds)
+            ):
                 names.add(key.name)
     if not relations | routines:
         return [], []

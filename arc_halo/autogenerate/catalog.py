@@ -14,7 +14,6 @@ from arc_halo.autogenerate.schemas import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
 
     from sqlalchemy import Connection, Row
 
@@ -46,7 +45,8 @@ class Address(NamedTuple):
 class Found:
     """An object or part as the catalogs describe it; ``removal`` is the statement that drops it.
 
-    ``relation`` is the table that it belongs to, ``member`` the bare name of what it is in it.
+    ``relation`` is the table that it belongs to, ``member`` the bare name of what it is in it; ``subject`` is of a
+    privilege, and what it is about, as PostgreSQL writes it.
     """
 
     address: Address
@@ -56,6 +56,7 @@ class Found:
     definition: Statements
     removal: str
     comments: Mapping[str, str]
+    subject: str | None = None
 
     @property
     def statements(self) -> Statements:

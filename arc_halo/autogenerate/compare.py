@@ -95,7 +95,14 @@ class Comparison:
     schemas: set[str]  # that hold something as declared
     others: Others
     changes: Changes = field(default_factory=Changes)
-    put_back: dict[Key, Found] = field(default_factory=dict)  # what OR REPLACE replaced, by its new names
+    # What stands as it reads after the renames: what OR REPLACE replaces, and what is kept.
+    put_back: dict[Key, Found] = field(default_factory=dict)
+
+    def is_kept(self, key: Key) -> bool:
+        """Whether it is of others: where it is in the way, it is dropped and made again as it was."""
+        found = self.current[key]
+        goes = found.relation in self.gone_tables  # with its table
+        return key not in self.wanted and not goes and self.others.own_object(key, found)
 
 
 def look_renamed(
@@ -209,6 +216,8 @@ def _comparison(
             used_schemas(connection, schemas),
             of_others,
         )
+        if renames:
+            comparison.put_back = _kept_by_new_names(connection, schemas, comparison)
         comparison.changes = _changes(connection, schemas, comparison, before.keys() & declared_columns.keys())
         comparison.changes.new_parts |= indexes
         comparison.changes.new_parts |= late_references(table_ops, standing_tables, wanted)
@@ -284,6 +293,26 @@ def _replaceable(connection: Connection, comparison: Comparison, key: Key) -> bo
             new = comparison.former[key].statements
             run(connection, ["SET LOCAL check_function_bodies = off"])
         return succeeds(connection, or_replace(old)) and succeeds(connection, or_replace(new))
+
+
+def _kept_by_new_names(connection: Connection, schemas: Schemas, comparison: Comparison) -> dict[Key, Found]:
+    """What others keep, as it reads after the renames; left out what cannot be made of declared tables alone."""
+    kept = {
+        key: found
+        for key, found in comparison.current.items()
+        if not found.is_part and key.kind not in PRIVILEGES and comparison.is_kept(key)
+    }
+    if not kept:
+        return {}
+    waiting = list(kept.values())
+    with rolled_back(connection):
+        run(connection, ["SET LOCAL check_function_bodies = off"])
+        while made := [found for found in waiting if succeeds(connection, found.statements)]:
+            waiting = [found for found in waiting if found not in made]
+        addresses = {found.removal: found.address for found in read(connection, schemas).values()}
+        run(connection, [statement for _, each in comparison.names.operations for statement in each.up])
+        renamed = {found.address: found for found in read(connection, schemas).values()}
+    return {key: renamed[addresses[found.removal]] for key, found in kept.items() if found.removal in addresses}
 
 
 def _put_back(connection: Connection, schemas: Schemas, comparison: Comparison, key: Key) -> Found:

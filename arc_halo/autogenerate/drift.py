@@ -88,25 +88,25 @@ def differences_from_declared(connection: Connection, metadata: MetaData) -> lis
     sqlalchemy.exc.DBAPIError
         PostgreSQL refuses a declaration.
     """
-    standing = _of_ours(connection, metadata, _things(connection, metadata, declared_schemas(metadata), declared=False))
+    standing = _things(connection, metadata, declared_schemas(metadata), declared=False)
+    theirs = _theirs(connection, metadata, standing)
     standing += extension_things(metadata, standing_extensions(connection, metadata))
     with _declared(connection, metadata) as schemas:
         declared = _things(connection, metadata, schemas, declared=True)
         declared += extension_things(metadata, standing_extensions(connection, metadata))
+        ours = {(each.kind, each.name) for each in declared}
+        standing = [each for each in standing if each not in theirs or (each.kind, each.name) in ours]
         owned = {each.name for each in (*declared, *standing) if each.kind == "grant" and not each.text}
         found = compare_things(_compared(declared, owned), _compared(standing, owned))
         return [each for each in found if each.change != "changed" or not _is_parsed_twice(connection, schemas, each)]
 
 
-def _of_ours(connection: Connection, metadata: MetaData, described: Iterable[Thing]) -> list[Thing]:
-    """All but what is to be left alone."""
-    schemas, of_others = declared_schemas(metadata), others(connection, metadata)
-    theirs = {key for key, found in read(connection, schemas).items() if of_others.own_object(key, found)}
-    return [
-        each
-        for each in described
-        if (each.kind, each.name) not in theirs and not of_others.own(each.name, each.relation)
-    ]
+def _theirs(connection: Connection, metadata: MetaData, described: Iterable[Thing]) -> set[Thing]:
+    """What is to be left alone unless it is declared."""
+    of_others = others(connection, metadata)
+    found = read(connection, declared_schemas(metadata)) | read_privileges(connection, metadata, declared=False)
+    theirs = {key for key, each in found.items() if of_others.own_object(key, each)}
+    return {each for each in described if (each.kind, each.name) in theirs or of_others.own(each.name, each.relation)}
 
 
 def _things(connection: Connection, metadata: MetaData, schemas: Schemas, *, declared: bool) -> list[Thing]:

@@ -203,8 +203,11 @@ def _creations(comparison: Comparison, order: list[Key]) -> tuple[list[MigrateOp
         elif key in changes.replaced:
             former = comparison.put_back.get(key, current[key])
             side.append(operations.replace(key, made.source, wanted[key], former))
-    kept = [key for key in reversed(order) if key not in wanted and comparison.others.own_object(key, current[key])]
-    return before, [*after, *(operations.create(key, current[key].statements, current[key]) for key in kept)]
+    for key in reversed(order):
+        if comparison.is_kept(key):
+            kept = comparison.put_back.get(key, current[key])
+            after.append(operations.create(key, kept.statements, kept))
+    return before, after
 
 
 def _parts(comparison: Comparison, order: list[Key]) -> Iterator[MigrateOperation]:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import text
-
+from arc_halo.autogenerate.catalog import qualified
 from arc_halo.autogenerate.schemas import Relation, declared_schemas, quoted
 
 if TYPE_CHECKING:
@@ -20,12 +19,16 @@ if TYPE_CHECKING:
 
 _INFO: Final = "arc_halo.autogenerate.others"
 _MARKED: Final = """
-SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) || COALESCE('.' || pg_catalog.quote_ident(a.attname), '')
-  FROM pg_catalog.pg_class AS c
-  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-  JOIN pg_catalog.pg_description AS d ON d.classoid = c.tableoid AND d.objoid = c.oid
-  LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0
- WHERE n.nspname = ANY (:schemas) AND pg_catalog.strpos(d.description, :marker) > 0"""
+SELECT c.oid::regclass || COALESCE('.' || quote_ident(a.attname), '')
+  FROM pg_class AS c
+  JOIN pg_description AS d ON d.classoid = c.tableoid AND d.objoid = c.oid
+  LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0
+ WHERE c.relnamespace = ANY (:schemas) AND strpos(d.description, :marker) > 0
+ UNION ALL
+SELECT p.oid::regprocedure::text
+  FROM pg_proc AS p
+  JOIN pg_description AS d ON d.classoid = p.tableoid AND d.objoid = p.oid
+ WHERE p.pronamespace = ANY (:schemas) AND strpos(d.description, :marker) > 0"""
 
 
 def leave_alone(metadata: MetaData, *names: str, marker: str | None = None) -> None:
@@ -75,8 +78,8 @@ class Others:
         )
 
     def own_object(self, key: Key, found: Found) -> bool:
-        """Whether an object or part is theirs."""
-        return self.own(key.name, found.relation, found.comments.values())
+        """Whether an object or part, or what a privilege is about, is theirs."""
+        return self.own(found.subject or key.name, found.relation, found.comments.values())
 
 
 def others(connection: Connection | None, metadata: MetaData) -> Others:
@@ -86,7 +89,7 @@ def others(connection: Connection | None, metadata: MetaData) -> Others:
     marked: set[str] = set()
     for marker in markers if connection is not None else ():
         assert connection is not None
-        marked |= set(connection.scalars(text(_MARKED), {"schemas": list(schemas), "marker": marker}))
+        marked |= {str(row[0]) for row in qualified(connection, _MARKED, schemas, {"marker": marker})}
     declared = frozenset(name for table in metadata.tables.values() for name in _names(table))
     return Others(tuple(patterns), tuple(markers), frozenset(marked), declared)
 

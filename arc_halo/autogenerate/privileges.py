@@ -61,6 +61,11 @@ class _Held(NamedTuple):
     every: list[str]
 
     @property
+    def name(self) -> str:
+        """What it is about, without the kind."""
+        return self.target if self.type == "r" else self.target.partition(" ")[2]
+
+    @property
     def said(self) -> _Said:
         """What of it a GRANT or REVOKE changes."""
         return self.target, self.clause, self.grantee, self.column_name, self.privilege, self.is_grantable
@@ -255,4 +260,4 @@ def _read_owners(connection: Connection, metadata: MetaData, schemas: Schemas, *
 
 def _found(about: _Held | Row[Any], definition: Statements, removal: str) -> Found:
     relation = Relation(*about.relation) if about.relation else None
-    return Found(Address(0, about.oid, 0), False, relation, None, definition, removal, {})
+    return Found(Address(0, about.oid, 0), False, relation, None, definition, removal, {}, about.name)

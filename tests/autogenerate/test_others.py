@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import BigInteger, Column, CreateView, String, Table, select, text
+from sqlalchemy import BigInteger, Column, CreateView, MetaData, String, Table, select, text
 
-from arc_halo.autogenerate import declare, leave_alone
+from arc_halo.autogenerate import declare, leave_alone, manage_grants, renamed_from
 from arc_halo.autogenerate.drift import differences_from_declared
 from arc_halo.testing.migrations import assert_same
 from tests.autogenerate.project import new_metadata
@@ -131,3 +131,102 @@ def test_names_are_as_postgresql_writes_them(project):
     assert "Their" not in project.migrate(metadata)
     with project.engine.connect() as connection:
         assert connection.scalar(text("""SELECT count(*) FROM app."Their table" """)) == 0
+
+
+def renamed():
+    """The table and a column of it under new names, the column of another type."""
+    metadata = MetaData(schema="app", naming_convention=new_metadata().naming_convention)
+    title = renamed_from(Column("title", String(80), nullable=False), "name")
+    renamed_from(Table("articles", metadata, Column("id", BigInteger, primary_key=True), title), "items")
+    leave_alone(metadata, "app.legacy_*", "app.dba_*", "dba_* ON app.*")
+    return metadata
+
+
+def test_what_is_in_the_way_comes_back_by_new_names(project):
+    project.migrate(ours())
+    project.execute(
+        FUNCTION,
+        "CREATE VIEW app.legacy_view AS SELECT id, name FROM app.items",
+        "CREATE VIEW app.legacy_on_it AS SELECT name FROM app.legacy_view",
+        "CREATE TRIGGER dba_touch BEFORE UPDATE OF name ON app.items FOR EACH ROW EXECUTE FUNCTION app.dba_touch()",
+    )
+    before = project.things()
+    project.migrate(renamed())
+    with project.engine.connect() as connection:
+        view = connection.scalar(text("SELECT pg_get_viewdef('app.legacy_view'::regclass)"))
+        trigger = connection.scalar(text("SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'dba_touch'"))
+    assert "title AS name" in view
+    assert "UPDATE OF title ON app.articles" in trigger
+    after = project.things()
+    project.downgrade()
+    assert_same(project.things(), before)
+    project.upgrade()
+    assert_same(project.things(), after)
+
+
+def test_what_is_in_the_way_keeps_its_grants(project, roles):
+    """Also those of roles whose privileges are declared."""
+
+    def managed(**options):
+        metadata = ours(**options)
+        manage_grants(metadata, roles.reader)
+        return metadata
+
+    project.migrate(managed())
+    project.execute(
+        "CREATE VIEW app.legacy_view AS SELECT id, name FROM app.items",
+        f"GRANT SELECT ON app.legacy_view TO {roles.reader}, {roles.other}",
+    )
+    acl = text("SELECT relacl::text FROM pg_class WHERE oid = 'app.legacy_view'::regclass")
+    with project.engine.connect() as connection:
+        before = connection.scalar(acl)
+    metadata = managed()
+    metadata.tables["app.items"].c.name.type = String(80)
+    project.migrate(metadata)
+    for move in (project.downgrade, project.upgrade):
+        with project.engine.connect() as connection:
+            assert connection.scalar(acl) == before
+        move()
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_grants_on_a_function_of_theirs_are_theirs(project, roles, marked):
+    def managed(**options):
+        metadata = ours(legacy=not marked, **options)
+        manage_grants(metadata, roles.reader)
+        leave_alone(metadata, marker="kept by the DBA")
+        return metadata
+
+    project.migrate(managed())
+    project.execute(
+        FUNCTION,
+        f"COMMENT ON FUNCTION app.dba_touch() IS '{'kept by the DBA' if marked else ''}'",
+        f"GRANT EXECUTE ON FUNCTION app.dba_touch() TO {roles.reader}",
+    )
+    with project.engine.connect() as connection:
+        assert differences_from_declared(connection, managed()) == []
+    assert "dba_touch" not in project.migrate(managed(changed=True))
+
+
+def test_a_trigger_of_theirs_goes_with_its_table(project):
+    metadata = ours()
+    Table("extra", metadata, Column("id", BigInteger, primary_key=True))
+    leave_alone(metadata, "dba_* ON app.*")
+    project.migrate(metadata)
+    project.execute(
+        FUNCTION, "CREATE TRIGGER dba_touch BEFORE UPDATE ON app.extra FOR EACH ROW EXECUTE FUNCTION app.dba_touch()"
+    )
+    before = project.things()
+    rest = ours()
+    leave_alone(rest, "dba_* ON app.*")
+    project.migrate(rest)
+    project.downgrade()
+    assert_same(project.things(), before)
+
+
+def test_a_declared_function_of_such_a_name_is_no_drift(project):
+    metadata = ours()
+    declare(metadata, FUNCTION)
+    project.migrate(metadata)
+    with project.engine.connect() as connection:
+        assert differences_from_declared(connection, metadata) == []
