@@ -8,7 +8,7 @@ objects, saves them before the drops and gives them again. The setting that hold
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.objects import Key
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 
     from alembic.operations import MigrateOperation
 
+    from arc_halo.autogenerate.catalog import Found
     from arc_halo.autogenerate.compare import Comparison
 
 _RELATIONS: Final = ("view", "matview")
 _ROUTINES: Final = ("function", "procedure", "aggregate")
 _OF_RELATIONS: Final = """\
-SELECT oid::regclass::text AS target, NULL AS columns, relacl AS acl
-  FROM pg_class WHERE oid = ANY (ARRAY[{0}]::regclass[])
+SELECT made AS target, NULL AS columns, relacl AS acl
+  FROM pg_class JOIN (VALUES {0}) AS r (standing, made) ON oid = standing::regclass
  UNION ALL
-SELECT attrelid::regclass::text, concat(' (', quote_ident(attname), ')'), attacl
-  FROM pg_attribute WHERE attrelid = ANY (ARRAY[{0}]::regclass[])"""
+SELECT made, concat(' (', quote_ident(attname), ')'), attacl
+  FROM pg_attribute JOIN (VALUES {0}) AS r (standing, made) ON attrelid = standing::regclass"""
 _OF_ROUTINES: Final = """\
-SELECT concat('ROUTINE ', oid::regprocedure) AS target, NULL AS columns, proacl AS acl
-  FROM pg_proc WHERE oid = ANY (ARRAY[{0}]::regprocedure[])"""
+SELECT concat('ROUTINE ', made) AS target, NULL AS columns, proacl AS acl
+  FROM pg_proc JOIN (VALUES {0}) AS r (standing, made) ON oid = standing::regprocedure"""
 _SAVE: Final = """\
 WITH made_again AS (
 {0}
@@ -63,31 +64,45 @@ BEGIN
 END $$"""
 
 
+class _Again(NamedTuple):
+    """What is made again, as PostgreSQL writes its name before and after."""
+
+    standing: str
+    made: str
+
+
 def carry(comparison: Comparison, dropped: Iterable[Key]) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
     """Save the privileges of what is dropped and made again, and give them again; in the downgrade, too."""
-    relations: set[str] = set()
-    routines: set[str] = set()
+    relations: set[_Again] = set()
+    routines: set[_Again] = set()
     for key in dropped:
-        if comparison.names.are_new(key, comparison.current[key]):
-            continue  # a GRANT of the old name would find nothing
         if key.kind == "generated" and key in comparison.wanted:
-            removal = comparison.current[key].removal  # ALTER TABLE ... DROP COLUMN ...
-            relations.add(removal.removeprefix("ALTER TABLE ").rpartition(" DROP COLUMN ")[0])
+            relations.add(_Again(_table_of(comparison.current[key]), _table_of(comparison.wanted[key])))
         for kinds, names in ((_RELATIONS, relations), (_ROUTINES, routines)):
             if key.kind in kinds and (
                 comparison.is_kept(key) or any(Key(each, key.name) in comparison.wanted for each in kinds)
             ):
-                names.add(key.name)
+                names.add(_Again(comparison.names.former_key(key).name, key.name))
     if not relations | routines:
         return [], []
+    key = Key("privileges", ", ".join(sorted(each.made for each in relations | routines)))
+    back = [{_Again(each.made, each.standing) for each in names} for names in (relations, routines)]
+    save, save_back = _save(relations, routines), _save(*back)
+    return [SqlOperation("carry", key, (save,), (_RESTORE,))], [SqlOperation("carry", key, (_RESTORE,), (save_back,))]
+
+
+def _table_of(column: Found) -> str:
+    return column.removal.removeprefix("ALTER TABLE ").rpartition(" DROP COLUMN ")[0]
+
+
+def _save(relations: set[_Again], routines: set[_Again]) -> str:
     named = [(_OF_RELATIONS, relations), (_OF_ROUTINES, routines)]
-    save = _SAVE.format("\n UNION ALL\n".join(query.format(_literals(names)) for query, names in named if names))
-    key = Key("privileges", ", ".join(sorted(relations | routines)))
-    return [SqlOperation("carry", key, (save,), (_RESTORE,))], [SqlOperation("carry", key, (_RESTORE,), (save,))]
+    return _SAVE.format("\n UNION ALL\n".join(query.format(_values(names)) for query, names in named if names))
 
 
-def _literals(names: Iterable[str]) -> str:
-    return ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(names))
+def _values(names: Iterable[_Again]) -> str:
+    literals = [["'" + name.replace("'", "''") + "'" for name in each] for each in sorted(names)]
+    return ", ".join(f"({standing}, {made})" for standing, made in literals)
 
 
 def around(comparison: Comparison, drop: set[Key]) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
@@ -120,9 +135,10 @@ def _owners(comparison: Comparison, key: Key, drop: set[Key]) -> tuple[list[Migr
     made_of = Key(*key.name.split(" ", 1))
     is_gone = made_of in drop or (made_of.kind == "table" and current and current.relation in comparison.gone_tables)
     changes = current is not None and wanted is not None and current.definition != wanted.definition
+    is_renamed = bool(comparison.names.operations) and wanted is None and not comparison.is_kept(key)
     first: list[MigrateOperation] = []
     last: list[MigrateOperation] = []
-    if current is not None and (is_gone or changes):
+    if current is not None and (is_gone or changes or is_renamed):
         first.append(SqlOperation("own", key, (), current.definition))
     if wanted is not None and (current is None or is_gone or changes):
         last.append(SqlOperation("own", key, wanted.definition, ()))

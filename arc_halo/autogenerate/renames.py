@@ -61,10 +61,6 @@ class Names:
         """What was called so before."""
         return next((old for old, new in self.keys.items() if new == key), key)
 
-    def are_new(self, key: Key, found: Found) -> bool:
-        """Whether an object has another name now, or what it belongs to."""
-        return self.former_key(key) != key or found.relation in self.relations.values()
-
     def former_relation(self, relation: Relation) -> Relation:
         """What the table or view was called before."""
         return next((old for old, new in self.relations.items() if new == relation), relation)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from alembic import command
-from sqlalchemy import BigInteger, Column, Computed, CreateView, Text, select
+from sqlalchemy import BigInteger, Column, Computed, CreateView, MetaData, Table, Text, select
 from sqlalchemy.exc import ProgrammingError
 
-from arc_halo.autogenerate import declare, manage_owners
+from arc_halo.autogenerate import declare, manage_owners, renamed_from
 from arc_halo.autogenerate.drift import differences_from_declared
 from arc_halo.autogenerate.linting import lint, temporary_database
 from arc_halo.database.migrate import migration_engine
@@ -289,3 +289,57 @@ def test_the_linter_can_run_it(project):
     assert revision.statements
     findings = {each.rule for judged in revision.statements for each in judged.findings}
     assert findings.isdisjoint({"fails", "in-transaction"})
+
+
+def test_what_is_made_again_by_a_new_name_keeps_its_grants(project, roles):
+    """What nobody but one role may call does not become everybody's."""
+
+    def declaring(name, result, *columns):
+        metadata = new_metadata()
+        items = metadata.tables["app.items"]
+        old = None if name == "one" else "one"
+        made = f"CREATE FUNCTION app.{name}(a integer) RETURNS {result} LANGUAGE sql RETURN a"
+        declare(metadata, made, renamed_from=old)
+        view = CreateView(select(*(items.c[each] for each in columns)), f"v_{name}", metadata=metadata, schema="app")
+        if old:
+            renamed_from(view.table, "v_one")
+        return metadata
+
+    project.migrate(declaring("one", "integer", "id", "name"))
+    project.execute(
+        "REVOKE ALL ON FUNCTION app.one(integer) FROM PUBLIC",
+        f"GRANT EXECUTE ON FUNCTION app.one(integer) TO {roles.other}",
+        f"GRANT SELECT (id), UPDATE (name) ON app.v_one TO {roles.writer}",
+        f"GRANT SELECT ON app.v_one TO {roles.other}",
+    )
+
+    def held(name):
+        columns = (acl(project, f"app.v_{name}", column) for column in ("id", "name"))
+        return *all_of(project, f"app.{name}(integer)", f"app.v_{name}"), *columns
+
+    before = held("one")
+    project.migrate(declaring("two", "bigint", "name", "id"))
+    assert held("two") == before
+    project.downgrade()
+    assert held("one") == before
+    project.upgrade()
+    assert held("two") == before
+
+
+def test_the_former_owner_of_what_is_renamed_comes_back(project, roles):
+    def owned(name, owner):
+        metadata = MetaData(schema="app")
+        table = Table(name, metadata, Column("id", BigInteger, primary_key=True))
+        manage_owners(metadata, owner)
+        return metadata if name == "items" else renamed_from(table, "items").metadata
+
+    def owner(name):
+        with project.engine.connect() as connection:
+            query = f"SELECT relowner::regrole::text FROM pg_class WHERE oid = 'app.{name}'::regclass"
+            return connection.exec_driver_sql(query).scalar_one()
+
+    project.migrate(owned("items", roles.other))
+    project.migrate(owned("things", roles.owner))
+    assert owner("things") == roles.owner
+    project.downgrade()
+    assert owner("items") == roles.other
