@@ -26,26 +26,29 @@ class Server:
         resources.callback(self._server.close)
         self._resources = resources
         self.connection = self.connect("postgres")
-        self._databases: list[psycopg.Connection[Any]] = []
+        self._databases: list[str] = []
         self._create("migrated", "template1")
         arc_halo.connect(self._server.url("migrated"), migrate=True).close()
 
     def connect(self, database: str) -> psycopg.Connection[Any]:
         """A connection in autocommit, closed when the benchmark ends."""
-        address = self._server.url(database).set(drivername="postgresql").render_as_string(hide_password=False)
-        return self._resources.enter_context(psycopg.connect(address, autocommit=True))
+        return self._resources.enter_context(self._connection(database))
 
     def create(self, database: str) -> URL:
         """A new database with our schema."""
         self._create(database, "migrated")
-        self._databases.append(self.connect(database))
+        self._databases.append(database)
         return self._server.url(database)
 
     def create_empty(self, database: str) -> URL:
         """A new database with nothing in it."""
         self._create(database, "template1")
-        self._databases.append(self.connect(database))
+        self._databases.append(database)
         return self._server.url(database)
+
+    def _connection(self, database: str) -> psycopg.Connection[Any]:
+        address = self._server.url(database).set(drivername="postgresql").render_as_string(hide_password=False)
+        return psycopg.connect(address, autocommit=True)
 
     def _create(self, database: str, template: str) -> None:
         names = (sql.Identifier(name) for name in (database, template))
@@ -53,13 +56,10 @@ class Server:
 
     def restart(self) -> None:
         """Stop and start it, with nothing in its memory; what others hold open is cut."""
-        names = [each.info.dbname for each in self._databases]
-        for each in (self.connection, *self._databases):
-            each.close()
+        self.connection.close()
         self._server.release()
         self._server.acquire()
         self.connection = self.connect("postgres")
-        self._databases = [self.connect(name) for name in names]
 
     def checkpoint(self) -> None:
         """Write what is dirty, so that the next measurement does not."""
@@ -67,6 +67,7 @@ class Server:
 
     def vacuum(self) -> None:
         """What autovacuum does sooner or later, at a time of our own."""
-        for connection in self._databases:
-            connection.execute("VACUUM (ANALYZE)")
+        for database in self._databases:
+            with self._connection(database) as connection:
+                connection.execute("VACUUM (ANALYZE)")
         self.checkpoint()
