@@ -226,10 +226,11 @@ def assert_round_trip(
     before: MetaData,
     after: MetaData,
     *,
+    start: MetaData | None = None,
     rest: MetaData | None = None,
     rows: Iterable[str] = (),
 ) -> str:
-    """Autogenerate gets from nothing to ``before``, to ``after``, to ``rest``, and all the way back.
+    """Autogenerate gets from nothing, or ``start``, to ``before``, to ``after``, to ``rest``, and all the way back.
 
     Each is one revision, after which each schema is what ``create_all`` makes of the metadata and a second autogenerate
     is empty; each downgrade gives the former catalog text, so does the upgrade after it; offline SQL does the same as
@@ -241,6 +242,8 @@ def assert_round_trip(
         Without revisions so far.
     before, after
         What is declared, and how it is changed.
+    start
+        What a revision of its own makes first; left out, nothing.
     rest
         What stays when the rest is removed; left out, nothing.
     rows
@@ -257,6 +260,9 @@ def assert_round_trip(
     AssertionError
         Something of this does not hold; it says what, and names each difference.
     """
+    if start is not None:
+        _migrate(project, start, "start")
+    origin = project.things()
     _migrate(project, before, "before")
     first = project.things()
     project.execute(*rows)
@@ -278,13 +284,21 @@ def assert_round_trip(
     removal = _migrate(project, rest, "rest")
     project.downgrade()
     assert_same(project.things(), second, f"The downgrade of the removal does not give `after`.\n{removal}")
+    project.downgrade("-2")
+    assert_same(project.things(), origin, "The downgrade of `before` does not give what stood.")
     project.downgrade("base")
     assert_same(project.things(), [], "The downgrade to base leaves something.")
-    project.execute(f"DROP TABLE {quoted(project.schema)}.alembic_version", project.sql("0002"))
-    assert_same(project.things(), second, "Offline SQL does not give `after`.")
-    project.execute(project.sql("0002:0001"))
-    assert_same(project.things(), first, "Offline SQL of the downgrade does not give `before`.")
+    _assert_same_offline(project, first, second, number=1 if start is None else 2)
     return change
+
+
+def _assert_same_offline(project: Project, first: list[Thing], second: list[Thing], *, number: int) -> None:
+    """``first`` is what revision ``number`` gives, ``second`` the next; the database is at base."""
+    former, latter = f"{number:04}", f"{number + 1:04}"
+    project.execute(f"DROP TABLE {quoted(project.schema)}.alembic_version", project.sql(latter))
+    assert_same(project.things(), second, "Offline SQL does not give `after`.")
+    project.execute(project.sql(f"{latter}:{former}"))
+    assert_same(project.things(), first, "Offline SQL of the downgrade does not give `before`.")
 
 
 def _migrate(project: Project, metadata: MetaData, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from sqlalchemy import BigInteger, Column, Enum, Integer, MetaData, Table
@@ -31,6 +32,17 @@ def counting(step, kind=BigInteger):
 def test_what_holds(project):
     assert "CREATE OR REPLACE FUNCTION" in assert_round_trip(project, counting(1), counting(2))
     assert_same(project.things(), project.things())
+
+
+def test_what_stands_first(project):
+    standing = MetaData(schema="odd name")
+    counting(0).tables["odd name.counted"].to_metadata(standing)
+    assert_round_trip(project, counting(1), counting(2), start=standing, rest=standing)
+    first, second, *_ = sorted(Path(project.config.get_main_option("script_location")).glob("versions/*.py"))
+    assert "create_table" in first.read_text()
+    assert "create_table" not in second.read_text()
+    project.use(counting(1))
+    assert_same(project.things(), project.built())
 
 
 def test_no_change_is_no_test(project):
