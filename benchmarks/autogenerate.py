@@ -1,7 +1,7 @@
 """Autogenerate beside other libraries, change by change, and its time on a large database beside plain Alembic's.
 
-Each change goes through `assert_round_trip` of `arc_halo.testing.migrations`, for every library that is installed, in a
-process of the library's own. Needs the extra `benchmark` for them.
+Each change goes through `assert_round_trip` of `arc_halo.testing.migrations`, from nothing and with the tables
+standing, for every library that is installed, in a process of the library's own. Needs the extra `benchmark` for them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from autogenerate_cases import CASES, large
 from autogenerate_libraries import LIBRARIES
-from autogenerate_report import BEGIN, END, Results, goals, to_markdown
+from autogenerate_report import BEGIN, END, WAYS, Results, goals, to_markdown
 from command import command_line, publish, scratch
 from machine import describe_machine
 from server import Server
@@ -44,12 +44,12 @@ def _run(library: str, work: dict[str, Any]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])  # above it is what Alembic says
 
 
-def _try_cases(server: Server, library: str, cases: list[str]) -> dict[str, str]:
+def _try_cases(server: Server, library: str, cases: list[str], *, standing: bool) -> dict[str, str]:
     urls = {
-        case: server.create_empty(f"{library}_{number}").render_as_string(hide_password=False)
+        case: server.create_empty(f"{library}_{standing:d}_{number}").render_as_string(hide_password=False)
         for number, case in enumerate(cases)
     }
-    return _run(library, urls)
+    return _run(library, {"urls": urls, "standing": standing})
 
 
 def _time(server: Server, counts: dict[str, int], rounds: int) -> tuple[list[float], list[float]]:
@@ -72,7 +72,10 @@ def run(size: str, folder: Path, resources: ExitStack, *, timed: bool) -> Result
     counts = _COUNTS[size]
     ours, plain = _time(server, counts, _ROUNDS[size]) if timed else ([], [])
     cases = list(CASES)[: _CASES[size]]
-    tried = {name: _try_cases(server, library.__name__, cases) for name, library in there.items()}
+    tried = {
+        way: {name: _try_cases(server, library.__name__, cases, standing=standing) for name, library in there.items()}
+        for way, standing in WAYS.items()
+    }
     return Results(machine, tried, counts, ours, plain)
 
 

@@ -42,6 +42,14 @@ def declared(case: str, *, changed: bool) -> MetaData:
     return metadata
 
 
+def tables_only(metadata: MetaData) -> MetaData:
+    """Its tables, without what is declared beside them."""
+    bare = MetaData(schema=metadata.schema, naming_convention=metadata.naming_convention)
+    for table in metadata.tables.values():
+        table.to_metadata(bare)
+    return bare
+
+
 def _sql(*declarations: str | tuple[str, ...]) -> Callable[[Table, bool], None]:
     """Declarations in which ``<<A|B>>`` is A, or B when changed."""
 
@@ -76,10 +84,10 @@ CASES: dict[str, Callable[[Table, bool], None]] = {
         f"CREATE FUNCTION app.odd(n integer) RETURNS text LANGUAGE sql AS $body${TRICKY.format('<<1|2>>')}$body$",
     ),
     "procedure": _sql("CREATE PROCEDURE app.clean() LANGUAGE sql AS $$DELETE FROM app.items WHERE id < <<1|2>>$$"),
-    "view, other condition": _sql("CREATE VIEW app.some AS SELECT id, name FROM app.items WHERE id > <<1|2>>"),
+    "view, other condition": _sql("CREATE VIEW app.few AS SELECT id, name FROM app.items WHERE id > <<1|2>>"),
     "view, column in the middle, with a view on it": _sql(
-        "CREATE VIEW app.some AS SELECT id, <<|1 AS n, >>name FROM app.items",
-        "CREATE VIEW app.names AS SELECT name FROM app.some",
+        "CREATE VIEW app.few AS SELECT id, <<|1 AS n, >>name FROM app.items",
+        "CREATE VIEW app.few_names AS SELECT name FROM app.few",  # also the order of the names: one sorts by them
     ),
     "column type below a view": _retyped,
     "materialized view, other columns": _sql(

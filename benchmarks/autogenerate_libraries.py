@@ -7,6 +7,7 @@ in a process of its own: they register with Alembic for all of a process.
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from arc_halo.autogenerate.objects import declared
@@ -62,7 +63,7 @@ def alembic_utils(metadata: MetaData, connection: Connection | None = None) -> d
         "POLICY": PGPolicy,
     }
     registry.clear()
-    register_entities([_of(kinds, kind).from_sql(sql) for kind, sql in _declared(metadata)], schemas=["app"])
+    register_entities([_of(kinds, kind).from_sql(sql) for kind, sql in _declared(metadata)])
     return alembic(metadata, connection)
 
 
@@ -71,7 +72,7 @@ def alembic_pg_autogen(metadata: MetaData, connection: Connection | None = None)
     import alembic_pg_autogen  # noqa: F401, PLC0415  (only where it is installed; registers itself)
 
     options: dict[str, Any] = {"pg_functions": [], "pg_triggers": [], "pg_views": []}
-    kinds = {"FUNCTION": "pg_functions", "PROCEDURE": "pg_functions", "TRIGGER": "pg_triggers", "VIEW": "pg_views"}
+    kinds = {"FUNCTION": "pg_functions", "TRIGGER": "pg_triggers", "VIEW": "pg_views"}  # it cannot parse a procedure
     for kind, sql in _declared(metadata):
         options[_of(kinds, kind)].append(sql)
     plugins = ["alembic.autogenerate.*", "alembic_pg_autogen.*"]
@@ -80,6 +81,8 @@ def alembic_pg_autogen(metadata: MetaData, connection: Connection | None = None)
 
 def sqlalchemy_declarative_extensions(metadata: MetaData, connection: Connection | None = None) -> dict[str, Any]:
     """sqlalchemy-declarative-extensions: objects with fields."""
+    # It imports alembic_utils where that is installed, whose comparator then drops whatever is not declared to it.
+    sys.modules.setdefault("alembic_utils", None)  # type: ignore[arg-type]
     import sqlalchemy_declarative_extensions as extensions  # noqa: PLC0415  (only where it is installed)
 
     makers = {

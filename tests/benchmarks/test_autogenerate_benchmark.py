@@ -17,8 +17,10 @@ def test_every_figure_is_measured(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
-    assert set(results["libraries"]["Arc-Halo"].values()) == {"yes"}
-    assert len(results["libraries"]) == 1 + sum(find_spec(each) is not None for each in PEERS)
+    assert list(results["ways"]) == ["from nothing", "tables standing"]
+    for libraries in results["ways"].values():
+        assert set(libraries["Arc-Halo"].values()) == {"yes"}
+        assert len(libraries) == 1 + sum(find_spec(each) is not None for each in PEERS)
     assert min(*results["ours_seconds"], *results["plain_seconds"]) > 0
     written = page.read_text()
     assert "old" not in written
