@@ -265,17 +265,8 @@ def assert_round_trip(
     origin = project.things()
     _migrate(project, before, "before")
     first = project.things()
-    project.execute(*rows)
-    filled = project.count_rows()
-    change = _migrate(project, after, "after")
+    change = _assert_there_and_back(project, after, rows)
     second = project.things()
-    if not compare_things(first, second):
-        raise AssertionError("`before` and `after` declare the same things: there is no change to test.")
-    _assert_kept(project, filled, f"The upgrade does not keep the rows.\n{change}")
-    for name, step, wanted in (("downgrade", project.downgrade, first), ("second upgrade", project.upgrade, second)):
-        step()
-        assert_same(project.things(), wanted, f"The {name} does not give the former text.\n{change}")
-        _assert_kept(project, filled, f"The {name} does not keep the rows.\n{change}")
     if rest is None:
         rest = MetaData(schema=project.schema)
         declare_schemas(rest, *project.schemas)
@@ -287,6 +278,23 @@ def assert_round_trip(
     project.downgrade("base")
     assert_same(project.things(), [], "The downgrade to base leaves something.")
     _assert_same_offline(project, first, second, number=1 if start is None else 2)
+    return change
+
+
+def _assert_there_and_back(project: Project, after: MetaData, rows: Iterable[str]) -> str:
+    """The revision to ``after``, run, taken back and run again; what is declared before stands."""
+    first = project.things()
+    project.execute(*rows)
+    filled = project.count_rows()
+    change = _migrate(project, after, "after")
+    second = project.things()
+    if not compare_things(first, second):
+        raise AssertionError("`before` and `after` declare the same things: there is no change to test.")
+    _assert_kept(project, filled, f"The upgrade does not keep the rows.\n{change}")
+    for name, step, wanted in (("downgrade", project.downgrade, first), ("second upgrade", project.upgrade, second)):
+        step()
+        assert_same(project.things(), wanted, f"The {name} does not give the former text.\n{change}")
+        _assert_kept(project, filled, f"The {name} does not keep the rows.\n{change}")
     return change
 
 
