@@ -218,3 +218,17 @@ def rows(things):
     for each in tables:
         if each.is_filled:
             yield each.row()
+
+
+def kept(before, after):
+    """Queries, each of one number, which is 1 if a table that is filled before and after has the same values still."""
+    former = {each.name: each for each in before if isinstance(each, Table) and each.is_filled}
+    for table in after:
+        if isinstance(table, Table) and table.name in former:
+            columns = table.plain_columns.items()
+            same = [
+                f"{quote(name)} = {value(kind, 1)}"
+                for name, kind in columns
+                if name in former[table.name].plain_columns
+            ]
+            yield f"SELECT count(*) FROM {named(table.name)} WHERE {' AND '.join(same)}"
