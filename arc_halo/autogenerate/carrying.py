@@ -88,7 +88,22 @@ def carry(comparison: Comparison, dropped: Iterable[Key]) -> tuple[list[MigrateO
     key = Key("privileges", ", ".join(sorted(each.made for each in relations | routines)))
     back = [{_Again(each.made, each.standing) for each in names} for names in (relations, routines)]
     save, save_back = _save(relations, routines), _save(*back)
-    return [SqlOperation("carry", key, (save,), (_RESTORE,))], [SqlOperation("carry", key, (_RESTORE,), (save_back,))]
+    note = f"Keeps the privileges of {key.name}"
+    return (
+        [SqlOperation("carry", key, (save,), (_RESTORE,), note=note)],
+        [SqlOperation("carry", key, (_RESTORE,), (save_back,), note=note)],
+    )
+
+
+def not_carried(comparison: Comparison, key: Key) -> str | None:
+    """What to say where a routine goes and another of its name comes: whose privileges those should be is not known."""
+    if key.kind not in _ROUTINES or key in comparison.wanted or comparison.is_kept(key):
+        return None
+    name = key.name.partition("(")[0]
+    new = (each for each in comparison.wanted if each.kind in _ROUTINES and each not in comparison.current)
+    if all(each.name.partition("(")[0] != name for each in new):
+        return None
+    return f"The privileges of {key.name} do not pass to another signature: GRANT and REVOKE them again"
 
 
 def _table_of(column: Found) -> str:

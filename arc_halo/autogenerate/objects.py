@@ -93,6 +93,11 @@ def renamed_from(item: Item, old: str) -> Item:
     Item
         The same.
 
+    Raises
+    ------
+    ConfigurationError
+        If it has another former name already.
+
     Examples
     --------
     >>> from sqlalchemy import Column, MetaData, Table, Text
@@ -100,7 +105,9 @@ def renamed_from(item: Item, old: str) -> Item:
     >>> articles = Table("articles", metadata, renamed_from(Column("title", Text), "name"))
     >>> articles = renamed_from(articles, "items")
     """
-    _info(item)[_FORMER] = old
+    said = _info(item).setdefault(_FORMER, old)
+    if said != old:
+        raise ConfigurationError(f"{item} has the former names {said!r} and {old!r}: say the one that stands.")
     return item
 
 

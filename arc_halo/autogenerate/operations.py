@@ -22,14 +22,26 @@ _REVERSED = {"create": "drop", "drop": "create"}  # others are their own reverse
 
 
 class SqlOperation(MigrateOperation):
-    """SQL in both directions; a revision holds it as text and does not need this package."""
+    """SQL in both directions; a revision holds it as text and does not need this package.
 
-    def __init__(self, action: str, key: Key, up: Statements, down: Statements, loss: str | None = None) -> None:
-        self.action, self.key, self.up, self.down, self.loss = action, key, up, down, loss
+    ``loss`` is what the upgrade loses, ``note`` what a reader of the revision is told, either way.
+    """
+
+    def __init__(
+        self,
+        action: str,
+        key: Key,
+        up: Statements,
+        down: Statements,
+        *,
+        loss: str | None = None,
+        note: str | None = None,
+    ) -> None:
+        self.action, self.key, self.up, self.down, self.loss, self.note = action, key, up, down, loss, note
 
     def reverse(self) -> SqlOperation:
         """The operation of the downgrade."""
-        return SqlOperation(_REVERSED.get(self.action, self.action), self.key, self.down, self.up)
+        return SqlOperation(_REVERSED.get(self.action, self.action), self.key, self.down, self.up, note=self.note)
 
     def to_diff_tuple(self) -> tuple[str, str, str]:
         """What ``alembic check`` prints."""
@@ -70,7 +82,7 @@ def create(key: Key, source: Statements, wanted: Found, current: Found | None = 
     """Create what is new, or what is made again."""
     gone = [] if current is None else values_gone(" ".join(current.definition), " ".join(wanted.definition))
     loss = f"{key.kind} {key.name} no longer allows {', '.join(gone)}" if gone else None
-    return SqlOperation("create", key, source, (wanted.removal,), loss)
+    return SqlOperation("create", key, source, (wanted.removal,), loss=loss)
 
 
 def create_schema(name: str) -> SqlOperation:
@@ -78,9 +90,9 @@ def create_schema(name: str) -> SqlOperation:
     return SqlOperation("create", Key("schema", name), (f"CREATE SCHEMA IF NOT EXISTS {quoted(name)}",), ())
 
 
-def drop(key: Key, current: Found) -> SqlOperation:
+def drop(key: Key, current: Found, note: str | None = None) -> SqlOperation:
     """Drop what is there."""
-    return SqlOperation("drop", key, (current.removal,), current.statements)
+    return SqlOperation("drop", key, (current.removal,), current.statements, note=note)
 
 
 def drop_table(table: TableText, parts: list[Found]) -> SqlOperation:
@@ -92,7 +104,7 @@ def drop_table(table: TableText, parts: list[Found]) -> SqlOperation:
         *table.partitions,
     )
     loss = f"table {table.name}, with its rows"
-    return SqlOperation("drop", Key("table", table.name), (f"DROP TABLE {table.name}",), down, loss)
+    return SqlOperation("drop", Key("table", table.name), (f"DROP TABLE {table.name}",), down, loss=loss)
 
 
 def drop_column_of(table: str, op: ops.DropColumnOp) -> DropDeclaredColumnOp:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from alembic.operations import ops
 
 from arc_halo.autogenerate import operations
-from arc_halo.autogenerate.carrying import around, carry
+from arc_halo.autogenerate.carrying import around, carry, not_carried
 from arc_halo.autogenerate.catalog import Address, dependencies, read_tables
 from arc_halo.autogenerate.objects import Key
 from arc_halo.autogenerate.privileges import PRIVILEGES
@@ -45,7 +45,7 @@ def arrange(
     for key in order:
         if any(user not in drop or user in held for user in users[key]):
             held.add(key)
-    removals = {key: operations.drop(key, comparison.current[key]) for key in order}
+    removals = {key: operations.drop(key, comparison.current[key], not_carried(comparison, key)) for key in order}
     gone: list[MigrateOperation] = []
     tables = list(amended(table_ops, comparison.current, drop, read_tables(connection, schemas), comparison.narrowed))
     if held or comparison.names.operations:

@@ -141,6 +141,13 @@ def _to_come(candidates: Iterable[_Candidate], standing: Collection[Any], declar
         left = [each for each in left if each not in more]
         given_up |= {each.old for each in more}
         found += [each.rename for each in more]
+        taken = [each.old for each in more]
+        for each in more:
+            if taken.count(each.old) > 1:
+                raise ConfigurationError(
+                    f"{each.rename.kind} {each.rename.old} is declared to be the former name of several: it can be"
+                    " renamed to one of them."
+                )
     for each in left:
         if each.old in standing and each.old not in declared:
             raise ConfigurationError(

@@ -29,7 +29,8 @@ def render_sql(_context: AutogenContext, operation: SqlOperation) -> list[str]:
     lines = [_execute(statement) for statement in operation.up]
     if (operation.action, operation.key.kind) == ("drop", "table") and operation.loss:
         lines.insert(0, _RENAMED.format("table"))
-    return [*_marked(operation.loss), *lines]
+    note = [] if operation.note is None or not lines else [f"# {operation.note}"]
+    return [*_marked(operation.loss), *note, *lines]
 
 
 @renderers.dispatch_for(DropDeclaredColumnOp)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alembic.operations import ops
-from sqlalchemy import ForeignKeyConstraint
+from sqlalchemy import Column, ForeignKeyConstraint
 
 from arc_halo.autogenerate import operations
 from arc_halo.autogenerate.objects import Key, tables_and_views
@@ -17,6 +17,7 @@ from arc_halo.autogenerate.schemas import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Any
 
     from alembic.operations import MigrateOperation
     from sqlalchemy import MetaData
@@ -95,8 +96,21 @@ def late_references(
         references = [item for item in op.columns if isinstance(item, ForeignKeyConstraint)]
         if any(item.use_alter or _refers_to(item, standing) for item in references):
             late.add(relation_of(op))
-            op.columns = [item for item in op.columns if not isinstance(item, ForeignKeyConstraint)]
+            of_references = {column for item in references for column in item.columns}
+            op.columns = [
+                _not_serial(item) if isinstance(item, Column) and item in of_references else item
+                for item in op.columns
+                if not isinstance(item, ForeignKeyConstraint)
+            ]
     return {key for key, found in wanted.items() if key.kind == "foreign key" and found.relation in late}
+
+
+def _not_serial(column: Column[Any]) -> Column[Any]:
+    """A primary key that refers to another counts nothing itself; SQLAlchemy would have it, without the reference."""
+    copy = column._copy()  # noqa: SLF001  (SQLAlchemy has no other way)
+    if column.autoincrement == "auto":
+        copy.autoincrement = False
+    return copy
 
 
 def _refers_to(item: ForeignKeyConstraint, tables: set[Relation]) -> bool:
@@ -130,9 +144,13 @@ def amended(
             ]
             if not op.is_empty():
                 yield op
-        if isinstance(op, ops.CreateTableOp) and (partitions := pop_partitions(op.info)):
-            key = Key("partitions", f"{op.schema}.{op.table_name}")
-            yield operations.SqlOperation("partition", key, partitions, ())
+        if isinstance(op, ops.CreateTableOp):
+            partitions = pop_partitions(op.info)
+            for ours in [key for key in op.info if str(key).startswith("arc_halo.")]:
+                del op.info[ours]  # Alembic would write it into the revision
+            if partitions:
+                key = Key("partitions", f"{op.schema}.{op.table_name}")
+                yield operations.SqlOperation("partition", key, partitions, ())
 
 
 def drops_apart(

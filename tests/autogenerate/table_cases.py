@@ -299,6 +299,13 @@ def reference_to_a_new_column(items: Table, *, changed: bool) -> None:
         )
 
 
+def reference_as_primary_key(items: Table, *, changed: bool) -> None:
+    """A new table of which each row belongs to one of a table that stands: its key counts nothing."""
+    if changed:
+        key = Column("item", ForeignKey("app.items.id", name="fk_entries_item"), primary_key=True)
+        Table("entries", items.metadata, key, schema="app")
+
+
 def table_options(items: Table, *, changed: bool) -> None:
     options = {"fillfactor": 70, "autovacuum_enabled": "false"} if changed else {"fillfactor": 80}
     Table("packed", items.metadata, Column("id", BigInteger, primary_key=True), postgresql_with=options)

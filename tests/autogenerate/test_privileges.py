@@ -343,3 +343,17 @@ def test_the_former_owner_of_what_is_renamed_comes_back(project, roles):
     assert owner("things") == roles.owner
     project.downgrade()
     assert owner("items") == roles.other
+
+
+def test_another_signature_is_told_of(project):
+    """Whether the new function is for the same roles nobody but its author knows."""
+
+    def declaring(arguments):
+        metadata = new_metadata()
+        declare(metadata, f"CREATE FUNCTION app.gross({arguments}) RETURNS integer LANGUAGE sql RETURN 1")
+        return metadata
+
+    project.migrate(declaring("integer"))
+    said = "# The privileges of app.gross(integer) do not pass to another signature"
+    assert project.migrate(declaring("bigint, integer")).count(said) == 2
+    assert said not in project.migrate(new_metadata())

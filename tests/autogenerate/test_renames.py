@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, Table, inspect
+from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, Table, Text, inspect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.elements import conv
 
@@ -13,6 +13,7 @@ from arc_halo.autogenerate.renames_declared import pending
 from arc_halo.autogenerate.renames_reflected import RenamedInspector
 from arc_halo.errors import ConfigurationError
 from arc_halo.testing.migrations import assert_round_trip, assert_same
+from tests.autogenerate.project import new_metadata
 from tests.autogenerate.rename_cases import CASES, metadata_of
 
 ROW = "INSERT INTO app.items (name) VALUES ('kept')"
@@ -179,3 +180,25 @@ def test_what_is_reflected_of_one_table_is_what_is_reflected_of_many(project):
         assert reference["name"] == "fk_notes_item_id_things"
         assert (reference["referred_table"], reference["referred_columns"]) == ("things", ["id"])
         assert [each["name"] for each in inspector.get_columns("items", schema="neighbour")] == ["id", "name", "total"]
+
+
+def test_two_cannot_have_one_former_name(project):
+    project.migrate(new_metadata())
+    metadata = MetaData(schema="app")
+    for name in ("first", "second"):
+        renamed_from(Table(name, metadata, Column("id", BigInteger, primary_key=True), Column("name", Text)), "items")
+    with pytest.raises(ConfigurationError, match="former name of several"):
+        project.revise(metadata)
+
+
+def test_one_cannot_have_two_former_names():
+    table = renamed_from(Table("items", MetaData(schema="app"), Column("id", BigInteger)), "first")
+    assert renamed_from(table, "first") is table
+    with pytest.raises(ConfigurationError, match="former names 'first' and 'second'"):
+        renamed_from(table, "second")
+
+
+def test_a_new_table_says_nothing_of_a_former_name(project):
+    metadata = MetaData(schema="app")
+    renamed_from(Table("new", metadata, Column("id", BigInteger, primary_key=True)), "old")
+    assert "arc_halo" not in project.migrate(metadata)
