@@ -32,9 +32,9 @@ def warn_of_clients(connection: Connection) -> None:
     shown = list(dict.fromkeys(names))
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     _log.warning(
-        "The database has %d other client%s (%s%s). Autogenerate locks none of their tables, but it builds everything"
-        " that is declared in a transaction that it takes back, which costs the server time and leaves dead rows in the"
-        " system catalogs: a database of your own at the same revision does as well.",
+        "The database has %d other client%s (%s%s). Autogenerate locks no table of the declared schemas, but it builds"
+        " everything that is declared in a transaction that it takes back, which costs the server time and leaves dead"
+        " rows in the system catalogs: a database of your own at the same revision does as well.",
         len(names),
         "" if len(names) == 1 else "s",
         ", ".join(shown[:_SHOWN]),
